@@ -1,0 +1,1 @@
+//! The Caffe file formats.

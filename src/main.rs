@@ -1,0 +1,2 @@
+//! The `caffe` program.
+fn main() {}
