@@ -1,1 +1,21 @@
-//! The engine.
+//! The engine of Caffe-MPI in Rust: Caffe's nets, layers and solvers on one device.
+//!
+//! # Layout
+//! * [`blob`]: shapes, layouts, memory. [`params`]: the flat parameter arena.
+//! * [`device`]: what layers compute with. [`layers`]: one layer, one file.
+//! * [`net`]: layers over shared blobs. [`solver`]: update rules and the bare training loop.
+//! * [`data`]: LevelDB, transforms, converters. [`snapshot`]: models and states on disk.
+//! * `trainer` and `cmd`: the glue to the actors and the command line; only these two name
+//!   `caffe_actors`.
+
+pub mod blob;
+pub mod data;
+pub mod device;
+mod error;
+pub mod filler;
+pub mod layers;
+pub mod net;
+pub mod params;
+pub mod rng;
+
+pub use error::{Error, Result};

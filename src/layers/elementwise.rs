@@ -1,0 +1,100 @@
+//! Loops for layers that treat every element by itself: any layout, in place or not.
+
+use super::Io;
+use crate::Result;
+use crate::blob::Layout;
+use crate::device::Run;
+
+/// Elements per task: 64 KiB of input and output stay in the first-level caches' reach.
+const CHUNK: usize = 8 * 1024;
+
+/// What the function makes of a padding channel's zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum AtZero {
+    /// f(0) = 0: padding channels stay zero, every layout will do.
+    Zero,
+    /// f(0) ≠ 0: a blocked blob with padding channels is taken in plain order.
+    Other,
+}
+
+/// The layout to work in: the one that is there, unless its padding would be spoiled.
+pub fn layout(io: &Io<'_>, at_zero: AtZero) -> Layout {
+    let layout = io.bottom_layout(0);
+    if at_zero == AtZero::Other && layout.has_padding(io.bottom_shape(0)) {
+        Layout::Plain
+    } else {
+        layout
+    }
+}
+
+/// top = f(bottom).
+///
+/// # Errors
+/// A conversion that fails.
+pub fn forward(
+    run: &mut Run,
+    io: &Io<'_>,
+    at_zero: AtZero,
+    f: impl Fn(f32) -> f32 + Sync,
+) -> Result<()> {
+    let (threads, layout) = (run.threads(), layout(io, at_zero));
+    if io.in_place() {
+        let y = io.top_update_in(0, layout)?;
+        threads.par_chunks_mut(y, CHUNK, |_, y| y.iter_mut().for_each(|v| *v = f(*v)));
+    } else {
+        let x = io.bottom_in(0, layout)?;
+        let y = io.top_mut_in(0, layout)?;
+        threads.par_chunks_mut(y, CHUNK, |i, y| {
+            let x = &x[i * CHUNK..][..y.len()];
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x));
+        });
+    }
+    Ok(())
+}
+
+/// Which value the derivative is computed from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The bottom. In place that is the top's memory: only for functions for which either will do.
+    Bottom,
+    /// The top.
+    Top,
+}
+
+/// bottom diff = d(value, top diff).
+///
+/// # Errors
+/// A conversion that fails.
+pub fn backward(
+    run: &mut Run,
+    io: &Io<'_>,
+    from: From,
+    d: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<()> {
+    if !io.propagate_down(0) {
+        return Ok(());
+    }
+    let threads = run.threads();
+    let (layout, value) = match from {
+        From::Bottom => (io.bottom_layout(0), io.bottom_in(0, io.bottom_layout(0))?),
+        From::Top => (io.top_layout(0), io.top_in(0, io.top_layout(0))?),
+    };
+    if io.in_place() {
+        let dx = io.bottom_diff_update_in(0, layout)?;
+        threads.par_chunks_mut(dx, CHUNK, |i, dx| {
+            let value = &value[i * CHUNK..][..dx.len()];
+            dx.iter_mut().zip(value).for_each(|(dx, v)| *dx = d(*v, *dx));
+        });
+    } else {
+        let dy = io.top_diff_in(0, layout)?;
+        let dx = io.bottom_diff_mut_in(0, layout)?;
+        threads.par_chunks_mut(dx, CHUNK, |i, dx| {
+            let at = i * CHUNK..i * CHUNK + dx.len();
+            let (value, dy) = (&value[at.clone()], &dy[at]);
+            for ((dx, v), dy) in dx.iter_mut().zip(value).zip(dy) {
+                *dx = d(*v, *dy);
+            }
+        });
+    }
+    Ok(())
+}

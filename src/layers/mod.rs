@@ -1,0 +1,201 @@
+//! The layers. One layer is one file (or folder): formula and prototxt example, struct,
+//! `impl Layer`, [`LayerDef`], tests.
+//!
+//! A layer is built from its prototxt and the shapes of its bottoms, declares its parameters, says
+//! the shapes of its tops, and then computes on whatever device and in whatever layout [`Io`] and
+//! [`Run`] offer. It never sees the net, the solver or another layer. Adding a layer: its own file
+//! and one line in [`LAYERS`].
+
+pub mod elementwise;
+mod io;
+mod registry;
+mod relu;
+mod split;
+
+pub use io::Io;
+pub use registry::{LAYERS, by_type_name};
+
+use caffe_proto::{LayerParameter, Phase};
+
+use crate::Result;
+use crate::blob::Shape;
+use crate::data::Batch;
+use crate::device::Run;
+use crate::params::ParamDef;
+
+/// What a layer may know of its surroundings when it is built.
+pub struct Setup<'a> {
+    /// The layer's own prototxt.
+    pub param: &'a LayerParameter,
+    /// Phase of the net.
+    pub phase: Phase,
+    /// Number of the layer in the net; keys its random numbers.
+    pub index: usize,
+    /// Seed of the job; keys all random numbers together with `index`.
+    pub seed: u64,
+    /// Number of tops in the prototxt.
+    pub tops: usize,
+}
+
+/// A layer of a net on one device.
+pub trait Layer {
+    /// The parameter blobs, in Caffe's order. Asked once, after construction.
+    fn params(&self) -> Vec<ParamDef> {
+        Vec::new()
+    }
+
+    /// Shapes of the tops for these bottoms. Called at setup and whenever a bottom's shape changes;
+    /// prepares everything that depends on shapes, so that the passes allocate nothing.
+    ///
+    /// # Errors
+    /// When the bottoms do not fit; the message names both shapes.
+    fn reshape(&mut self, run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>>;
+
+    /// Computes the tops from the bottoms.
+    ///
+    /// # Errors
+    /// Bad values in the data (a label out of range), or a device that failed.
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()>;
+
+    /// Overwrites the diffs of those bottoms that [`Io::propagate_down`] names, and adds to the
+    /// diffs of those parameters that [`Io::param_needs_diff`] names.
+    ///
+    /// # Errors
+    /// As `forward`, or when the layer has no backward pass for what is asked.
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()>;
+
+    /// Layers that read records take their next batch here (contents are swapped, not copied where
+    /// the memory allows); others ignore it.
+    fn feed(&mut self, _batch: &mut Batch) {}
+
+    /// Tells a convolution that the in-place ReLU behind it is its own work from now on. Returns
+    /// whether it took the offer; the ReLU then only works backward.
+    fn fuse_relu(&mut self) -> bool {
+        false
+    }
+
+    /// Tells a ReLU that the layer before it has taken its forward pass.
+    fn set_fused(&mut self) {}
+}
+
+/// How many bottoms or tops a layer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Exactly so many.
+    Exactly(usize),
+    /// At least the first, at most the second.
+    Between(usize, usize),
+    /// So many or more.
+    AtLeast(usize),
+    /// As many tops as bottoms, at least one.
+    SameAsBottoms,
+}
+
+impl Count {
+    /// Whether `n` blobs will do, for a layer with `bottoms` bottoms.
+    pub fn allows(self, n: usize, bottoms: usize) -> bool {
+        match self {
+            Count::Exactly(k) => n == k,
+            Count::Between(low, high) => (low..=high).contains(&n),
+            Count::AtLeast(k) => n >= k,
+            Count::SameAsBottoms => n == bottoms && n > 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Count::Exactly(k) => write!(f, "{k}"),
+            Count::Between(low, high) => write!(f, "{low} to {high}"),
+            Count::AtLeast(k) => write!(f, "at least {k}"),
+            Count::SameAsBottoms => write!(f, "as many as bottoms"),
+        }
+    }
+}
+
+/// What the bottoms and tops of a layer share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// Nothing.
+    None,
+    /// All tops are the bottom's values, each with a gradient of its own (`Split`).
+    Values,
+    /// The top is the bottom in another shape, values and gradient (`Flatten`, `Reshape`).
+    Both,
+}
+
+/// Builds a layer.
+pub type Build = fn(&Setup<'_>, &[Shape]) -> Result<Box<dyn Layer>>;
+
+/// What the net, `caffe layers` and the docs know about a layer type.
+pub struct LayerDef {
+    /// Caffe's type name.
+    pub type_name: &'static str,
+    /// One line: what it computes.
+    pub doc: &'static str,
+    /// Bottoms it takes.
+    pub bottoms: Count,
+    /// Tops it makes.
+    pub tops: Count,
+    /// May write its first top over its first bottom (same name in the prototxt).
+    pub in_place: bool,
+    /// Memory that tops and bottoms share.
+    pub alias: Alias,
+    /// A loss: loss_weight 1 on the first top unless the prototxt says otherwise, tops may be left
+    /// out of the prototxt.
+    pub is_loss: bool,
+    /// Bottoms from this number on never get a gradient (labels, indices).
+    pub gradient_bottoms: usize,
+    /// Constructor.
+    pub build: Build,
+}
+
+impl LayerDef {
+    /// A definition with the commonest answers: one bottom, one top, a gradient for every bottom.
+    pub const fn new(type_name: &'static str, doc: &'static str, build: Build) -> Self {
+        LayerDef {
+            type_name,
+            doc,
+            bottoms: Count::Exactly(1),
+            tops: Count::Exactly(1),
+            in_place: false,
+            alias: Alias::None,
+            is_loss: false,
+            gradient_bottoms: usize::MAX,
+            build,
+        }
+    }
+
+    /// With these numbers of bottoms and tops.
+    pub const fn counts(mut self, bottoms: Count, tops: Count) -> Self {
+        self.bottoms = bottoms;
+        self.tops = tops;
+        self
+    }
+
+    /// May work in place.
+    pub const fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
+    /// With tops that share memory with the bottom.
+    pub const fn aliasing(mut self, alias: Alias) -> Self {
+        self.alias = alias;
+        self
+    }
+
+    /// A loss on bottoms 0..`gradient_bottoms`.
+    pub const fn loss(mut self, gradient_bottoms: usize) -> Self {
+        self.is_loss = true;
+        self.gradient_bottoms = gradient_bottoms;
+        self
+    }
+
+    /// Bottoms from `n` on get no gradient.
+    pub const fn gradient_bottoms(mut self, n: usize) -> Self {
+        self.gradient_bottoms = n;
+        self
+    }
+}

@@ -1,0 +1,52 @@
+//! ReLU: y = max(x, 0) + negative_slope · min(x, 0), element by element, also in place.
+//!
+//! ```text
+//! layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" relu_param { negative_slope: 0 } }
+//! ```
+
+use super::elementwise::{self, AtZero, From};
+use super::{Io, Layer, LayerDef, Setup};
+use crate::Result;
+use crate::blob::Shape;
+use crate::device::Run;
+
+/// The layer.
+struct Relu {
+    negative_slope: f32,
+    /// The convolution before it has done the forward pass.
+    fused: bool,
+}
+
+impl Layer for Relu {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        if self.fused {
+            return Ok(());
+        }
+        let slope = self.negative_slope;
+        elementwise::forward(run, &io, AtZero::Zero, |x| x.max(0.0) + slope * x.min(0.0))
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let slope = self.negative_slope;
+        elementwise::backward(run, &io, From::Bottom, |x, dy| {
+            if x > 0.0 { dy } else { slope * dy }
+        })
+    }
+
+    fn set_fused(&mut self) {
+        self.fused = true;
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.relu_param.as_deref().cloned().unwrap_or_default();
+    Ok(Box::new(Relu { negative_slope: param.negative_slope(), fused: false }))
+}
+
+/// `ReLU`.
+pub static DEF: LayerDef =
+    LayerDef::new("ReLU", "y = max(x, 0) + negative_slope · min(x, 0)", build).in_place();

@@ -1,0 +1,465 @@
+//! Building a net from its prototxt.
+
+use std::collections::HashMap;
+
+use caffe_proto::{LayerParameter, NetParameter, NetState, ParamSpec, Phase, param_spec};
+
+use super::split::{Placed, insert_splits};
+use super::{Net, Node, filter, gradient_flow, memory};
+use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
+use crate::device::Run;
+use crate::device::cpu::CpuRun;
+use crate::filler;
+use crate::layers::{Alias, Layer, LayerDef, Setup, by_type_name};
+use crate::params::{Declared, ParamArena, ParamDef, ParamId};
+use crate::{Error, Result, bail, ensure};
+
+/// How a net is built.
+#[derive(Clone, Debug)]
+pub struct NetOptions {
+    /// Phase, level and stages that `include`/`exclude` rules are held against.
+    pub state: NetState,
+    /// Seed of fillers and dropout.
+    pub seed: u64,
+    /// CPU threads of this net.
+    pub threads: usize,
+    /// Plain path only (no Winograd, no private layouts).
+    pub exact: bool,
+    /// Keep every blob and gradient readable after a pass, at the price of memory.
+    pub keep_all: bool,
+}
+
+impl NetOptions {
+    /// Options for a phase: one thread, seed 0, fast path.
+    pub fn new(phase: Phase) -> Self {
+        NetOptions {
+            state: NetState { phase: Some(phase as i32), ..Default::default() },
+            seed: 0,
+            threads: 1,
+            exact: false,
+            keep_all: false,
+        }
+    }
+}
+
+/// Where a prototxt came from, for messages.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// File name as the user gave it.
+    pub file: String,
+    /// Line of each `layer` block, in order; empty when unknown (upgraded files).
+    pub lines: Vec<usize>,
+}
+
+impl Origin {
+    fn place(&self, block: usize) -> Option<String> {
+        self.lines.get(block).map(|line| format!("{}:{line}", self.file))
+    }
+}
+
+impl Net {
+    /// Builds the net of this prototxt for one state on one device.
+    ///
+    /// # Errors
+    /// Anything wrong with the prototxt, with the layer's name and place.
+    pub fn new(param: &NetParameter, origin: &Origin, options: &NetOptions) -> Result<Net> {
+        let placed = select(param, options)?;
+        ensure!(!placed.is_empty(), "net `{}` has no layers in this phase", param.name());
+        let mut builder = Builder {
+            options,
+            run: Run::Cpu(CpuRun::new(options.threads, options.exact)),
+            groups: Groups::default(),
+            blobs: Vec::new(),
+            available: HashMap::new(),
+            nodes: Vec::new(),
+            declared: Vec::new(),
+            shared: HashMap::new(),
+        };
+        for (index, layer) in insert_splits(placed).into_iter().enumerate() {
+            let place = origin.place(layer.block);
+            let (name, kind) = (layer.param.name().to_owned(), layer.param.r#type().to_owned());
+            builder.add(index, layer.param, place.clone()).map_err(|e| match e {
+                e @ Error::Layer { .. } => e,
+                e => Error::Layer { name, type_name: kind, place, source: Box::new(e) },
+            })?;
+        }
+        builder.finish(param)
+    }
+}
+
+/// The layers of this state, with phase and automatic tops filled in.
+fn select(param: &NetParameter, options: &NetOptions) -> Result<Vec<Placed>> {
+    let mut placed = Vec::new();
+    for (block, layer) in param.layer.iter().enumerate() {
+        if filter::is_included(layer, &options.state)? {
+            let mut layer = layer.clone();
+            layer.phase.get_or_insert(options.state.phase() as i32);
+            if let Ok(def) = by_type_name(layer.r#type()) {
+                complete_loss(&mut layer, def);
+            }
+            placed.push(Placed { param: layer, block });
+        }
+    }
+    Ok(placed)
+}
+
+/// A loss may leave out its tops, and counts fully unless it says otherwise.
+fn complete_loss(layer: &mut LayerParameter, def: &LayerDef) {
+    if !def.is_loss {
+        return;
+    }
+    if layer.top.is_empty() {
+        layer.top.push(format!("(automatic){}", layer.name()));
+    }
+    if layer.loss_weight.is_empty() {
+        layer.loss_weight.push(1.0);
+    }
+}
+
+/// Alias groups while the net is built: which blobs' values and gradients share memory.
+#[derive(Default)]
+struct Groups {
+    data: Vec<usize>,
+    diff: Vec<usize>,
+    count: usize,
+}
+
+impl Groups {
+    fn fresh(&mut self) -> usize {
+        self.count += 1;
+        self.count - 1
+    }
+}
+
+struct Builder<'a> {
+    options: &'a NetOptions,
+    run: Run,
+    groups: Groups,
+    blobs: Vec<(String, Shape)>,
+    /// Blobs that no layer has read yet, by name, with order of creation.
+    available: HashMap<String, BlobId>,
+    nodes: Vec<Node>,
+    declared: Vec<Declared>,
+    shared: HashMap<String, ParamId>,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, index: usize, param: LayerParameter, place: Option<String>) -> Result<()> {
+        ensure!(!param.r#type().is_empty(), "the layer has no `type`");
+        let def = by_type_name(param.r#type())?;
+        check_counts(&param, def)?;
+        let bottom = self.take_bottoms(&param)?;
+        let shapes: Vec<Shape> = bottom.iter().map(|&b| self.blobs[b].1.clone()).collect();
+        let setup = Setup {
+            param: &param,
+            phase: self.options.state.phase(),
+            index,
+            seed: self.options.seed,
+            tops: param.top.len(),
+        };
+        let mut layer = (def.build)(&setup, &shapes)?;
+        let tops = layer.reshape(&mut self.run, &shapes)?;
+        ensure!(
+            tops.len() == param.top.len(),
+            "makes {} tops here, but the prototxt names {}",
+            tops.len(),
+            param.top.len()
+        );
+        let top = self.place_tops(&param, def, &bottom, tops)?;
+        let loss_weight = loss_weights(&param)?;
+        let params = self.place_params(index, &param, layer.params())?;
+        self.fuse(index, &mut layer, def, &param, &bottom);
+        self.nodes.push(Node {
+            layer,
+            def,
+            param: LayerParameter { blobs: Vec::new(), ..param },
+            place,
+            bottom,
+            top,
+            params,
+            propagate_down: Vec::new(),
+            param_needs_diff: Vec::new(),
+            top_has_diff: Vec::new(),
+            needs_backward: false,
+            loss_weight,
+        });
+        Ok(())
+    }
+
+    fn take_bottoms(&mut self, param: &LayerParameter) -> Result<Vec<BlobId>> {
+        let mut bottom = Vec::with_capacity(param.bottom.len());
+        for name in &param.bottom {
+            match self.available.remove(name) {
+                Some(id) => bottom.push(id),
+                None => return Err(self.unknown_bottom(name)),
+            }
+        }
+        Ok(bottom)
+    }
+
+    fn unknown_bottom(&self, name: &str) -> Error {
+        let near = self
+            .blobs
+            .iter()
+            .map(|(known, _)| (strsim::damerau_levenshtein(known, name), known))
+            .filter(|(d, known)| *d <= known.len().div_ceil(3) && !known.contains("_split"))
+            .min();
+        let hint = near.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?"));
+        Error::Invalid(format!("unknown bottom blob `{name}`: no layer above makes it{hint}"))
+    }
+
+    fn place_tops(
+        &mut self,
+        param: &LayerParameter,
+        def: &LayerDef,
+        bottom: &[BlobId],
+        shapes: Vec<Shape>,
+    ) -> Result<Vec<BlobId>> {
+        let mut top = Vec::with_capacity(shapes.len());
+        for (j, (name, shape)) in param.top.iter().zip(shapes).enumerate() {
+            let same_name = param.bottom.get(j) == Some(name);
+            let id = if same_name && def.in_place && j == 0 {
+                ensure!(self.blobs[bottom[0]].1 == shape, "changes the shape of `{name}` in place");
+                bottom[0]
+            } else if same_name {
+                bail!("type {} cannot work in place; give the top another name", def.type_name)
+            } else if self.blobs.iter().any(|(n, _)| n == name) {
+                bail!("top blob `{name}` is already made by another layer; choose another name")
+            } else {
+                self.new_blob(name, shape, def.alias, bottom)
+            };
+            self.available.insert(name.clone(), id);
+            top.push(id);
+        }
+        Ok(top)
+    }
+
+    fn new_blob(&mut self, name: &str, shape: Shape, alias: Alias, bottom: &[BlobId]) -> BlobId {
+        let source = bottom.first().filter(|_| alias != Alias::None);
+        let data = match source {
+            Some(&b) => self.groups.data[b],
+            None => self.groups.fresh(),
+        };
+        let diff = match source {
+            Some(&b) if alias == Alias::Both => self.groups.diff[b],
+            _ => self.groups.fresh(),
+        };
+        self.groups.data.push(data);
+        self.groups.diff.push(diff);
+        self.blobs.push((name.to_owned(), shape));
+        self.blobs.len() - 1
+    }
+
+    /// Gives every declared blob a number: a new one, or the owner's when shared by name.
+    fn place_params(
+        &mut self,
+        layer: usize,
+        param: &LayerParameter,
+        defs: Vec<ParamDef>,
+    ) -> Result<Vec<ParamId>> {
+        ensure!(
+            param.param.len() <= defs.len(),
+            "has {} `param` blocks, but only {} parameters",
+            param.param.len(),
+            defs.len()
+        );
+        let mut ids = Vec::with_capacity(defs.len());
+        for (index, def) in defs.into_iter().enumerate() {
+            let spec = param.param.get(index).cloned().unwrap_or_default();
+            let owner = self.shared.get(spec.name()).copied().filter(|_| !spec.name().is_empty());
+            let id = match owner {
+                Some(owner) => {
+                    self.share(owner, &spec, &def.shape)?;
+                    owner
+                }
+                None => {
+                    let id = self.declared.len();
+                    if !spec.name().is_empty() {
+                        self.shared.insert(spec.name().to_owned(), id);
+                    }
+                    self.declared.push(Declared { spec, layer, index, def });
+                    id
+                }
+            };
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// Checks a sharer against its owner and merges what they say about learning rates.
+    fn share(&mut self, owner: ParamId, spec: &ParamSpec, shape: &Shape) -> Result<()> {
+        let owned = &mut self.declared[owner];
+        let permissive = spec.share_mode() == param_spec::DimCheckMode::Permissive;
+        let fits = if permissive {
+            owned.def.shape.count() == shape.count()
+        } else {
+            owned.def.shape == *shape
+        };
+        ensure!(
+            fits,
+            "parameter `{}` is shared with layer number {}, whose shape is {}, not {shape}",
+            spec.name(),
+            owned.layer,
+            owned.def.shape
+        );
+        let merge = |what: &str, mine: &mut Option<f32>, theirs: Option<f32>| match (*mine, theirs)
+        {
+            (Some(a), Some(b)) if a != b => {
+                bail!("shared parameter `{}` has two {what}: {a} and {b}", spec.name())
+            }
+            (None, Some(b)) => {
+                *mine = Some(b);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        merge("lr_mult", &mut owned.spec.lr_mult, spec.lr_mult)?;
+        merge("decay_mult", &mut owned.spec.decay_mult, spec.decay_mult)
+    }
+
+    /// Offers an in-place ReLU's forward pass to the convolution right before it.
+    fn fuse(
+        &mut self,
+        index: usize,
+        layer: &mut Box<dyn Layer>,
+        def: &LayerDef,
+        param: &LayerParameter,
+        bottom: &[BlobId],
+    ) {
+        let plain_relu = def.type_name == "ReLU"
+            && param.bottom.first() == param.top.first()
+            && param.relu_param.as_ref().is_none_or(|p| p.negative_slope() == 0.0);
+        if !plain_relu || index == 0 || self.options.keep_all {
+            return;
+        }
+        let before = &mut self.nodes[index - 1];
+        if before.top.as_slice() == bottom && before.layer.fuse_relu() {
+            layer.set_fused();
+        }
+    }
+
+    fn finish(mut self, param: &NetParameter) -> Result<Net> {
+        let force = param.force_backward();
+        let learns: Vec<bool> = self
+            .declared
+            .iter()
+            .map(|d| !d.def.statistic && d.spec.lr_mult() != 0.0)
+            .collect();
+        gradient_flow::decide(&mut self.nodes, self.blobs.len(), &learns, force);
+
+        let mut outputs: Vec<BlobId> = self.available.values().copied().collect();
+        outputs.sort_unstable();
+        let inputs = self
+            .nodes
+            .iter()
+            .filter(|n| n.def.type_name == "Input")
+            .flat_map(|n| n.top.iter().copied())
+            .collect();
+        let store = self.plan(&outputs, force);
+        let mut params = ParamArena::new(&self.declared);
+        self.fill(&mut params)?;
+        Ok(Net {
+            name: param.name().to_owned(),
+            phase: self.options.state.phase(),
+            nodes: self.nodes,
+            store,
+            params,
+            run: self.run,
+            now: 1,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// First values: each parameter from its filler, keyed by (seed, layer, blob).
+    fn fill(&self, params: &mut ParamArena) -> Result<()> {
+        for (id, d) in self.declared.iter().enumerate() {
+            let range = params.params()[id].range.clone();
+            let key = filler::Key { seed: self.options.seed, layer: d.layer, blob: d.index };
+            filler::fill(&d.def.filler, &d.def.shape, key, &mut params.data()[range])
+                .map_err(|e| self.nodes[d.layer].blame(e))?;
+        }
+        Ok(())
+    }
+
+    /// Gives alias groups their slabs. Gradients share memory where their lifetimes allow it, and
+    /// so do values in a net that has no backward pass.
+    fn plan(&self, outputs: &[BlobId], force: bool) -> Store {
+        let last = self.nodes.len();
+        let mut lives = vec![
+            memory::Lifetime { from: usize::MAX, to: 0, len: 0, keep: false };
+            self.groups.count
+        ];
+        let keep_all = self.options.keep_all || force;
+        let has_backward = self.nodes.iter().any(|n| n.needs_backward);
+        for (i, node) in self.nodes.iter().enumerate() {
+            let is_source = node.bottom.is_empty();
+            for (&b, is_top) in
+                node.bottom.iter().map(|b| (b, false)).chain(node.top.iter().map(|b| (b, true)))
+            {
+                let data = &mut lives[self.groups.data[b]];
+                data.touch(i, self.len_of(b));
+                // Sources may write their tops once and for all.
+                data.keep |= keep_all || has_backward || (is_top && is_source);
+                let diff = &mut lives[self.groups.diff[b]];
+                diff.touch(last - i, self.len_of(b));
+                diff.keep |= keep_all;
+            }
+            for (j, &t) in node.top.iter().enumerate() {
+                lives[self.groups.diff[t]].keep |= node.loss_weight[j] != 0.0;
+            }
+        }
+        for &id in outputs {
+            lives[self.groups.data[id]].keep = true;
+            lives[self.groups.diff[id]].keep = true;
+        }
+        let (slab_of, slabs) = memory::assign(&lives);
+        let blobs = self.blobs.iter().enumerate().map(|(id, (name, shape))| BlobInfo {
+            name: name.clone(),
+            shape: shape.clone(),
+            data: slab_of[self.groups.data[id]],
+            diff: slab_of[self.groups.diff[id]],
+        });
+        Store {
+            blobs: blobs.collect(),
+            slabs: slabs.into_iter().map(Slab::with_capacity).collect(),
+        }
+    }
+
+    /// Floats a blob may need in its largest representation.
+    fn len_of(&self, id: BlobId) -> usize {
+        let shape = &self.blobs[id].1;
+        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape) } else { shape.count() }
+    }
+}
+
+fn check_counts(param: &LayerParameter, def: &LayerDef) -> Result<()> {
+    let (bottoms, tops) = (param.bottom.len(), param.top.len());
+    ensure!(
+        def.bottoms.allows(bottoms, bottoms),
+        "takes {} bottom blob(s), but the prototxt names {bottoms}",
+        def.bottoms
+    );
+    ensure!(
+        def.tops.allows(tops, bottoms),
+        "makes {} top blob(s), but the prototxt names {tops}",
+        def.tops
+    );
+    Ok(())
+}
+
+/// One loss weight per top; 0 where the prototxt says nothing.
+fn loss_weights(param: &LayerParameter) -> Result<Vec<f32>> {
+    let mut weights = param.loss_weight.clone();
+    ensure!(
+        weights.len() <= param.top.len(),
+        "has {} loss_weight entries for {} tops",
+        weights.len(),
+        param.top.len()
+    );
+    if let Some(w) = weights.iter().find(|w| !w.is_finite()) {
+        bail!("loss_weight {w} is not a finite number");
+    }
+    weights.resize(param.top.len(), 0.0);
+    Ok(weights)
+}

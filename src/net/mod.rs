@@ -1,0 +1,392 @@
+//! A net: layers in order over shared blobs, one copy on one device.
+//!
+//! [`Net::new`] filters the prototxt's layers by state, inserts splits, builds every layer, decides
+//! who needs a gradient and plans memory. After that [`Net::forward`] and [`Net::backward`] run the
+//! layers; while shapes repeat they allocate nothing. The net knows no solver, no data source and
+//! no other replica: batches are fed in, and a [`Watch`] sees layers start and end.
+
+mod build;
+mod filter;
+mod gradient_flow;
+mod memory;
+mod split;
+mod weights;
+
+pub use build::{NetOptions, Origin};
+pub use weights::CopyReport;
+
+use caffe_proto::{LayerParameter, Phase};
+
+use crate::blob::{BlobId, Epoch, Layout, Shape, Store};
+use crate::data::Batch;
+use crate::device::{Run, Step};
+use crate::layers::{Io, Layer, LayerDef};
+use crate::params::{ParamArena, ParamId};
+use crate::{Error, Result, bail};
+
+/// Direction of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Bottoms to tops.
+    Forward,
+    /// Top gradients to bottom gradients.
+    Backward,
+}
+
+/// Sees every layer start and end: tracing, per-layer times, "this bucket's gradient is complete".
+pub trait Watch {
+    /// Layer number `index` is about to run.
+    fn before(&mut self, _pass: Pass, _index: usize) {}
+    /// Layer number `index` has run.
+    ///
+    /// # Errors
+    /// Ends the pass.
+    fn after(&mut self, _pass: Pass, _index: usize, _params: &mut ParamArena) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Watches nothing.
+pub struct Unwatched;
+impl Watch for Unwatched {}
+
+/// A layer in its place in the net.
+pub struct Node {
+    /// The layer itself.
+    pub(crate) layer: Box<dyn Layer>,
+    /// Its type's definition.
+    pub def: &'static LayerDef,
+    /// Its prototxt, weights excluded.
+    pub param: LayerParameter,
+    /// `file:line` where known.
+    pub place: Option<String>,
+    /// Blobs it reads.
+    pub bottom: Vec<BlobId>,
+    /// Blobs it writes.
+    pub top: Vec<BlobId>,
+    /// Its parameters in the arena.
+    pub params: Vec<ParamId>,
+    /// Which bottoms want a gradient.
+    pub propagate_down: Vec<bool>,
+    /// Which parameters want a gradient.
+    pub param_needs_diff: Vec<bool>,
+    /// At which tops a gradient arrives.
+    pub top_has_diff: Vec<bool>,
+    /// Whether it runs in the backward pass.
+    pub needs_backward: bool,
+    /// Weight of each top in the loss; 0 for most.
+    pub loss_weight: Vec<f32>,
+}
+
+impl Node {
+    /// Name of the layer.
+    pub fn name(&self) -> &str {
+        self.param.name()
+    }
+
+    /// Adds the layer's name, type and place to an error.
+    pub(crate) fn blame(&self, source: Error) -> Error {
+        Error::Layer {
+            name: self.name().to_owned(),
+            type_name: self.def.type_name.to_owned(),
+            place: self.place.clone(),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// A net on one device. Not `Send`: it is built on the thread that runs it.
+pub struct Net {
+    name: String,
+    phase: Phase,
+    nodes: Vec<Node>,
+    store: Store,
+    params: ParamArena,
+    run: Run,
+    now: Epoch,
+    inputs: Vec<BlobId>,
+    outputs: Vec<BlobId>,
+}
+
+impl Net {
+    /// Name in the prototxt.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Phase it was built for.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The layers, in order, splits included.
+    pub fn layers(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The blobs and their memory.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Parameters and gradients.
+    pub fn params(&mut self) -> &mut ParamArena {
+        &mut self.params
+    }
+
+    /// Parameters, for looking only.
+    pub fn param_list(&self) -> &[crate::params::Param] {
+        self.params.params()
+    }
+
+    /// The device context.
+    pub fn run(&mut self) -> &mut Run {
+        &mut self.run
+    }
+
+    /// Blobs of `Input` layers.
+    pub fn inputs(&self) -> &[BlobId] {
+        &self.inputs
+    }
+
+    /// Blobs that no layer reads, in order of creation: the net's results.
+    pub fn outputs(&self) -> &[BlobId] {
+        &self.outputs
+    }
+
+    /// Number of the blob called `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn blob(&self, name: &str) -> Result<BlobId> {
+        match self.store.blobs.iter().position(|b| b.name == name) {
+            Some(id) => Ok(id),
+            None => bail!("net `{}` has no blob called `{name}`", self.name),
+        }
+    }
+
+    /// Number of the layer called `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn layer(&self, name: &str) -> Result<usize> {
+        match self.nodes.iter().position(|n| n.name() == name) {
+            Some(i) => Ok(i),
+            None => bail!("net `{}` has no layer called `{name}`", self.name),
+        }
+    }
+
+    /// Numbers of the layers that read records and have to be fed.
+    pub fn data_layers(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&i| self.nodes[i].def.type_name == "Data").collect()
+    }
+
+    /// Hands a data layer its next batch.
+    pub fn feed(&mut self, layer: usize, batch: &mut Batch) {
+        self.nodes[layer].layer.feed(batch);
+    }
+
+    /// Sets iteration and record position for the passes to come.
+    pub fn set_step(&mut self, step: Step) {
+        self.run.set_step(step);
+    }
+
+    /// Values of a blob, in plain order.
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn data(&mut self, id: BlobId) -> Result<&[f32]> {
+        self.view(id, false)
+    }
+
+    /// Gradient of a blob, in plain order.
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn diff(&mut self, id: BlobId) -> Result<&[f32]> {
+        self.view(id, true)
+    }
+
+    /// Values of a blob, to be written in plain order.
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn data_mut(&mut self, id: BlobId) -> Result<&mut [f32]> {
+        self.view_mut(id, false)
+    }
+
+    /// Gradient of a blob, to be written in plain order (seeds of a backward pass).
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn diff_mut(&mut self, id: BlobId) -> Result<&mut [f32]> {
+        self.view_mut(id, true)
+    }
+
+    fn view(&mut self, id: BlobId, diff: bool) -> Result<&[f32]> {
+        self.now += 1;
+        let blob = &self.store.blobs[id];
+        let slab = &self.store.slabs[if diff { blob.diff } else { blob.data }];
+        slab.read(self.now, Layout::Plain, &blob.shape, self.run.threads())
+    }
+
+    fn view_mut(&mut self, id: BlobId, diff: bool) -> Result<&mut [f32]> {
+        self.now += 1;
+        let blob = &self.store.blobs[id];
+        let slab = &self.store.slabs[if diff { blob.diff } else { blob.data }];
+        slab.update(self.now, Layout::Plain, &blob.shape, self.run.threads())
+    }
+
+    /// Runs all layers forward; returns the loss: tops times their loss weights, summed.
+    ///
+    /// # Errors
+    /// What a layer reports, with its name and place.
+    pub fn forward(&mut self) -> Result<f32> {
+        self.forward_watched(&mut Unwatched)
+    }
+
+    /// [`Net::forward`] under observation.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn forward_watched(&mut self, watch: &mut dyn Watch) -> Result<f32> {
+        let mut loss = 0.0;
+        for index in 0..self.nodes.len() {
+            watch.before(Pass::Forward, index);
+            self.run_layer(index, Pass::Forward)?;
+            loss += self.loss_of(index)?;
+            watch.after(Pass::Forward, index, &mut self.params)?;
+        }
+        Ok(loss)
+    }
+
+    /// Runs the layers that need it backward, last first, and adds to the parameter gradients.
+    ///
+    /// # Errors
+    /// What a layer reports, with its name and place.
+    pub fn backward(&mut self) -> Result<()> {
+        self.backward_watched(&mut Unwatched)
+    }
+
+    /// [`Net::backward`] under observation: `after` is called for every layer, also for those that
+    /// have nothing to do, so that "all layers from i on are done" is a matter of the number.
+    ///
+    /// # Errors
+    /// As [`Net::backward`].
+    pub fn backward_watched(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.seed_losses()?;
+        for index in (0..self.nodes.len()).rev() {
+            if self.nodes[index].needs_backward {
+                watch.before(Pass::Backward, index);
+                self.run_layer(index, Pass::Backward)?;
+            }
+            watch.after(Pass::Backward, index, &mut self.params)?;
+        }
+        Ok(())
+    }
+
+    /// Sets all parameter gradients to zero.
+    pub fn clear_param_diffs(&mut self) {
+        self.params.diff().fill(0.0);
+    }
+
+    /// Gives an input blob another shape and reshapes every layer behind it.
+    ///
+    /// # Errors
+    /// When a layer cannot take the new shapes.
+    pub fn reshape_input(&mut self, id: BlobId, shape: Shape) -> Result<()> {
+        self.store.blobs[id].shape = shape;
+        self.reshape()
+    }
+
+    /// Recomputes every shape from the inputs on.
+    ///
+    /// # Errors
+    /// When a layer cannot take its bottoms' shapes.
+    pub fn reshape(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if node.bottom.is_empty() {
+                continue;
+            }
+            let bottoms: Vec<Shape> =
+                node.bottom.iter().map(|&b| self.store.blobs[b].shape.clone()).collect();
+            let tops = match node.layer.reshape(&mut self.run, &bottoms) {
+                Ok(tops) => tops,
+                Err(e) => return Err(node.blame(e)),
+            };
+            for (&id, shape) in node.top.iter().zip(tops) {
+                self.store.blobs[id].shape = shape;
+            }
+        }
+        Ok(())
+    }
+
+    /// A line per output blob and value, as Caffe counts and displays them: name, value, loss
+    /// weight of the blob.
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn output_values(&mut self) -> Result<Vec<(String, f32, f32)>> {
+        let mut values = Vec::new();
+        for i in 0..self.outputs.len() {
+            let id = self.outputs[i];
+            let weight = self.loss_weight_of(id);
+            let name = self.store.blobs[id].name.clone();
+            values.extend(self.data(id)?.iter().map(|&v| (name.clone(), v, weight)));
+        }
+        Ok(values)
+    }
+
+    fn loss_weight_of(&self, id: BlobId) -> f32 {
+        let weights = self.nodes.iter().flat_map(|n| n.top.iter().zip(&n.loss_weight));
+        weights.filter(|(top, _)| **top == id).map(|(_, &w)| w).sum()
+    }
+
+    fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
+        self.now += 1;
+        let node = &mut self.nodes[index];
+        let io = Io {
+            store: &self.store,
+            params: &self.params,
+            now: self.now,
+            threads: self.run.threads(),
+            bottom: &node.bottom,
+            top: &node.top,
+            param: &node.params,
+            propagate_down: &node.propagate_down,
+            param_needs_diff: &node.param_needs_diff,
+            top_has_diff: &node.top_has_diff,
+        };
+        let result = match pass {
+            Pass::Forward => node.layer.forward(&mut self.run, io),
+            Pass::Backward => node.layer.backward(&mut self.run, io),
+        };
+        result.map_err(|e| self.nodes[index].blame(e))
+    }
+
+    fn loss_of(&mut self, index: usize) -> Result<f32> {
+        let mut loss = 0.0;
+        for j in 0..self.nodes[index].top.len() {
+            let weight = self.nodes[index].loss_weight[j];
+            if weight != 0.0 {
+                let id = self.nodes[index].top[j];
+                loss += weight * self.data(id)?.iter().sum::<f32>();
+            }
+        }
+        Ok(loss)
+    }
+
+    /// The gradient of the loss by a loss top is its weight.
+    fn seed_losses(&mut self) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            for j in 0..self.nodes[index].top.len() {
+                let weight = self.nodes[index].loss_weight[j];
+                if weight != 0.0 {
+                    let id = self.nodes[index].top[j];
+                    self.diff_mut(id)?.fill(weight);
+                }
+            }
+        }
+        Ok(())
+    }
+}
