@@ -150,6 +150,22 @@ impl Threads {
         });
     }
 
+    /// As [`Threads::par_zip2_mut`] over four slices cut alike.
+    pub fn par_zip4_mut<T: Send>(
+        self,
+        slices: [&mut [T]; 4],
+        chunk: usize,
+        task: impl Fn(usize, [&mut [T]; 4]) + Sync,
+    ) {
+        let chunks = slices.map(|s| Chunks::new(s, chunk));
+        let count = chunks.iter().map(Chunks::count).min().unwrap_or(0);
+        self.parallel_for(count, |i| {
+            // SAFETY: parallel_for gives every index to one task only.
+            let parts = chunks.each_ref().map(|c| unsafe { c.get(i) });
+            task(i, parts);
+        });
+    }
+
     /// Calls `task` for every `i` below `tasks`, each thread taking the next one when it is done
     /// with the last: for tasks of very different lengths.
     pub fn parallel_for_uneven(self, tasks: usize, task: impl Fn(usize) + Sync) {

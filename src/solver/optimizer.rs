@@ -1,0 +1,220 @@
+//! The optimizer: from summed gradients to new weights, over the whole parameter arena.
+//!
+//! The order is Caffe's: clip the summed gradient by its global norm, divide by iter_size, add the
+//! weight decay, apply the solver's rule, subtract. All of it is done cache-sized piece by piece, so
+//! that weights, gradients and histories pass through memory once.
+
+use std::ops::Range;
+
+use caffe_proto::SolverParameter;
+
+use super::lr_policy::LrPolicy;
+use super::rules::{At, UpdateRule, rule_for};
+use crate::blob::Buffer;
+use crate::device::cpu::threads::Threads;
+use crate::params::{Param, ParamArena};
+use crate::{Error, Result, bail, ensure};
+
+/// Values per piece: four arrays of it fit the second-level cache of any current CPU.
+const PIECE: usize = 16 * 1024;
+
+/// Weight decay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Decay {
+    None,
+    L1(f32),
+    L2(f32),
+}
+
+/// A run of values that one parameter has in one piece.
+#[derive(Clone, Debug)]
+struct Run {
+    /// Relative to the piece.
+    range: Range<usize>,
+    lr_mult: f32,
+    decay_mult: f32,
+}
+
+/// Rule, rate, decay and histories of one replica.
+pub struct Optimizer {
+    policy: LrPolicy,
+    rule: Box<dyn UpdateRule>,
+    decay: Decay,
+    clip: Option<f32>,
+    iter_size: f32,
+    histories: [Buffer; 2],
+    pieces: Vec<Vec<Run>>,
+}
+
+impl Optimizer {
+    /// The optimizer a solver prototxt describes, for the learnable part of `arena`.
+    ///
+    /// # Errors
+    /// Unknown policies, types or regularizations, and numbers that make no sense.
+    pub fn new(param: &SolverParameter, arena: &ParamArena) -> Result<Self> {
+        let rule = rule_for(param)?;
+        let decay = match (param.weight_decay(), param.regularization_type()) {
+            (w, _) if !w.is_finite() => bail!("weight_decay {w} is not a finite number"),
+            (0.0, "L1" | "L2") => Decay::None,
+            (w, "L1") => Decay::L1(w),
+            (w, "L2") => Decay::L2(w),
+            (_, other) => bail!("unknown regularization_type \"{other}\"; known are L1 and L2"),
+        };
+        ensure!(param.iter_size() >= 1, "iter_size must be at least 1, got {}", param.iter_size());
+        let len = arena.learnable_len();
+        let kept = |k: usize| Buffer::zeros(if rule.histories() > k { len } else { 0 });
+        Ok(Optimizer {
+            policy: LrPolicy::new(param)?,
+            decay,
+            clip: Some(param.clip_gradients()).filter(|c| *c >= 0.0),
+            iter_size: param.iter_size() as f32,
+            histories: [kept(0), kept(1)],
+            rule,
+            pieces: cut(arena.params(), len),
+        })
+    }
+
+    /// Learning rate at an iteration.
+    pub fn rate(&self, iter: u64) -> f32 {
+        self.policy.rate(iter)
+    }
+
+    /// Steps of the rate taken by an iteration.
+    pub fn steps(&self, iter: u64) -> u64 {
+        self.policy.steps(iter)
+    }
+
+    /// Caffe's name of the rule.
+    pub fn type_name(&self) -> &'static str {
+        self.rule.type_name()
+    }
+
+    /// The histories in use, each laid out like the learnable part of the arena.
+    pub fn histories(&self) -> &[Buffer] {
+        &self.histories[..self.rule.histories()]
+    }
+
+    /// The histories in use, to be written.
+    pub fn histories_mut(&mut self) -> &mut [Buffer] {
+        &mut self.histories[..self.rule.histories()]
+    }
+
+    /// Turns summed gradients into the update of this iteration, in place, and advances the
+    /// histories; the weights stay.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when clipping meets a gradient without a finite norm.
+    pub fn solve(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
+        self.run(arena, iter, threads, false)
+    }
+
+    /// Turns summed gradients into the update and subtracts it from the weights.
+    ///
+    /// # Errors
+    /// As [`Optimizer::solve`].
+    pub fn update(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
+        self.run(arena, iter, threads, true)
+    }
+
+    fn run(
+        &mut self,
+        arena: &mut ParamArena,
+        iter: u64,
+        threads: Threads,
+        apply: bool,
+    ) -> Result<()> {
+        let scale = self.clip_scale(arena, iter, threads)? / self.iter_size;
+        let len = arena.learnable_len();
+        let rate = self.policy.rate(iter);
+        let (data, diff) = arena.data_and_diff();
+        let [h0, h1] = &mut self.histories;
+        let (rule, decay, pieces) = (&*self.rule, self.decay, &self.pieces);
+        let piece = |index: usize, w: &mut [f32], g: &mut [f32], h: [&mut [f32]; 2]| {
+            let [h0, h1] = h;
+            for run in &pieces[index] {
+                let r = run.range.clone();
+                let (w, g) = (&mut w[r.clone()], &mut g[r.clone()]);
+                if scale != 1.0 {
+                    g.iter_mut().for_each(|g| *g *= scale);
+                }
+                add_decay(decay, run.decay_mult, w, g);
+                let at = At { rate: rate * run.lr_mult, iter };
+                rule.update(at, g, [part(h0, &r), part(h1, &r)]);
+                if apply {
+                    w.iter_mut().zip(g).for_each(|(w, u)| *w -= *u);
+                }
+            }
+        };
+        let (data, diff) = (&mut data[..len], &mut diff[..len]);
+        match rule.histories() {
+            0 => threads.par_zip2_mut((data, PIECE), (diff, PIECE), |i, w, g| {
+                piece(i, w, g, [&mut [], &mut []]);
+            }),
+            1 => threads.par_zip3_mut((data, PIECE), (diff, PIECE), (h0, PIECE), |i, w, g, h0| {
+                piece(i, w, g, [h0, &mut []]);
+            }),
+            _ => threads.par_zip4_mut([data, diff, h0, h1], PIECE, |i, [w, g, h0, h1]| {
+                piece(i, w, g, [h0, h1]);
+            }),
+        }
+        Ok(())
+    }
+
+    /// The factor that brings the global norm of the gradient down to the clip value.
+    fn clip_scale(&self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
+        let Some(clip) = self.clip else { return Ok(1.0) };
+        let len = arena.learnable_len();
+        let diff = &arena.diff()[..len];
+        let mut sums = vec![0.0f64; len.div_ceil(PIECE)];
+        // Sums of pieces in f64, added in order: the same for any number of threads.
+        threads.par_chunks_mut(&mut sums, 1, |i, sum| {
+            let piece = &diff[i * PIECE..len.min((i + 1) * PIECE)];
+            sum[0] = piece.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+        });
+        let norm = sums.iter().sum::<f64>().sqrt() as f32;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite { iter, what: "the gradient's norm".into(), value: norm });
+        }
+        Ok(if norm > clip { clip / norm } else { 1.0 })
+    }
+}
+
+/// The runs of each piece of the arena.
+fn cut(params: &[Param], len: usize) -> Vec<Vec<Run>> {
+    let mut pieces = vec![Vec::new(); len.div_ceil(PIECE)];
+    for p in params.iter().filter(|p| !p.statistic) {
+        let mut at = p.range.start;
+        while at < p.range.end {
+            let piece = at / PIECE;
+            let end = p.range.end.min((piece + 1) * PIECE);
+            pieces[piece].push(Run {
+                range: at - piece * PIECE..end - piece * PIECE,
+                lr_mult: p.lr_mult,
+                decay_mult: p.decay_mult,
+            });
+            at = end;
+        }
+    }
+    pieces
+}
+
+/// The part of a history, or nothing where the rule keeps none.
+fn part<'a>(history: &'a mut [f32], range: &Range<usize>) -> &'a mut [f32] {
+    if history.is_empty() { history } else { &mut history[range.clone()] }
+}
+
+fn add_decay(decay: Decay, mult: f32, w: &[f32], g: &mut [f32]) {
+    match decay {
+        Decay::L2(d) if mult != 0.0 => {
+            let d = d * mult;
+            g.iter_mut().zip(w).for_each(|(g, w)| *g += d * w);
+        }
+        Decay::L1(d) if mult != 0.0 => {
+            let d = d * mult;
+            // The sign of zero is zero.
+            let sign = |w: f32| f32::from(w > 0.0) - f32::from(w < 0.0);
+            g.iter_mut().zip(w).for_each(|(g, w)| *g += d * sign(*w));
+        }
+        _ => {}
+    }
+}
