@@ -14,8 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A prototxt or binary proto could not be read, parsed, upgraded or written.
-    //#[error(transparent)]
-    //Proto(#[from] caffe_proto::Error),
+    #[error(transparent)]
+    Proto(#[from] caffe_proto::FileError),
     /// A record source could not be opened, read or decoded.
     //#[error(transparent)]
     //Data(#[from] crate::data::DataError),

@@ -135,8 +135,8 @@ impl Net {
     }
 
     /// Parameters, for looking only.
-    pub fn param_list(&self) -> &[crate::params::Param] {
-        self.params.params()
+    pub fn arena(&self) -> &ParamArena {
+        &self.params
     }
 
     /// The device context.

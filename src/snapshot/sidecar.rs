@@ -1,0 +1,241 @@
+//! The sidecar of a snapshot, `PREFIX_iter_N.resume`: where the run stood, beyond what Caffe's own
+//! files can say.
+//!
+//! Layout: the line `caffe-mpi resume 1`, a line of JSON ([`Sidecar`] without histories), then for
+//! each replica history the floats as little-endian f32, then a CRC-32C of everything before it
+//! (little-endian u32).
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, bail, ensure};
+
+const MAGIC: &str = "caffe-mpi resume 1\n";
+
+/// What an exact resume needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// Iterations done.
+    pub iter: u64,
+    /// First batch not yet trained on.
+    pub ticket: u64,
+    /// Next batch of each test net.
+    pub test_cursors: Vec<u64>,
+    /// Replicas in the job that wrote it.
+    pub replicas: usize,
+    /// Records of one replica's batch.
+    pub batch: usize,
+    /// Mode of the job.
+    pub mode: String,
+    /// Solver type.
+    pub solver: String,
+    /// Seed of the job.
+    pub seed: u64,
+    /// Floats of one replica's history.
+    pub history_len: usize,
+    /// Every replica's own history, where they differ; empty when all equal the state's.
+    #[serde(skip)]
+    pub histories: Vec<Vec<f32>>,
+    /// Histories in the file.
+    pub history_count: usize,
+}
+
+impl Sidecar {
+    /// The sidecar beside a state, if there is one.
+    ///
+    /// # Errors
+    /// A sidecar that is damaged or belongs to another iteration: delete it to resume from the
+    /// state alone.
+    pub fn read_beside(state: &Path, iter: u64) -> Result<Option<Sidecar>> {
+        let path = state.with_extension("resume");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let sidecar = Self::read(&path)?;
+        ensure!(
+            sidecar.iter == iter,
+            "{}: is of iteration {}, the state of {iter}; delete it to resume from the state alone",
+            path.display(),
+            sidecar.iter
+        );
+        Ok(Some(sidecar))
+    }
+
+    /// Reads and checks a sidecar.
+    ///
+    /// # Errors
+    /// An unreadable or damaged file.
+    pub fn read(path: &Path) -> Result<Sidecar> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|mut f| f.read_to_end(&mut bytes))
+            .map_err(|e| Error::file(path, e))?;
+        let Some(mut sidecar) = parse(&bytes) else {
+            bail!("{}: damaged or not a resume file; delete it to resume from the state alone", path.display())
+        };
+        sidecar.histories.shrink_to_fit();
+        Ok(sidecar)
+    }
+}
+
+/// The sidecar in the bytes of a file, if they are whole.
+fn parse(bytes: &[u8]) -> Option<Sidecar> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let rest = body.strip_prefix(MAGIC.as_bytes())?;
+    let end = rest.iter().position(|b| *b == b'\n')?;
+    let mut sidecar: Sidecar = serde_json::from_slice(&rest[..end]).ok()?;
+    let floats = &rest[end + 1..];
+    let size = sidecar.history_len.checked_mul(4)?;
+    if floats.len() != size.checked_mul(sidecar.history_count)? {
+        return None;
+    }
+    if size > 0 {
+        sidecar.histories = floats.chunks_exact(size).map(to_floats).collect();
+    }
+    Some(sidecar)
+}
+
+fn to_floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Writes a sidecar history by history, so that only one of them is in memory; nothing appears
+/// under the final name before [`SidecarWriter::finish`].
+pub struct SidecarWriter {
+    file: BufWriter<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    crc: u32,
+    left: usize,
+}
+
+impl SidecarWriter {
+    /// Starts a sidecar that will hold `sidecar.history_count` histories.
+    ///
+    /// # Errors
+    /// A file that cannot be created.
+    pub fn create(path: &Path, sidecar: &Sidecar) -> Result<Self> {
+        let temporary = path.with_extension(format!("resume.tmp{}", std::process::id()));
+        let file = File::create(&temporary).map_err(|e| Error::file(&temporary, e))?;
+        let mut writer = SidecarWriter {
+            file: BufWriter::new(file),
+            temporary,
+            path: path.to_owned(),
+            crc: 0,
+            left: sidecar.history_count,
+        };
+        let header = match serde_json::to_string(sidecar) {
+            Ok(json) => format!("{MAGIC}{json}\n"),
+            Err(e) => bail!("cannot describe the snapshot: {e}"),
+        };
+        writer.put(header.as_bytes())?;
+        Ok(writer)
+    }
+
+    /// Adds the next replica's history.
+    ///
+    /// # Errors
+    /// A full disk and the like, or more histories than announced.
+    pub fn history(&mut self, values: &[f32]) -> Result<()> {
+        ensure!(self.left > 0, "more histories than the sidecar announced");
+        self.left -= 1;
+        for run in values.chunks(16 * 1024) {
+            let bytes: Vec<u8> = run.iter().flat_map(|v| v.to_le_bytes()).collect();
+            self.put(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the file and gives it its name.
+    ///
+    /// # Errors
+    /// A full disk and the like, or histories that are missing.
+    pub fn finish(mut self) -> Result<()> {
+        ensure!(self.left == 0, "{} histories are missing from the sidecar", self.left);
+        let crc = self.crc.to_le_bytes();
+        self.file
+            .write_all(&crc)
+            .and_then(|()| self.file.flush())
+            .and_then(|()| self.file.get_ref().sync_all())
+            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
+            .map_err(|e| Error::file(&self.path, e))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.file.write_all(bytes).map_err(|e| Error::file(&self.temporary, e))
+    }
+}
+
+impl Drop for SidecarWriter {
+    /// A sidecar that was not finished leaves nothing behind.
+    fn drop(&mut self) {
+        // After `finish` the temporary name is gone; before it, a failure to clean up must not
+        // hide the error that brought us here.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Sidecar {
+        Sidecar {
+            iter: 10,
+            ticket: 40,
+            test_cursors: vec![3],
+            replicas: 2,
+            history_len: 3,
+            history_count: 2,
+            ..Default::default()
+        }
+    }
+
+    fn written(folder: &Path) -> PathBuf {
+        let path = folder.join("x_iter_10.resume");
+        let mut w = SidecarWriter::create(&path, &sample()).unwrap();
+        w.history(&[1.0, 2.0, 3.0]).unwrap();
+        w.history(&[4.0, 5.0, 6.0]).unwrap();
+        w.finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn reads_back_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path());
+        let read = Sidecar::read(&path).unwrap();
+        assert_eq!(read.histories, [vec![1.0, 2.0, 3.0], vec![4.0, 5.0, 6.0]]);
+        assert_eq!(read.ticket, 40);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path());
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(parse(&bad).is_none(), "byte {at}");
+        }
+        assert!(parse(&good[..good.len() - 1]).is_none());
+    }
+
+    #[test]
+    fn an_unfinished_sidecar_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x_iter_10.resume");
+        let w = SidecarWriter::create(&path, &sample()).unwrap();
+        assert!(w.finish().is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

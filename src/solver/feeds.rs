@@ -1,0 +1,112 @@
+//! The record sources of a solver's nets, read on the calling thread: for the bare loop.
+
+use caffe_proto::{LayerParameter, Phase};
+
+use crate::data::{Batch, DataSource};
+use crate::net::Net;
+use crate::{Error, Result};
+
+/// The data layers of one net, in net order.
+#[derive(Clone, Debug)]
+pub struct DataLayers {
+    /// Phase of the net.
+    pub phase: Phase,
+    /// The layers' prototxt.
+    pub layers: Vec<LayerParameter>,
+}
+
+impl DataLayers {
+    /// The data layers of a net.
+    pub fn of(net: &Net) -> Self {
+        let layer = |i: usize| net.layers()[i].param.clone();
+        DataLayers {
+            phase: net.phase(),
+            layers: net.data_layers().into_iter().map(layer).collect(),
+        }
+    }
+
+    /// Opens their sources.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn open(&self, seed: u64) -> Result<Source> {
+        let open = |l: &LayerParameter| DataSource::open(l, self.phase, seed).map_err(Error::from);
+        Ok(Source { layers: self.layers.iter().map(open).collect::<Result<_>>()? })
+    }
+}
+
+/// Open sources of one net.
+pub struct Source {
+    layers: Vec<DataSource>,
+}
+
+impl Source {
+    /// Fills one batch per data layer.
+    ///
+    /// # Errors
+    /// What a source reports.
+    pub fn fill(&mut self, ticket: u64, batches: &mut Vec<Batch>) -> Result<()> {
+        batches.resize_with(self.layers.len(), Batch::default);
+        for (source, batch) in self.layers.iter_mut().zip(batches) {
+            source.fill(ticket, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Records in a batch of the first data layer; 0 for a net without one.
+    pub fn batch_size(&self) -> u64 {
+        self.layers.first().map_or(0, |s| s.batch_size() as u64)
+    }
+
+    /// Bytes of one batch over all data layers.
+    pub fn batch_bytes(&self) -> usize {
+        let floats = |s: &DataSource| {
+            s.top_shapes().iter().map(|d| d.iter().product::<usize>()).sum::<usize>()
+        };
+        self.layers.iter().map(|s| floats(s) * size_of::<f32>()).sum()
+    }
+}
+
+/// The sources of a train net and its test nets.
+pub struct Feeds {
+    train: Source,
+    tests: Vec<Source>,
+    batches: Vec<Batch>,
+}
+
+impl Feeds {
+    /// Opens the sources of all nets of a solver.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn open(train: &Net, tests: &[Net], seed: u64) -> Result<Self> {
+        Ok(Feeds {
+            train: DataLayers::of(train).open(seed)?,
+            tests: tests.iter().map(|n| DataLayers::of(n).open(seed)).collect::<Result<_>>()?,
+            batches: Vec::new(),
+        })
+    }
+
+    /// Position of a train ticket's first record.
+    pub fn first_record(&self, ticket: u64) -> u64 {
+        ticket * self.train.batch_size()
+    }
+
+    /// The batches of a train ticket.
+    ///
+    /// # Errors
+    /// What a source reports.
+    pub fn train(&mut self, ticket: u64) -> Result<&mut [Batch]> {
+        self.train.fill(ticket, &mut self.batches)?;
+        Ok(&mut self.batches)
+    }
+
+    /// Batch number `index` of a test net.
+    ///
+    /// # Errors
+    /// What a source reports.
+    pub fn test(&mut self, net: usize, index: u64) -> Result<&mut [Batch]> {
+        self.tests[net].fill(index, &mut self.batches)?;
+        Ok(&mut self.batches)
+    }
+}

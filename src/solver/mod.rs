@@ -1,0 +1,21 @@
+//! Solvers: from a solver prototxt to trained weights on one device.
+//!
+//! [`Solver`] is one replica: a train net, its test nets and an optimizer, with one method per
+//! thing that can happen to it (a batch, an update, a test batch, a snapshot). Who calls them in
+//! which order is somebody else's affair: [`train`] is the bare loop on one thread; the actors
+//! drive many replicas.
+
+mod bare;
+mod feeds;
+mod lr_policy;
+mod nets;
+mod optimizer;
+mod replica;
+pub mod rules;
+
+pub use bare::{Progress, Silent, train};
+pub use feeds::{DataLayers, Feeds, Source};
+pub use lr_policy::LrPolicy;
+pub use nets::{NetPlan, NetPlans};
+pub use optimizer::Optimizer;
+pub use replica::{Solver, SolverOptions, Value};

@@ -1,0 +1,217 @@
+//! [`Solver`]: one replica of the job, ready for whoever drives it.
+
+use caffe_proto::SolverParameter;
+
+use super::nets::{NetPlan, NetPlans};
+use super::optimizer::Optimizer;
+use crate::data::Batch;
+use crate::device::Step;
+use crate::net::{Net, NetOptions, Unwatched, Watch};
+use crate::{Error, Result, ensure};
+
+/// How a replica computes.
+#[derive(Clone, Debug)]
+pub struct SolverOptions {
+    /// CPU threads of this replica.
+    pub threads: usize,
+    /// Plain path only, for bit-comparisons.
+    pub exact: bool,
+    /// Seed of fillers, dropout and augmentation.
+    pub seed: u64,
+}
+
+/// One number of a net's outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Blob it belongs to.
+    pub name: String,
+    /// The number.
+    pub value: f32,
+    /// Weight of the blob in the loss; 0 for scores.
+    pub loss_weight: f32,
+}
+
+/// Train net, test nets and optimizer on one device.
+pub struct Solver {
+    param: SolverParameter,
+    net: Net,
+    test_nets: Vec<Net>,
+    /// Whether the test nets have the train net's present weights.
+    tests_current: bool,
+    optimizer: Optimizer,
+}
+
+impl Solver {
+    /// Builds all nets of a solver.
+    ///
+    /// # Errors
+    /// Anything wrong in solver or nets, with its place.
+    pub fn new(param: &SolverParameter, nets: &NetPlans, options: &SolverOptions) -> Result<Self> {
+        check(param)?;
+        let net = build(&nets.train, options)?;
+        let mut solver = Solver {
+            optimizer: Optimizer::new(param, net.arena())?,
+            param: param.clone(),
+            net,
+            test_nets: Vec::with_capacity(nets.test.len()),
+            tests_current: false,
+        };
+        for plan in &nets.test {
+            solver.test_nets.push(build(plan, options)?);
+        }
+        Ok(solver)
+    }
+
+    /// The solver prototxt.
+    pub fn param(&self) -> &SolverParameter {
+        &self.param
+    }
+
+    /// The train net.
+    pub fn net(&mut self) -> &mut Net {
+        self.tests_current = false;
+        &mut self.net
+    }
+
+    /// The train net, for looking only.
+    pub fn train_net(&self) -> &Net {
+        &self.net
+    }
+
+    /// The test nets.
+    pub fn test_nets(&mut self) -> &mut [Net] {
+        &mut self.test_nets
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
+    /// Net and optimizer together, for snapshots.
+    pub(crate) fn parts(&mut self) -> (&mut Net, &mut Optimizer) {
+        self.tests_current = false;
+        (&mut self.net, &mut self.optimizer)
+    }
+
+    /// Learning rate at an iteration.
+    pub fn rate(&self, iter: u64) -> f32 {
+        self.optimizer.rate(iter)
+    }
+
+    /// Starts a new sum of gradients.
+    pub fn clear_gradient(&mut self) {
+        self.net.clear_param_diffs();
+    }
+
+    /// Forward and backward of one batch (one per data layer), adding to the gradient; returns the
+    /// loss.
+    ///
+    /// # Errors
+    /// What a layer reports; [`Error::NotFinite`] for a loss that is NaN or infinite.
+    pub fn forward_backward(
+        &mut self,
+        batches: &mut [Batch],
+        step: Step,
+        watch: &mut dyn Watch,
+    ) -> Result<f32> {
+        feed(&mut self.net, batches);
+        self.net.set_step(step);
+        let loss = self.net.forward_watched(watch)?;
+        if !loss.is_finite() {
+            return Err(Error::NotFinite { iter: step.iter, what: "the loss".into(), value: loss });
+        }
+        self.net.backward_watched(watch)?;
+        Ok(loss)
+    }
+
+    /// Forward only, of the train net: the closing "Iteration N, loss = …".
+    ///
+    /// # Errors
+    /// What a layer reports.
+    pub fn evaluate(&mut self, batches: &mut [Batch], step: Step) -> Result<f32> {
+        feed(&mut self.net, batches);
+        self.net.set_step(step);
+        self.net.forward_watched(&mut Unwatched)
+    }
+
+    /// Turns the gradient into new weights.
+    ///
+    /// # Errors
+    /// As [`Optimizer::solve`].
+    pub fn update(&mut self, iter: u64) -> Result<()> {
+        self.tests_current = false;
+        let threads = self.net.run().threads();
+        self.optimizer.update(self.net.params(), iter, threads)
+    }
+
+    /// Turns the gradient into the update, in place, without applying it.
+    ///
+    /// # Errors
+    /// As [`Optimizer::solve`].
+    pub fn solve(&mut self, iter: u64) -> Result<()> {
+        let threads = self.net.run().threads();
+        self.optimizer.solve(self.net.params(), iter, threads)
+    }
+
+    /// Outputs of the train net's last pass.
+    ///
+    /// # Errors
+    /// A conversion that fails.
+    pub fn train_values(&mut self) -> Result<Vec<Value>> {
+        values(&mut self.net)
+    }
+
+    /// Outputs of one test batch with the present weights, and its loss.
+    ///
+    /// # Errors
+    /// What a layer reports.
+    pub fn test(&mut self, net: usize, batches: &mut [Batch]) -> Result<(Vec<Value>, f32)> {
+        if !self.tests_current {
+            for test_net in &mut self.test_nets {
+                test_net.share_weights_of(&mut self.net)?;
+            }
+            self.tests_current = true;
+        }
+        let test_net = &mut self.test_nets[net];
+        feed(test_net, batches);
+        let loss = test_net.forward()?;
+        Ok((values(test_net)?, loss))
+    }
+}
+
+/// Checks what no part of the solver looks at by itself.
+fn check(param: &SolverParameter) -> Result<()> {
+    ensure!(param.max_iter() >= 0, "max_iter must not be negative, got {}", param.max_iter());
+    ensure!(param.average_loss() >= 1, "average_loss must be at least 1");
+    ensure!(
+        param.snapshot() <= 0 || param.snapshot_prefix.is_some(),
+        "the solver asks for snapshots but has no snapshot_prefix"
+    );
+    Ok(())
+}
+
+fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
+    let options = NetOptions {
+        state: plan.state.clone(),
+        seed: options.seed,
+        threads: options.threads,
+        exact: options.exact,
+        keep_all: false,
+    };
+    Net::new(&plan.param, &plan.origin, &options)
+}
+
+/// Hands each data layer its batch.
+fn feed(net: &mut Net, batches: &mut [Batch]) {
+    let layers = net.data_layers();
+    for (layer, batch) in layers.into_iter().zip(batches) {
+        net.feed(layer, batch);
+    }
+}
+
+fn values(net: &mut Net) -> Result<Vec<Value>> {
+    let values = net.output_values()?;
+    let value = |(name, value, loss_weight)| Value { name, value, loss_weight };
+    Ok(values.into_iter().map(value).collect())
+}
