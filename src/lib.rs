@@ -1,3 +1,4 @@
 //! The engine.
 
 pub mod data;
+pub mod rng;

@@ -81,15 +81,16 @@ pub enum DataError {
         /// The database.
         path: PathBuf,
     },
-    /// A record's value is not a usable `Datum`.
-    #[error("`{}`, record `{key}`: {reason}", path.display())]
+    /// One record cannot be used.
+    #[error("`{}`, record `{key}`: {problem}", path.display())]
     Record {
         /// The database.
         path: PathBuf,
         /// The record's key, unprintable bytes escaped.
         key: String,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        problem: RecordProblem,
     },
     /// A layer's settings make no sense.
     #[error("layer `{layer}`: {reason}")]
@@ -114,4 +115,81 @@ impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }
+}
+
+/// Why a record cannot be used. Shapes are (channels, height, width).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordProblem {
+    /// The value does not decode.
+    #[error("the value is not a Datum ({0}); was the database made for Caffe?")]
+    NotADatum(String),
+    /// A JPEG or PNG inside a Datum.
+    #[error(
+        "the image is encoded (JPEG, PNG), which is not supported yet; convert the images without `-encoded`"
+    )]
+    Encoded,
+    /// A shape with nothing in it.
+    #[error("the Datum has shape {}, so it holds no image", text(*.0))]
+    NoShape([i64; 3]),
+    /// Fewer or more values than the shape says.
+    #[error("the Datum holds {have} values, but its shape {} needs {need}", text(*.shape))]
+    Length {
+        /// Its shape.
+        shape: [usize; 3],
+        /// Values found.
+        have: usize,
+        /// Values the shape asks for.
+        need: usize,
+    },
+    /// `crop_size` exceeds the image.
+    #[error("crop_size {crop} is larger than the image, {}; lower crop_size or convert larger images", text(*.image))]
+    CropTooLarge {
+        /// The layer's `crop_size`.
+        crop: usize,
+        /// The image.
+        image: [usize; 3],
+    },
+    /// The mean is that of images of another shape.
+    #[error("the mean file has shape {}, the image {}; they must be equal (before the crop): recompute it with `caffe compute_image_mean`", text(*.mean), text(*.image))]
+    MeanShape {
+        /// The mean file's shape.
+        mean: [usize; 3],
+        /// The image.
+        image: [usize; 3],
+    },
+    /// `mean_value` given for another number of channels.
+    #[error(
+        "{values} mean_value given for an image of {channels} channels; give one, or one a channel"
+    )]
+    MeanValues {
+        /// How many were given.
+        values: usize,
+        /// The image's channels.
+        channels: usize,
+    },
+    /// Images of different shape in one batch.
+    #[error("the image gives {}, the batch began with {}; images of one batch must be equal: set crop_size, use batch_size 1, or convert with one size", text(*.image), text(*.batch))]
+    Differs {
+        /// What this record gives.
+        image: [usize; 3],
+        /// What the first record of the batch gave.
+        batch: [usize; 3],
+    },
+    /// Images of different shape have no mean.
+    #[error("the image is {}, the first one {}; a mean needs images of one size", text(*.image), text(*.first))]
+    MeanSizes {
+        /// The first record's shape.
+        first: [usize; 3],
+        /// This record's.
+        image: [usize; 3],
+    },
+    /// A key written out of order.
+    #[error("keys must be written in ascending order; the one before is `{0}`")]
+    KeyOrder(String),
+}
+
+/// A shape as Caffe writes it: `3 x 32 x 32`.
+fn text<T: std::fmt::Display>([channels, height, width]: [T; 3]) -> String {
+    format!("{channels} x {height} x {width}")
 }

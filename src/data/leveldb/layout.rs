@@ -50,10 +50,8 @@ impl Layout {
 
 /// The name of the MANIFEST that CURRENT points to.
 fn current_manifest(path: &Path) -> Result<String, DataError> {
-    let foreign = |reason: &str| DataError::NotADatabase {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
+    let foreign =
+        |reason: &str| DataError::NotADatabase { path: path.to_owned(), reason: reason.to_owned() };
     let file = path.join("CURRENT");
     let bytes = match fs::read(&file) {
         Ok(bytes) => bytes,

@@ -100,12 +100,9 @@ impl Manifest {
         let mut edit = Vec::new();
         put(&mut edit, 1);
         put_bytes(&mut edit, BYTEWISE);
-        for (tag, value) in [
-            (2, self.log),
-            (9, self.previous_log),
-            (3, self.next_file),
-            (4, self.last_sequence),
-        ] {
+        for (tag, value) in
+            [(2, self.log), (9, self.previous_log), (3, self.next_file), (4, self.last_sequence)]
+        {
             put(&mut edit, tag);
             put(&mut edit, value);
         }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use rusty_leveldb::{DB, FilterPolicy, Options, WriteBatch};
 
-use crate::data::DataError;
+use crate::data::{DataError, RecordProblem};
 
 use super::{Database, refused};
 
@@ -53,8 +53,7 @@ impl Writer {
         hidden.push(name);
         hidden.push(format!(".partial-{}", std::process::id()));
         let building = target.with_file_name(hidden);
-        fs::create_dir(&building)
-            .map_err(|source| DataError::io("create", &building, source))?;
+        fs::create_dir(&building).map_err(|source| DataError::io("create", &building, source))?;
         let mut writer = Self {
             target: target.to_owned(),
             building,
@@ -83,11 +82,10 @@ impl Writer {
     /// the disk refuses.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), DataError> {
         if key <= self.last_key.as_slice() {
-            let last = self.last_key.escape_ascii();
             return Err(DataError::Record {
                 path: self.target.clone(),
                 key: key.escape_ascii().to_string(),
-                reason: format!("keys must ascend; the one before is `{last}`"),
+                problem: RecordProblem::KeyOrder(self.last_key.escape_ascii().to_string()),
             });
         }
         self.last_key.clear();
@@ -129,9 +127,9 @@ impl Writer {
     fn commit(&mut self) -> Result<(), DataError> {
         let batch = std::mem::take(&mut self.batch);
         match &mut self.db {
-            Some(db) if batch.count() > 0 => db
-                .write(batch, false)
-                .map_err(|status| refused(&self.target, "write", &status)),
+            Some(db) if batch.count() > 0 => {
+                db.write(batch, false).map_err(|status| refused(&self.target, "write", &status))
+            }
             _ => Ok(()),
         }
     }
