@@ -17,8 +17,8 @@ pub enum Error {
     #[error(transparent)]
     Proto(#[from] caffe_proto::FileError),
     /// A record source could not be opened, read or decoded.
-    //#[error(transparent)]
-    //Data(#[from] crate::data::DataError),
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
     /// An error inside one layer, with the layer's place.
     #[error("layer `{name}` ({type_name}){}: {source}", place.as_ref().map_or(String::new(), |p| format!(" at {p}")))]
     Layer {

@@ -51,7 +51,7 @@ pub fn fill(param: &FillerParameter, shape: &Shape, key: Key, data: &mut [f32]) 
         }
         "msra" => {
             let std = (2.0 / fan(param, shape)).sqrt();
-            data.iter_mut().for_each(|v| *v = std * random.normal());
+            data.iter_mut().for_each(|v| *v = std * random.normal() as f32);
         }
         "bilinear" => bilinear(shape, data)?,
         other => bail!(
@@ -63,7 +63,7 @@ pub fn fill(param: &FillerParameter, shape: &Shape, key: Key, data: &mut [f32]) 
 }
 
 fn uniform(data: &mut [f32], min: f32, max: f32, random: &mut Sequence) {
-    data.iter_mut().for_each(|v| *v = min + (max - min) * random.uniform());
+    data.iter_mut().for_each(|v| *v = min + (max - min) * random.uniform_f32());
 }
 
 /// With `sparse: k` every input keeps on average k of the blob's outputs (its first axis).
@@ -74,11 +74,11 @@ fn gaussian(
     random: &mut Sequence,
 ) -> Result<()> {
     ensure!(param.std() >= 0.0, "a gaussian filler needs std >= 0, got {}", param.std());
-    data.iter_mut().for_each(|v| *v = param.mean() + param.std() * random.normal());
+    data.iter_mut().for_each(|v| *v = param.mean() + param.std() * random.normal() as f32);
     if param.sparse() >= 0 {
         ensure!(shape.axes() >= 1, "a sparse filler needs a blob with at least one axis");
         let keep = param.sparse() as f32 / shape[0].max(1) as f32;
-        data.iter_mut().filter(|_| random.uniform() >= keep).for_each(|v| *v = 0.0);
+        data.iter_mut().filter(|_| random.uniform_f32() >= keep).for_each(|v| *v = 0.0);
     }
     Ok(())
 }

@@ -17,5 +17,7 @@ pub mod layers;
 pub mod net;
 pub mod params;
 pub mod rng;
+pub mod snapshot;
+pub mod solver;
 
 pub use error::{Error, Result};

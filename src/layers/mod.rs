@@ -6,6 +6,7 @@
 //! [`Run`] offer. It never sees the net, the solver or another layer. Adding a layer: its own file
 //! and one line in [`LAYERS`].
 
+mod data;
 pub mod elementwise;
 mod io;
 mod registry;

@@ -3,7 +3,7 @@
 use super::LayerDef;
 
 /// Every layer type, by name.
-pub static LAYERS: &[&LayerDef] = &[&super::relu::DEF, &super::split::DEF];
+pub static LAYERS: &[&LayerDef] = &[&super::data::DEF, &super::relu::DEF, &super::split::DEF];
 
 /// The definition of a type.
 ///
