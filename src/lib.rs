@@ -14,6 +14,7 @@ pub mod device;
 mod error;
 pub mod filler;
 pub mod layers;
+pub mod log;
 pub mod net;
 pub mod params;
 pub mod rng;
