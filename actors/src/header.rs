@@ -15,6 +15,13 @@ const STOP: u64 = 4;
 /// Somebody asked this node for a snapshot.
 const SNAPSHOT: u64 = 8;
 
+/// One ticket's loss and train outputs (the latter only when they are shown).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) loss: f64,
+    pub(crate) outputs: Vec<f32>,
+}
+
 /// Part of an iteration's loss: the sums over `count` of its tickets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LossPart {
@@ -25,14 +32,14 @@ pub(crate) struct LossPart {
 }
 
 impl LossPart {
-    /// Adds one ticket's loss and outputs (none, or as many as all others).
-    pub(crate) fn add(&mut self, loss: f64, outputs: &[f32]) {
+    /// Adds one ticket's sample.
+    pub(crate) fn add(&mut self, sample: &Sample) {
         self.count += 1;
-        self.loss += loss;
-        if self.outputs.len() < outputs.len() {
-            self.outputs.resize(outputs.len(), 0.0);
+        self.loss += sample.loss;
+        if self.outputs.len() < sample.outputs.len() {
+            self.outputs.resize(sample.outputs.len(), 0.0);
         }
-        for (sum, value) in self.outputs.iter_mut().zip(outputs) {
+        for (sum, value) in self.outputs.iter_mut().zip(&sample.outputs) {
             *sum += f64::from(*value);
         }
     }
@@ -139,8 +146,8 @@ mod tests {
     #[test]
     fn survives_the_wire() {
         let mut part = LossPart { iter: 12, ..LossPart::default() };
-        part.add(0.5, &[1.0, 2.0]);
-        part.add(0.25, &[1.0, -2.0]);
+        part.add(&Sample { loss: 0.5, outputs: vec![1.0, 2.0] });
+        part.add(&Sample { loss: 0.25, outputs: vec![1.0, -2.0] });
         let header = Header {
             round: 9,
             finished: 3,

@@ -23,6 +23,7 @@ mod digest;
 mod fault;
 mod header;
 mod messages;
+mod mode;
 mod observe;
 mod replica;
 mod schedule;

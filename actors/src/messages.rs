@@ -27,6 +27,7 @@ use std::sync::Arc;
 use actix::Message;
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::header::Sample;
 use crate::replica::Plan;
 
 /// Train batches on their way from reader to device, and empty on their way back.
@@ -124,9 +125,9 @@ pub(crate) enum Note {
     /// A gradient lies in the device's channel.
     Gradient { local: usize, bucket: usize },
     /// Forward and backward of an iteration are done (not in hogwild).
-    Computed { local: usize, iter: u64, loss: f64, outputs: Vec<f32> },
+    Computed { local: usize, iter: u64, sample: Option<Sample> },
     /// A step ticket's update is in the node's weights (hogwild).
-    Finished { local: usize, ticket: u64, loss: f64, outputs: Vec<f32> },
+    Finished { local: usize, ticket: u64, sample: Option<Sample> },
     /// A device has left its segment, having done all iterations below `iter`; its statistics
     /// are on the board.
     Parked { local: usize, iter: u64 },
