@@ -1,1 +1,45 @@
-//! The asynchronous machine.
+//! The asynchronous machine: reader, device and communicator actors over any replica.
+//!
+//! Generic: it knows no layer, no file format and no device. An engine implements [`Replica`]
+//! (one copy of the net and its solver) and [`BatchSource`] (makes the batch of a ticket), and
+//! calls [`run`]. The machine decides which replica trains on which ticket, how gradients or
+//! updates reach the other replicas and nodes, when everybody stops for a test or a snapshot,
+//! and how the job ends when something breaks. `docs/protocol.md` argues why it is right.
+//!
+//! # Layout
+//!
+//! * [`run`]: sets up one node, waits for its end.
+//! * `replica`, `source`, `observe`, `config`, `schedule`, `clock`: the traits and data above.
+//! * `messages`: every message, with the diagram of who sends what to whom.
+//! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
+//! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
+//! * `transport`: in-process, solo and MPI, and the pump thread that owns them.
+//! * `fault`: alarm, panic hook, watchdog.
+//! * [`trace`]: spans of every thread, and the Chrome trace file.
+
+mod clock;
+mod config;
+mod digest;
+mod fault;
+mod header;
+mod messages;
+mod mode;
+mod observe;
+mod replica;
+mod schedule;
+mod source;
+pub mod trace;
+mod transport;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{
+    Config, Factories, Identity, Launch, MAX_IDENTITIES, Mode, ReplicaFactory, Requests,
+    SourceFactory,
+};
+pub use digest::Digest;
+pub use fault::{Fault, Origin};
+pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
+pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+pub use schedule::Schedule;
+pub use source::{BatchSource, ReaderPlace};
+pub use transport::{InProcess, launched};

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn adam_corrects_its_start() {
         let (b1, b2, eps) = (0.9f64, 0.99f64, 0.1f64);
-        let (m1, v1) = (0.1 * 2.0, 0.01 * 4.0);
+        let (m1, v1) = (0.1 * 2.0f64, 0.01 * 4.0f64);
         let u1 = 0.1 * (1.0 - b2).sqrt() / (1.0 - b1) * m1 / (v1.sqrt() + eps);
         let (m2, v2) = (b1 * m1 + 0.1, b2 * v1 + 0.01);
         let c2 = (1.0 - b2 * b2).sqrt() / (1.0 - b1 * b1);

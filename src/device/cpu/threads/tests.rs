@@ -71,7 +71,7 @@ fn an_inner_loop_runs_on_its_own_thread() {
             sum.fetch_add(i * 3 + j, Ordering::Relaxed);
         });
     });
-    assert_eq!(sum.into_inner(), (0..12).sum());
+    assert_eq!(sum.into_inner(), (0..12).sum::<usize>());
 }
 
 #[test]

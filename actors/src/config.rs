@@ -1,0 +1,199 @@
+//! How a run is set up: [`Config`], [`Mode`], [`Launch`], [`Requests`], [`Factories`].
+//!
+//! Plain data. Everything that must be equal on all nodes is hashed and compared when they meet.
+
+use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::digest::Digest;
+use crate::replica::{Cause, Replica, ReplicaPlace};
+use crate::schedule::Schedule;
+use crate::source::{BatchSource, ReaderPlace};
+use crate::transport::InProcess;
+
+/// How replicas share what they learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The mean gradient of all replicas, every iteration; same configuration, same bits.
+    Sync,
+    /// Replicas draw tickets and push their own updates; rounds run in the background.
+    Hogwild,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Sync => "sync",
+            Mode::Hogwild => "hogwild",
+        })
+    }
+}
+
+/// How the nodes of the job find each other.
+#[derive(Clone, Debug, Default)]
+pub enum Launch {
+    /// MPI if the environment shows that `mpirun` started this process, else alone.
+    #[default]
+    Auto,
+    /// One node, no MPI.
+    Solo,
+    /// MPI, also when started without `mpirun` (one node then).
+    Mpi,
+    /// One of several nodes inside this process, each on its own thread.
+    InProcess(InProcess),
+}
+
+/// Wishes from outside (signals, a terminal) that all nodes fulfil together: they travel in the
+/// next round's header. Cheap to clone; setting one is async-signal-safe.
+#[derive(Clone, Debug, Default)]
+pub struct Requests {
+    stop: Arc<AtomicBool>,
+    snapshot: Arc<AtomicBool>,
+}
+
+impl Requests {
+    /// Ends training at the next whole iteration, on all nodes.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Writes a snapshot at the next whole iteration.
+    pub fn snapshot(&self) {
+        self.snapshot.store(true, Ordering::Release);
+    }
+
+    /// The flag behind [`stop`](Requests::stop), for a signal handler that wants a bare atomic.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// The flag behind [`snapshot`](Requests::snapshot).
+    pub fn snapshot_flag(&self) -> Arc<AtomicBool> {
+        self.snapshot.clone()
+    }
+
+    pub(crate) fn stop_wanted(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn any_wanted(&self) -> bool {
+        self.stop_wanted() || self.snapshot.load(Ordering::Acquire)
+    }
+
+    /// Takes the snapshot wish, so that it is fulfilled once.
+    pub(crate) fn take_snapshot(&self) -> bool {
+        self.snapshot.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// A hash that must be equal on all ranks, with the name it has in the error message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What is hashed, as in "the solver file".
+    pub what: String,
+    /// Its hash.
+    pub hash: u64,
+}
+
+/// At most so many [`Config::identities`]: they travel in a message of fixed size.
+pub const MAX_IDENTITIES: usize = 8;
+
+/// The set-up of this node's part of a run.
+#[derive(Clone)]
+pub struct Config {
+    /// How replicas share what they learn. With one replica in the job every mode is the bare
+    /// solver loop.
+    pub mode: Mode,
+    /// What happens when.
+    pub schedule: Schedule,
+    /// Compute threads of each device actor of this node; their number is the number of device
+    /// actors.
+    pub threads: Vec<usize>,
+    /// Reader actors of this node.
+    pub readers: usize,
+    /// Bytes of train batches that may lie ready on this node (at least two batches a replica).
+    pub prefetch_bytes: usize,
+    /// Files and settings that must be equal on all ranks, at most [`MAX_IDENTITIES`].
+    pub identities: Vec<Identity>,
+    /// How the nodes find each other.
+    pub launch: Launch,
+    /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
+    pub trace: Option<PathBuf>,
+    /// Emit a span for each layer when the replica offers them.
+    pub trace_layers: bool,
+    /// Where signals arrive.
+    pub requests: Requests,
+    /// Warn when nothing has moved, or a peer has been silent, for this long.
+    pub stall_warning: Duration,
+    /// Whether a fault may end this process when it cannot end in order: `MPI_Abort` after 2 s,
+    /// `_exit` after 5 s. Off in tests that run several nodes in one process.
+    pub owns_process: bool,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Config {
+    /// A run of `schedule` on one device actor with one thread, started as the environment says.
+    pub fn new(mode: Mode, schedule: Schedule) -> Self {
+        Config {
+            mode,
+            schedule,
+            threads: vec![1],
+            readers: 1,
+            prefetch_bytes: 256 << 20,
+            identities: Vec::new(),
+            launch: Launch::Auto,
+            trace: None,
+            trace_layers: false,
+            requests: Requests::default(),
+            stall_warning: Duration::from_secs(30),
+            owns_process: true,
+            clock: Arc::new(SystemClock::default()),
+        }
+    }
+
+    /// Hash of what the machine itself needs equal on all ranks: mode and schedule.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut digest = Digest::default();
+        self.mode.hash(&mut digest);
+        let s = &self.schedule;
+        (s.start_iter, s.max_iter, s.iter_size, s.display, s.average_loss).hash(&mut digest);
+        (s.test_interval, s.test_initialization, s.snapshot).hash(&mut digest);
+        (s.snapshot_after_train, &s.test_batches, &s.test_cursors).hash(&mut digest);
+        digest.finish()
+    }
+}
+
+/// Builds a replica on its device thread.
+pub type ReplicaFactory<R> = dyn Fn(&ReplicaPlace) -> Result<R, Cause> + Send + Sync;
+
+/// Builds a source on its reader's thread.
+pub type SourceFactory<S> = dyn Fn(&ReaderPlace) -> Result<S, Cause> + Send + Sync;
+
+/// The two things the engine brings.
+pub struct Factories<R: Replica, S: BatchSource<Batch = R::Batch>> {
+    /// Called once on each device thread.
+    pub replica: Arc<ReplicaFactory<R>>,
+    /// Called once on each reader thread.
+    pub source: Arc<SourceFactory<S>>,
+}
+
+impl<R: Replica, S: BatchSource<Batch = R::Batch>> Factories<R, S> {
+    /// From two closures.
+    pub fn new(
+        replica: impl Fn(&ReplicaPlace) -> Result<R, Cause> + Send + Sync + 'static,
+        source: impl Fn(&ReaderPlace) -> Result<S, Cause> + Send + Sync + 'static,
+    ) -> Self {
+        Factories { replica: Arc::new(replica), source: Arc::new(source) }
+    }
+}
+
+impl<R: Replica, S: BatchSource<Batch = R::Batch>> Clone for Factories<R, S> {
+    fn clone(&self) -> Self {
+        Factories { replica: self.replica.clone(), source: self.source.clone() }
+    }
+}

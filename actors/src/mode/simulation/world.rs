@@ -1,0 +1,474 @@
+//! Fake nodes, devices, network and time around the real machines.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use super::Rng;
+use crate::config::Mode;
+use crate::header::{Header, Sample};
+use crate::mode::{Action, Event, Job, Machine, Moment, machine};
+
+/// An update: its ticket and its weight. In sync: `iter·R + replica`, weight 1.
+type Update = (u64, f32);
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    pub(super) mode: Mode,
+    pub(super) seed: u64,
+    pub(super) workers: Vec<usize>,
+    pub(super) buckets: usize,
+    pub(super) iters: u64,
+    /// Drained points, the last being `iters`.
+    pub(super) stops: Vec<u64>,
+    /// Microseconds of a step at speed 1, and of the slowest message.
+    pub(super) compute: u64,
+    pub(super) delay: u64,
+    /// Slowness of each device of each node.
+    pub(super) speeds: Vec<Vec<f64>>,
+    /// (when in µs, node, stop?): wishes from outside.
+    pub(super) wishes: Vec<(u64, usize, bool)>,
+}
+
+impl Setup {
+    pub(super) fn random(mode: Mode, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = rng.between(1, 4) as usize;
+        let mut workers: Vec<usize> = (0..nodes).map(|_| rng.between(1, 3) as usize).collect();
+        if nodes == 1 {
+            workers[0] += 1;
+        }
+        let iters = rng.between(1, 24);
+        let mut stops = vec![iters];
+        for _ in 0..rng.below(4) {
+            stops.push(rng.between(1, iters));
+        }
+        stops.sort_unstable();
+        stops.dedup();
+        let compute = [1, 300, 5_000, 40_000][rng.below(4) as usize];
+        let speeds = workers
+            .iter()
+            .map(|k| (0..*k).map(|_| [1.0, 1.0, 1.3, 5.0][rng.below(4) as usize]).collect())
+            .collect();
+        let wishes = (0..rng.below(3))
+            .map(|_| {
+                let when = rng.below(iters * (compute + 2000));
+                (when, rng.below(nodes as u64) as usize, rng.chance(30))
+            })
+            .collect();
+        let delay = [1, 100, 3_000, 30_000][rng.below(4) as usize];
+        let buckets = rng.between(1, 4) as usize;
+        Setup { mode, seed, workers, buckets, iters, stops, compute, delay, speeds, wishes }
+    }
+}
+
+/// What waits in the heap.
+#[derive(Debug)]
+enum Due {
+    Machine(usize, Event),
+    /// A hogwild device pushes its `n`-th bucket.
+    Push { node: usize, device: usize, ticket: u64, nth: usize },
+    /// A hogwild device looks for a ticket.
+    Draw { node: usize, device: usize },
+    /// A sync device starts an iteration.
+    Iterate { node: usize, device: usize },
+    Wish(usize, bool),
+}
+
+pub(super) struct Node {
+    machine: Box<dyn Machine>,
+    z: Vec<Vec<Update>>,
+    f: Vec<Vec<Update>>,
+    a: Vec<Vec<Update>>,
+    /// Sums that have come and are not yet applied.
+    incoming: Vec<Option<Vec<Update>>>,
+    rho: f32,
+    tickets: VecDeque<u64>,
+    idle: Vec<bool>,
+    running: bool,
+    /// Buckets of sync's current iteration whose mean has come.
+    means: usize,
+    iter: u64,
+    go_on: bool,
+    stop: bool,
+    snapshot: bool,
+    /// Collectives posted so far on the data lane.
+    posted: u64,
+    drained: Vec<(u64, bool, bool)>,
+    steps: Vec<u64>,
+    progress: u64,
+    losses: BTreeMap<u64, u64>,
+    done: bool,
+}
+
+impl Node {
+    pub(super) fn updates(&self, bucket: usize) -> impl Iterator<Item = Update> + '_ {
+        self.z[bucket].iter().copied()
+    }
+}
+
+/// A sum between nodes in progress: bucket, loads, arrivals.
+type Exchange = (usize, Vec<Vec<Update>>, usize);
+
+pub(super) struct World {
+    setup: Setup,
+    rng: Rng,
+    now: u64,
+    order: u64,
+    heap: BinaryHeap<Reverse<(u64, u64)>>,
+    due: BTreeMap<u64, Due>,
+    nodes: Vec<Node>,
+    headers: BTreeMap<u64, Vec<Option<Header>>>,
+    sums: BTreeMap<u64, Exchange>,
+}
+
+impl World {
+    pub(super) fn run(setup: Setup) -> World {
+        let mut world = World::new(setup);
+        for node in 0..world.nodes.len() {
+            let to = world.setup.stops[0];
+            world.later(0, Due::Machine(node, Event::Begin { from: 0, to }));
+        }
+        for (when, node, stop) in world.setup.wishes.clone() {
+            world.later(when, Due::Wish(node, stop));
+        }
+        let mut turns = 0u64;
+        while let Some(Reverse((at, order))) = world.heap.pop() {
+            world.now = at;
+            let due = world.due.remove(&order).unwrap();
+            world.turn(due);
+            turns += 1;
+            assert!(turns < 5_000_000, "livelock with {:?}", world.setup);
+            if world.nodes.iter().all(|node| node.done) {
+                return world;
+            }
+        }
+        panic!("deadlock with {:?}", world.setup);
+    }
+
+    fn new(setup: Setup) -> World {
+        let nodes = (0..setup.workers.len())
+            .map(|rank| {
+                let (workers, buckets) = (setup.workers.clone(), setup.buckets);
+                Node {
+                    machine: machine(setup.mode, Job { rank, workers, buckets }),
+                    z: vec![Vec::new(); buckets],
+                    f: vec![Vec::new(); buckets],
+                    a: vec![Vec::new(); buckets],
+                    incoming: vec![None; buckets],
+                    rho: 0.0,
+                    tickets: VecDeque::new(),
+                    idle: vec![true; setup.workers[rank]],
+                    running: false,
+                    means: 0,
+                    iter: 0,
+                    go_on: false,
+                    stop: false,
+                    snapshot: false,
+                    posted: 0,
+                    drained: Vec::new(),
+                    steps: vec![0; setup.workers[rank]],
+                    progress: 0,
+                    losses: BTreeMap::new(),
+                    done: false,
+                }
+            })
+            .collect();
+        World {
+            rng: Rng::new(setup.seed ^ 0xABCD),
+            setup,
+            now: 0,
+            order: 0,
+            heap: BinaryHeap::new(),
+            due: BTreeMap::new(),
+            nodes,
+            headers: BTreeMap::new(),
+            sums: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn node(&self, node: usize) -> &Node {
+        &self.nodes[node]
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    pub(super) fn steps(&self) -> Vec<Vec<u64>> {
+        self.nodes.iter().map(|node| node.steps.clone()).collect()
+    }
+
+    fn replicas(&self) -> u64 {
+        self.setup.workers.iter().sum::<usize>() as u64
+    }
+
+    fn later(&mut self, delay: u64, due: Due) {
+        self.order += 1;
+        self.heap.push(Reverse((self.now + delay, self.order)));
+        self.due.insert(self.order, due);
+    }
+
+    fn delay(&mut self) -> u64 {
+        let most = self.setup.delay;
+        self.rng.between(most / 10, most)
+    }
+
+    fn step_time(&mut self, node: usize, device: usize) -> u64 {
+        let time = self.setup.compute as f64 * self.setup.speeds[node][device];
+        let jitter = self.rng.between(90, 110);
+        (time as u64) * jitter / 100
+    }
+
+    fn turn(&mut self, due: Due) {
+        match due {
+            Due::Machine(node, event) => self.event(node, event),
+            Due::Draw { node, device } => self.draw(node, device),
+            Due::Push { node, device, ticket, nth } => self.push(node, device, ticket, nth),
+            Due::Iterate { node, device } => self.iterate(node, device),
+            Due::Wish(node, true) => self.nodes[node].stop = true,
+            Due::Wish(node, false) => self.nodes[node].snapshot = true,
+        }
+    }
+
+    fn event(&mut self, node: usize, event: Event) {
+        let one = &mut self.nodes[node];
+        let now = Duration::from_micros(self.now);
+        let moment = Moment { now, stop: one.stop, snapshot: one.snapshot };
+        let mut actions = Vec::new();
+        one.machine.on(&moment, event, &mut actions);
+        for action in actions {
+            self.act(node, action);
+        }
+    }
+
+    fn act(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Run { from, .. } => {
+                self.nodes[node].running = true;
+                self.nodes[node].iter = from;
+                for device in 0..self.setup.workers[node] {
+                    if self.setup.mode == Mode::Sync {
+                        let delay = self.delay();
+                        self.later(delay, Due::Iterate { node, device });
+                    }
+                }
+            }
+            Action::Header(header) => self.post_header(node, header),
+            Action::Sum { bucket } => {
+                let iter = self.nodes[node].iter;
+                let (replicas, workers) = (self.replicas(), &self.setup.workers);
+                let first: usize = workers[..node].iter().sum();
+                let load = (first..first + workers[node])
+                    .map(|r| (iter * replicas + r as u64, 1.0))
+                    .collect();
+                self.post_sum(node, bucket, load);
+            }
+            Action::Swap { bucket } => {
+                let one = &mut self.nodes[node];
+                assert!(one.f[bucket].is_empty(), "two rounds of one bucket at once");
+                let load = std::mem::take(&mut one.a[bucket]);
+                one.f[bucket].clone_from(&load);
+                self.post_sum(node, bucket, load);
+            }
+            Action::Apply { bucket } => {
+                let one = &mut self.nodes[node];
+                one.f[bucket].clear();
+                one.z[bucket].extend(one.incoming[bucket].take().unwrap());
+            }
+            Action::Mean { bucket } => {
+                let one = &mut self.nodes[node];
+                one.means += 1;
+                one.z[bucket].extend(one.incoming[bucket].take().unwrap());
+            }
+            Action::Next { go_on } => self.next(node, go_on),
+            Action::Grant { first, count } => {
+                self.nodes[node].tickets.extend(first..first + count);
+                for device in 0..self.setup.workers[node] {
+                    let delay = self.delay() / 10;
+                    self.later(delay, Due::Draw { node, device });
+                }
+            }
+            Action::Rho(rho) => self.nodes[node].rho = rho,
+            Action::Park => {
+                let one = &self.nodes[node];
+                assert!(one.tickets.is_empty() && one.idle.iter().all(|idle| *idle));
+                for _ in 0..self.setup.workers[node] {
+                    let delay = self.delay();
+                    self.later(delay, Due::Machine(node, Event::Parked { iter: 0 }));
+                }
+            }
+            Action::WakeAt(at) => {
+                let delay = (at.as_micros() as u64).saturating_sub(self.now);
+                self.later(delay + 1, Due::Machine(node, Event::Timer));
+            }
+            Action::Loss(part) => {
+                *self.nodes[node].losses.entry(part.iter).or_default() += part.count;
+            }
+            Action::Progress(iter) => {
+                assert!(iter >= self.nodes[node].progress);
+                self.nodes[node].progress = iter;
+            }
+            Action::Drained { iter, stop, snapshot } => self.drained(node, iter, stop, snapshot),
+            Action::Broken { rank, cause } => panic!("rank {rank} {cause}: {:?}", self.setup),
+        }
+    }
+
+    fn post_header(&mut self, node: usize, header: Header) {
+        if header.snapshot {
+            self.nodes[node].snapshot = false;
+        }
+        let nodes = self.nodes.len();
+        let round = header.round;
+        let slot = self.headers.entry(round).or_insert_with(|| vec![None; nodes]);
+        slot[node] = Some(header);
+        if slot.iter().all(Option::is_some) {
+            let all: Vec<Header> =
+                self.headers.remove(&round).unwrap().into_iter().flatten().collect();
+            for node in 0..nodes {
+                let delay = self.delay();
+                self.later(delay, Due::Machine(node, Event::Headers(all.clone())));
+            }
+        }
+    }
+
+    fn post_sum(&mut self, node: usize, bucket: usize, load: Vec<Update>) {
+        let nodes = self.nodes.len();
+        let place = self.nodes[node].posted;
+        self.nodes[node].posted += 1;
+        let sum = self.sums.entry(place).or_insert_with(|| (bucket, vec![Vec::new(); nodes], 0));
+        assert_eq!(sum.0, bucket, "nodes post buckets in different orders");
+        sum.1[node] = load;
+        sum.2 += 1;
+        if sum.2 == nodes {
+            let (bucket, loads, _) = self.sums.remove(&place).unwrap();
+            let total: Vec<Update> = loads.concat();
+            for node in 0..nodes {
+                let delay = self.delay();
+                assert!(self.nodes[node].incoming[bucket].is_none(), "two rounds at once");
+                self.nodes[node].incoming[bucket] = Some(total.clone());
+                self.later(delay, Due::Machine(node, Event::Summed { bucket }));
+            }
+        }
+    }
+
+    fn draw(&mut self, node: usize, device: usize) {
+        if !self.nodes[node].idle[device] {
+            return;
+        }
+        if let Some(ticket) = self.nodes[node].tickets.pop_front() {
+            self.nodes[node].idle[device] = false;
+            self.nodes[node].steps[device] += 1;
+            let time = self.step_time(node, device);
+            self.later(time, Due::Push { node, device, ticket, nth: 0 });
+        }
+    }
+
+    fn push(&mut self, node: usize, device: usize, ticket: u64, nth: usize) {
+        let buckets = self.setup.buckets;
+        let alone = self.nodes.len() == 1;
+        let one = &mut self.nodes[node];
+        let bucket = (device + nth) % buckets;
+        let rho = one.rho;
+        let to = if alone { &mut one.z } else { &mut one.a };
+        to[bucket].push((ticket, rho));
+        if nth + 1 < buckets {
+            let gap = self.rng.below(self.setup.delay / 4 + 1);
+            self.later(gap, Due::Push { node, device, ticket, nth: nth + 1 });
+            return;
+        }
+        one.idle[device] = true;
+        let sample = Some(Sample { loss: 1.0, outputs: Vec::new() });
+        let mail = self.rng.below(self.setup.delay / 10 + 1);
+        self.later(mail, Due::Machine(node, Event::Finished { ticket, sample }));
+        self.later(0, Due::Draw { node, device });
+    }
+
+    fn iterate(&mut self, node: usize, device: usize) {
+        self.nodes[node].steps[device] += 1;
+        let mut at = self.step_time(node, device);
+        for bucket in 0..self.setup.buckets {
+            self.later(at, Due::Machine(node, Event::Gradient { bucket }));
+            at += self.rng.below(self.setup.delay / 4 + 1);
+        }
+        let iter = self.nodes[node].iter;
+        let sample = Some(Sample { loss: 1.0, outputs: Vec::new() });
+        self.later(at, Due::Machine(node, Event::Computed { local: device, iter, sample }));
+    }
+
+    fn next(&mut self, node: usize, go_on: bool) {
+        let one = &mut self.nodes[node];
+        assert_eq!(one.means, self.setup.buckets, "an iteration ended without all buckets");
+        (one.means, one.go_on) = (0, go_on);
+        one.iter += 1;
+        for device in 0..self.setup.workers[node] {
+            let delay = self.delay() / 10;
+            if go_on {
+                self.later(delay, Due::Iterate { node, device });
+            } else {
+                self.later(delay, Due::Machine(node, Event::Parked { iter: 0 }));
+            }
+        }
+    }
+
+    fn drained(&mut self, node: usize, iter: u64, stop: bool, snapshot: bool) {
+        let iters = self.setup.iters;
+        let next = self.setup.stops.iter().copied().find(|to| *to > iter);
+        let one = &mut self.nodes[node];
+        assert!(one.a.iter().chain(&one.f).all(Vec::is_empty), "updates left after a drain");
+        assert_eq!(one.progress, iter, "progress does not tell of all finished tickets");
+        one.drained.push((iter, stop, snapshot));
+        match next.filter(|_| !stop && iter < iters) {
+            Some(to) => {
+                let delay = self.delay();
+                self.later(delay, Due::Machine(node, Event::Begin { from: iter, to }));
+            }
+            None => one.done = true,
+        }
+    }
+
+    /// All nodes drained at the same points, and every loss has been told.
+    fn check_common(&self) -> u64 {
+        let first = &self.nodes[0];
+        let replicas = self.replicas();
+        let last = first.drained.last().unwrap().0;
+        let stopped = self.setup.wishes.iter().any(|wish| wish.2);
+        assert!(stopped || last == self.setup.iters, "{:?}", self.setup);
+        for node in &self.nodes {
+            assert_eq!(node.drained, first.drained, "{:?}", self.setup);
+            assert_eq!(node.losses.len() as u64, last);
+            assert!(node.losses.values().all(|count| *count == replicas));
+        }
+        last
+    }
+
+    pub(super) fn check_sync(&self) {
+        let last = self.check_common();
+        let expected: Vec<Update> = (0..last * self.replicas()).map(|t| (t, 1.0)).collect();
+        for node in &self.nodes {
+            for bucket in &node.z {
+                assert_eq!(bucket, &expected, "{:?}", self.setup);
+            }
+            assert!(node.steps.iter().all(|steps| *steps == last));
+        }
+    }
+
+    pub(super) fn check_hogwild(&self) {
+        let last = self.check_common();
+        let tickets = last * self.replicas();
+        for node in &self.nodes {
+            for (bucket, updates) in node.z.iter().enumerate() {
+                assert_eq!(updates, &self.nodes[0].z[bucket], "{:?}", self.setup);
+                let mut seen: Vec<u64> = updates.iter().map(|update| update.0).collect();
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..tickets), "{:?}", self.setup);
+                let most = 1.0 / self.replicas() as f32;
+                assert!(updates.iter().all(|(_, rho)| *rho > 0.0 && *rho <= most));
+            }
+            assert_eq!(node.steps.len(), node.idle.len());
+        }
+        let steps: u64 = self.nodes.iter().flat_map(|node| &node.steps).sum();
+        assert_eq!(steps, tickets);
+    }
+}

@@ -1,0 +1,152 @@
+//! Rings as a Chrome trace-event file, which Perfetto and `chrome://tracing` open.
+//!
+//! The file is complete whatever happened: ends whose start has left the ring are dropped,
+//! starts without an end are closed at the moment of writing.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::ring::{Event, Phase};
+use super::{Kind, NO_ITER, Tracer, Traces};
+
+/// Writes `DIR/trace-rank-N.json`, through a temporary file.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub(crate) fn write(
+    traces: &Traces,
+    dir: &Path,
+    rank: usize,
+    host: &str,
+) -> Result<PathBuf, String> {
+    let path = dir.join(format!("trace-rank-{rank}.json"));
+    let partial = dir.join(format!(".trace-rank-{rank}.json.partial"));
+    let written = std::fs::create_dir_all(dir)
+        .and_then(|()| File::create(&partial))
+        .and_then(|file| write_to(&mut BufWriter::new(file), traces, rank, host))
+        .and_then(|()| std::fs::rename(&partial, &path));
+    match written {
+        Ok(()) => Ok(path),
+        Err(error) => Err(format!("cannot write the trace {}: {error}", path.display())),
+    }
+}
+
+fn write_to(out: &mut impl Write, traces: &Traces, rank: usize, host: &str) -> std::io::Result<()> {
+    let now = traces.epoch.elapsed().as_nanos() as u64;
+    let names = traces.names.lock().clone();
+    let process = format!("rank {rank} ({host})");
+    let first = json!({"ph": "M", "pid": rank, "tid": 0, "name": "process_name",
+        "args": {"name": process}});
+    write!(out, "{{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{first}")?;
+    for (tid, lane) in traces.lanes.lock().iter().enumerate() {
+        let title = json!({"ph": "M", "pid": rank, "tid": tid, "name": "thread_name",
+            "args": {"name": lane.0.title}});
+        write!(out, ",\n{title}")?;
+        for value in lane_events(lane, &names, rank, tid, now) {
+            write!(out, ",\n{value}")?;
+        }
+    }
+    out.write_all(b"\n]}\n")?;
+    out.flush()
+}
+
+fn lane_events(lane: &Tracer, names: &[String], pid: usize, tid: usize, now: u64) -> Vec<Value> {
+    let events = lane.0.ring.lock().ordered();
+    let mut values = Vec::with_capacity(events.len());
+    let mut nested: Vec<Event> = Vec::new();
+    let mut overlapping: Vec<Event> = Vec::new();
+    for event in events {
+        match event.phase {
+            Phase::Begin => nested.push(event),
+            Phase::End => {
+                if let Some(begin) = nested.pop() {
+                    values.push(complete(&begin, event.at, names, pid, tid));
+                }
+            }
+            Phase::Open => overlapping.push(event),
+            Phase::Close => {
+                let same = |open: &Event| open.kind == event.kind && open.name == event.name;
+                if let Some(place) = overlapping.iter().position(same) {
+                    values.extend(pair(&overlapping.swap_remove(place), event.at, pid, tid));
+                }
+            }
+        }
+    }
+    values.extend(nested.iter().map(|begin| complete(begin, now, names, pid, tid)));
+    values.extend(overlapping.iter().flat_map(|open| pair(open, now, pid, tid)));
+    values
+}
+
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
+}
+
+fn args(event: &Event) -> Value {
+    if event.iter == NO_ITER { json!({}) } else { json!({"iter": event.iter}) }
+}
+
+/// A nested span as one "complete" event.
+fn complete(begin: &Event, end: u64, names: &[String], pid: usize, tid: usize) -> Value {
+    let layer = names.get(begin.name as usize).filter(|_| begin.kind == Kind::Layer);
+    let name = layer.map_or(begin.kind.name(), String::as_str);
+    json!({"ph": "X", "pid": pid, "tid": tid, "name": name, "cat": begin.kind.name(),
+        "ts": micros(begin.at), "dur": micros(end.saturating_sub(begin.at)), "args": args(begin)})
+}
+
+/// An overlapping span as a pair of asynchronous events.
+fn pair(open: &Event, end: u64, pid: usize, tid: usize) -> [Value; 2] {
+    let name = format!("{} {}", open.kind.name(), open.name);
+    let one = |phase: &str, at: u64| {
+        json!({"ph": phase, "pid": pid, "tid": tid, "name": name, "cat": open.kind.name(),
+            "id": format!("{}-{}-{}", pid, open.kind.name(), open.name),
+            "ts": micros(at), "args": args(open)})
+    };
+    [one("b", open.at), one("e", end)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_lost_starts_and_open_spans_is_complete() {
+        let traces = Traces { capacity: 5, ..Traces::new(true, true) };
+        let tracer = traces.lane("device 0");
+        let conv = tracer.name("conv\"1\"");
+        tracer.set_iter(3);
+        let lost = tracer.span(Kind::Compute);
+        drop(tracer.span(Kind::WaitBatch));
+        let _open = tracer.span(Kind::Forward);
+        drop(lost);
+        drop(tracer.layer(conv));
+        tracer.open(Kind::Exchange, 7);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(&traces, dir.path(), 1, "here").unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let events = json["traceEvents"].as_array().unwrap();
+        let named = |name: &str| events.iter().find(|e| e["name"] == name);
+        assert!(named("conv\"1\"").is_some_and(|e| e["ph"] == "X" && e["args"]["iter"] == 3));
+        assert!(named("thread_name").is_some());
+        assert_eq!(events.iter().filter(|e| e["name"] == "exchange 7").count(), 2);
+        for event in events.iter().filter(|e| e["ph"] == "X") {
+            assert!(event["dur"].as_f64().unwrap() >= 0.0);
+        }
+    }
+
+    #[test]
+    fn an_event_is_cheap() {
+        let tracer = Tracer::detached("bench");
+        let start = std::time::Instant::now();
+        for _ in 0..100_000 {
+            drop(tracer.span(Kind::Read));
+        }
+        let each = start.elapsed().as_nanos() / 200_000;
+        println!("{each} ns an event");
+        assert!(each < 20_000, "an event costs {each} ns");
+    }
+}

@@ -1,0 +1,135 @@
+//! The first exchange of a job: who is there, with how many device actors, and whether all want
+//! the same.
+
+use std::time::Duration;
+
+use super::{Done, Op, Transport};
+use crate::config::{Identity, MAX_IDENTITIES};
+use crate::fault::{Fault, Halt, Origin, Post};
+
+/// Words of a host name.
+const HOST_WORDS: usize = 8;
+const FIXED: usize = 3;
+const WORDS: usize = FIXED + MAX_IDENTITIES + HOST_WORDS;
+
+/// What a node says first.
+#[derive(Clone, Debug)]
+pub(crate) struct Hello {
+    /// Device actors of this node.
+    pub(crate) workers: usize,
+    /// Hash of mode and schedule.
+    pub(crate) config: u64,
+    /// What else must be equal.
+    pub(crate) identities: Vec<Identity>,
+    /// Name of this host.
+    pub(crate) host: String,
+}
+
+/// What all nodes know afterwards.
+#[derive(Clone, Debug)]
+pub(crate) struct Meeting {
+    /// This node's rank.
+    pub(crate) rank: usize,
+    /// Host of each rank.
+    pub(crate) hosts: Vec<String>,
+    /// Device actors of each rank.
+    pub(crate) workers: Vec<usize>,
+    /// Name of the transport.
+    pub(crate) transport: String,
+}
+
+impl Meeting {
+    /// Number of nodes.
+    pub(crate) fn nodes(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// R, the number of replicas in the job.
+    pub(crate) fn replicas(&self) -> usize {
+        self.workers.iter().sum()
+    }
+
+    /// Index in the job of a rank's first replica.
+    pub(crate) fn first_replica(&self, rank: usize) -> usize {
+        self.workers[..rank].iter().sum()
+    }
+}
+
+impl Hello {
+    fn encode(&self) -> Vec<u64> {
+        let mut words = vec![self.workers as u64, self.config, self.identities.len() as u64];
+        words.extend(self.identities.iter().take(MAX_IDENTITIES).map(|identity| identity.hash));
+        words.resize(FIXED + MAX_IDENTITIES, 0);
+        let mut name = [0u8; 8 * HOST_WORDS];
+        for (to, from) in name.iter_mut().zip(self.host.bytes()) {
+            *to = from;
+        }
+        let mut word = [0; 8];
+        for bytes in name.chunks_exact(8) {
+            word.copy_from_slice(bytes);
+            words.push(u64::from_le_bytes(word));
+        }
+        words
+    }
+
+    /// What rank `rank`'s words differ in from rank 0's, in words.
+    fn difference(&self, first: &[u64], other: &[u64]) -> Option<String> {
+        if first[1] != other[1] {
+            return Some("the mode or the schedule (max_iter, display, test, snapshot)".into());
+        }
+        if first[2] != other[2] {
+            return Some("the number of files and settings compared".into());
+        }
+        let pairs = first[FIXED..].iter().zip(&other[FIXED..]).take(MAX_IDENTITIES);
+        let place = pairs.enumerate().find(|(_, (a, b))| a != b)?.0;
+        let what = self.identities.get(place).map(|identity| identity.what.clone());
+        Some(what.unwrap_or_else(|| format!("setting {place}")))
+    }
+}
+
+fn host_of(words: &[u64]) -> String {
+    let bytes: Vec<u8> = words[FIXED + MAX_IDENTITIES..]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .take_while(|byte| *byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Exchanges hellos and compares them.
+pub(super) fn meet(
+    transport: &mut dyn Transport,
+    hello: &Hello,
+    post: &Post,
+) -> Result<Meeting, Halt> {
+    transport.post(Op::Header { words: hello.encode() })?;
+    let mut done = Vec::new();
+    let words = loop {
+        transport.poll(&mut done)?;
+        if let Some(Done::Headers { words }) = done.pop() {
+            break words;
+        }
+        if post.alarm.raised() {
+            return Err(Halt::Stopped);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    };
+    let all: Vec<&[u64]> = words.chunks_exact(WORDS).collect();
+    let hosts: Vec<String> = all.iter().map(|words| host_of(words)).collect();
+    for (rank, other) in all.iter().enumerate() {
+        if let Some(what) = hello.difference(all[0], other) {
+            let cause = format!(
+                "differs from rank 0 (host {}) in {what}; all ranks must be given the same",
+                hosts[0]
+            );
+            let (host, origin) = (hosts[rank].clone(), Origin::Agreed);
+            return Err(Halt::Fault(Fault { rank, host, origin, ..post.fault(cause) }));
+        }
+    }
+    Ok(Meeting {
+        rank: transport.rank(),
+        workers: all.iter().map(|words| words[0] as usize).collect(),
+        hosts,
+        transport: transport.describe(),
+    })
+}

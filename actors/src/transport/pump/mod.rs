@@ -1,0 +1,321 @@
+//! The pump: the plain thread that owns the transport.
+//!
+//! It connects, makes every call into the transport (every MPI call of the process but one, the
+//! watchdog's abort) and finalises, so MPI needs no more than `Funneled`. It never waits inside
+//! a call: while operations are open it looks after them every 150 µs, else it sleeps until
+//! there is something to do. It also keeps the heartbeats.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::{Beat, Done, Op, Transport};
+use crate::config::Launch;
+use crate::fault::{Alarm, Fault, Halt, Origin, Post, enter, guarded};
+use crate::trace::{Kind, Tracer};
+
+mod hello;
+
+pub(crate) use hello::{Hello, Meeting};
+
+/// How often open operations are looked after.
+const POLL: Duration = Duration::from_micros(150);
+/// How long a pump without open operations sleeps: how late it notices a fault.
+const NAP: Duration = Duration::from_millis(20);
+/// How often peers hear from each other.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a failing node goes on so that its peers hear why.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long a failing node waits for its own thread to print and to write the trace.
+const RELEASE: Duration = Duration::from_millis(1500);
+/// Operations and completions that can lie in the channels; far more than are ever open.
+const DEPTH: usize = 4096;
+
+/// To the pump.
+enum Command {
+    Op(Op),
+    /// Whom to wake when something has finished.
+    Attach(Box<dyn Fn() + Send>),
+    /// All work is done on all nodes: leave in order.
+    Finish,
+    /// The fault has been printed: end the job.
+    Release,
+}
+
+/// A completion, or a line for the log.
+pub(crate) enum News {
+    Done(Done),
+    Warning(String),
+}
+
+/// The handle of the pump thread.
+pub(crate) struct Pump {
+    commands: Sender<Command>,
+    news: Receiver<News>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sends operations to the pump and takes their completions.
+#[derive(Clone)]
+pub(crate) struct Line {
+    commands: Sender<Command>,
+    news: Receiver<News>,
+}
+
+impl Line {
+    /// Starts an operation.
+    pub(crate) fn post(&self, op: Op) -> Result<(), Halt> {
+        // The pump is gone only after a fault.
+        self.commands.try_send(Command::Op(op)).map_err(|_| Halt::Stopped)
+    }
+
+    /// The next completion, if there is one.
+    pub(crate) fn next(&self) -> Option<News> {
+        self.news.try_recv().ok()
+    }
+}
+
+impl Pump {
+    /// The communicator's end.
+    pub(crate) fn line(&self) -> Line {
+        Line { commands: self.commands.clone(), news: self.news.clone() }
+    }
+
+    /// Sets whom to wake when something has finished.
+    pub(crate) fn attach(&self, wake: Box<dyn Fn() + Send>) {
+        drop(self.commands.send(Command::Attach(wake)));
+    }
+
+    /// Leaves in order; waits for all nodes to do so.
+    pub(crate) fn finish(mut self) {
+        drop(self.commands.send(Command::Finish));
+        self.join();
+    }
+
+    /// Ends the whole job after a fault that has been printed; with MPI and several ranks this
+    /// does not return.
+    pub(crate) fn release(mut self) {
+        drop(self.commands.send(Command::Release));
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic of the pump has raised the alarm already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Starts the pump and waits until all nodes have met.
+///
+/// # Errors
+/// The transport cannot be had, or a rank differs from rank 0 in what must be equal.
+pub(crate) fn start(
+    launch: Launch,
+    hello: Hello,
+    stall_warning: Duration,
+    post: Post,
+) -> Result<(Pump, Meeting), Fault> {
+    let (commands, inbox) = bounded(DEPTH);
+    let (outbox, news) = bounded(DEPTH);
+    let (met, meeting) = bounded(1);
+    let here = post.clone();
+    let body = move || {
+        enter(Some(here.clone()));
+        guarded(&here, || {
+            let span = here.tracer.span(Kind::Start);
+            let mut transport = connect(launch)?;
+            let meeting = hello::meet(transport.as_mut(), &hello, &here)?;
+            let peers = transport.size();
+            drop(met.send(meeting));
+            drop(span);
+            let pump = Running {
+                heard: vec![Instant::now(); peers],
+                warned: vec![false; peers],
+                stall_warning,
+                transport,
+                inbox,
+                outbox,
+                wake: None,
+                tracer: here.tracer.clone(),
+                alarm: here.alarm.clone(),
+                done: Vec::new(),
+                beats: Vec::new(),
+                last_beat: Instant::now(),
+            };
+            pump.run(&here)
+        });
+        enter(None);
+    };
+    let thread = std::thread::Builder::new()
+        .name("pump".into())
+        .spawn(body)
+        .map_err(|error| post.fault(format!("cannot start the pump thread: {error}")))?;
+    let pump = Pump { commands, news, thread: Some(thread) };
+    match meeting.recv() {
+        Ok(meeting) => Ok((pump, meeting)),
+        Err(_) => {
+            let fault = post.alarm.fault();
+            Err(fault.unwrap_or_else(|| post.fault("the pump thread ended while connecting")))
+        }
+    }
+}
+
+fn connect(launch: Launch) -> Result<Box<dyn Transport>, String> {
+    match super::launch::resolve(launch)? {
+        super::launch::Resolved::InProcess(node) => Ok(Box::new(node.connect())),
+        #[cfg(feature = "mpi")]
+        super::launch::Resolved::Mpi => Ok(Box::new(super::mpi::Mpi::connect()?)),
+    }
+}
+
+struct Running {
+    transport: Box<dyn Transport>,
+    inbox: Receiver<Command>,
+    outbox: Sender<News>,
+    wake: Option<Box<dyn Fn() + Send>>,
+    tracer: Tracer,
+    alarm: Arc<Alarm>,
+    done: Vec<Done>,
+    beats: Vec<(usize, Beat)>,
+    last_beat: Instant,
+    heard: Vec<Instant>,
+    warned: Vec<bool>,
+    stall_warning: Duration,
+}
+
+impl Running {
+    fn run(mut self, post: &Post) -> Result<(), Halt> {
+        match self.serve() {
+            Ok(()) => {
+                self.transport.finish()?;
+                Ok(())
+            }
+            Err(halt) => {
+                post.report(halt);
+                self.end_badly();
+                Ok(())
+            }
+        }
+    }
+
+    /// Until told to finish.
+    fn serve(&mut self) -> Result<(), Halt> {
+        loop {
+            let pause = if self.transport.open() { POLL } else { NAP };
+            match self.inbox.recv_timeout(pause) {
+                Ok(command) => {
+                    if self.take(command)? {
+                        return Ok(());
+                    }
+                    while let Ok(command) = self.inbox.try_recv() {
+                        if self.take(command)? {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Halt::Stopped),
+            }
+            self.turn()?;
+            if self.alarm.raised() {
+                return Err(Halt::Stopped);
+            }
+        }
+    }
+
+    /// Carries out one command; true when it was the last.
+    fn take(&mut self, command: Command) -> Result<bool, Halt> {
+        match command {
+            Command::Op(op) => {
+                if let Op::Sum { id, .. } = &op {
+                    self.tracer.open(Kind::Exchange, *id as u32);
+                }
+                self.transport.post(op)?;
+            }
+            Command::Attach(wake) => self.wake = Some(wake),
+            Command::Finish => return Ok(true),
+            Command::Release => {}
+        }
+        Ok(false)
+    }
+
+    /// One look at everything.
+    fn turn(&mut self) -> Result<(), Halt> {
+        self.transport.poll(&mut self.done)?;
+        let mut news = !self.done.is_empty();
+        for done in self.done.drain(..) {
+            if let Done::Sum { id, .. } = &done {
+                self.tracer.close(Kind::Exchange, *id as u32);
+            }
+            if self.outbox.try_send(News::Done(done)).is_err() {
+                return Err("the communicator takes no completions".to_owned().into());
+            }
+        }
+        if self.transport.size() > 1 {
+            news |= self.keep_in_touch()?;
+        }
+        if let (true, Some(wake)) = (news, &self.wake) {
+            wake();
+        }
+        Ok(())
+    }
+
+    /// Heartbeats: sends, listens, and names the silent; true when there is something to log.
+    fn keep_in_touch(&mut self) -> Result<bool, Halt> {
+        let now = Instant::now();
+        self.transport.heard(&mut self.beats)?;
+        for (rank, beat) in self.beats.drain(..) {
+            self.heard[rank] = now;
+            self.warned[rank] = false;
+            if let Beat::Fault(fault) = beat {
+                return Err(Halt::Fault(Fault { origin: Origin::Remote, ..fault }));
+            }
+        }
+        if now - self.last_beat < BEAT {
+            return Ok(false);
+        }
+        self.last_beat = now;
+        self.transport.beat(&Beat::Alive)?;
+        let mut news = false;
+        let me = self.transport.rank();
+        for peer in self.transport.peers() {
+            let silent = now - self.heard[peer];
+            if peer != me && silent > self.stall_warning && !self.warned[peer] {
+                self.warned[peer] = true;
+                let text = format!("rank {peer} has been silent for {} s", silent.as_secs());
+                news |= self.outbox.try_send(News::Warning(text)).is_ok();
+            }
+        }
+        Ok(news)
+    }
+
+    /// Tells the peers why, gives this process time to print, and ends the job.
+    fn end_badly(&mut self) {
+        let start = Instant::now();
+        if self.transport.size() > 1
+            && let Some(fault) = self.alarm.fault().filter(|fault| fault.origin == Origin::Own)
+        {
+            drop(self.transport.beat(&Beat::Fault(fault)));
+        }
+        let mut released = false;
+        while start.elapsed() < RELEASE && !(released && start.elapsed() >= LAST_WORDS) {
+            match self.inbox.recv_timeout(Duration::from_millis(1)) {
+                Ok(Command::Release) | Err(RecvTimeoutError::Disconnected) => released = true,
+                _ => {}
+            }
+            // Beats move only while the library is called; whatever else it says is moot now.
+            drop(self.transport.poll(&mut self.done));
+            self.done.clear();
+            drop(self.transport.heard(&mut self.beats));
+            self.beats.clear();
+            if self.transport.size() == 1 && released {
+                break;
+            }
+        }
+        self.transport.abort();
+    }
+}
