@@ -65,6 +65,9 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// Some actor of the job failed, here or on another rank.
+    #[error(transparent)]
+    Fault(Box<caffe_actors::Fault>),
     /// A setting, file content or request that cannot be honoured; the text says which and why.
     #[error("{0}")]
     Invalid(String),

@@ -118,7 +118,7 @@ mod tests {
     fn numbers_look_as_in_cpp() {
         let g = |x: f32| G(x).to_string();
         assert_eq!(g(0.001), "0.001");
-        assert_eq!(g(2.302_585), "2.30259");
+        assert_eq!(g(std::f32::consts::LN_10), "2.30259");
         assert_eq!(g(1e-5), "1e-05");
         assert_eq!(g(0.0), "0");
         assert_eq!(g(100.0), "100");

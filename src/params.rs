@@ -59,6 +59,8 @@ pub struct Param {
     pub decay_mult: f32,
     /// Maintained by its layer or fixed (lr_mult 0): outside the solver's reach.
     pub statistic: bool,
+    /// Maintained by its layer's forward pass (BatchNorm): averaged over replicas.
+    pub maintained: bool,
 }
 
 /// Parameter values and gradients of one replica.
@@ -98,6 +100,7 @@ impl ParamArena {
                 lr_mult: d.spec.lr_mult(),
                 decay_mult: d.spec.decay_mult(),
                 statistic: d.def.statistic || d.spec.lr_mult() == 0.0,
+                maintained: d.def.statistic,
             })
             .collect();
         let mut at = 0;

@@ -13,6 +13,7 @@ mod split;
 mod weights;
 
 pub use build::{NetOptions, Origin};
+pub use filter::is_included;
 pub use weights::CopyReport;
 
 use caffe_proto::{LayerParameter, Phase};
@@ -44,6 +45,17 @@ pub trait Watch {
     fn after(&mut self, _pass: Pass, _index: usize, _params: &mut ParamArena) -> Result<()> {
         Ok(())
     }
+}
+
+/// One number of a net's outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Blob it belongs to.
+    pub name: String,
+    /// The number.
+    pub value: f32,
+    /// Weight of the blob in the loss; 0 for scores.
+    pub loss_weight: f32,
 }
 
 /// Watches nothing.
@@ -321,20 +333,31 @@ impl Net {
         Ok(())
     }
 
-    /// A line per output blob and value, as Caffe counts and displays them: name, value, loss
-    /// weight of the blob.
+    /// The outputs value by value, as Caffe counts and displays them.
     ///
     /// # Errors
     /// A conversion that fails.
-    pub fn output_values(&mut self) -> Result<Vec<(String, f32, f32)>> {
-        let mut values = Vec::new();
+    pub fn output_values(&mut self) -> Result<Vec<Value>> {
+        let mut values = self.output_names();
+        let mut at = 0;
         for i in 0..self.outputs.len() {
-            let id = self.outputs[i];
-            let weight = self.loss_weight_of(id);
-            let name = self.store.blobs[id].name.clone();
-            values.extend(self.data(id)?.iter().map(|&v| (name.clone(), v, weight)));
+            for &value in self.data(self.outputs[i])? {
+                values[at].value = value;
+                at += 1;
+            }
         }
         Ok(values)
+    }
+
+    /// Names and loss weights of the outputs, value by value; the values are 0.
+    pub fn output_names(&self) -> Vec<Value> {
+        let of = |&id: &BlobId| {
+            let blob = &self.store.blobs[id];
+            let loss_weight = self.loss_weight_of(id);
+            let value = Value { name: blob.name.clone(), value: 0.0, loss_weight };
+            std::iter::repeat_n(value, blob.shape.count())
+        };
+        self.outputs.iter().flat_map(of).collect()
     }
 
     fn loss_weight_of(&self, id: BlobId) -> f32 {

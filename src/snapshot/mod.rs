@@ -47,6 +47,31 @@ pub struct Resumed {
     pub sidecar: Option<Sidecar>,
 }
 
+impl Resumed {
+    /// Reads where a state stood, without a net.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or no solver state.
+    pub fn peek(state_path: &Path) -> Result<Resumed> {
+        Ok(Self::of(&read_state(state_path)?, state_path)?)
+    }
+
+    fn of(state: &SolverState, state_path: &Path) -> Result<Resumed> {
+        let iter = state.iter().max(0) as u64;
+        Ok(Resumed { iter, sidecar: Sidecar::read_beside(state_path, iter)? })
+    }
+}
+
+fn read_state(path: &Path) -> Result<SolverState> {
+    let state: SolverState = read_binary_file(path)?;
+    ensure!(
+        state.iter.is_some() || !state.history.is_empty(),
+        "{}: this is not a solver state; give a .solverstate file",
+        path.display()
+    );
+    Ok(state)
+}
+
 /// Makes sure, before any training, that snapshots can be written under a prefix: creates the
 /// folder and, for a moment, a file in it.
 ///
@@ -107,12 +132,7 @@ pub fn write(solver: &mut Solver, prefix: &str, iter: u64, history: Option<&[f32
 /// Missing or damaged files, another net, or a state of another kind of solver. The solver is
 /// unchanged unless everything fits.
 pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
-    let state: SolverState = read_binary_file(state_path)?;
-    ensure!(
-        state.iter.is_some() || !state.history.is_empty(),
-        "{}: this is not a solver state; give a .solverstate file",
-        state_path.display()
-    );
+    let state = read_state(state_path)?;
     let (net, optimizer) = solver.parts();
     let kept = optimizer.histories().len();
     let params = net.arena().params().to_vec();
@@ -145,8 +165,7 @@ pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
             }
         }
     }
-    let iter = state.iter().max(0) as u64;
-    Ok(Resumed { iter, sidecar: Sidecar::read_beside(state_path, iter)? })
+    Resumed::of(&state, state_path)
 }
 
 /// The model a state belongs to: the named one, or its namesake beside the state when files have

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
-use super::replica::{Solver, Value};
+use super::replica::Solver;
 use crate::Result;
 use super::feeds::Feeds;
 use crate::device::Step;
-use crate::net::Unwatched;
+use crate::net::{Unwatched, Value};
 
 /// What the loop tells its caller.
 pub trait Progress {

@@ -2,8 +2,9 @@
 
 use caffe_proto::{LayerParameter, Phase};
 
+use super::nets::{NetPlan, NetPlans};
 use crate::data::{Batch, DataSource};
-use crate::net::Net;
+use crate::net::is_included;
 use crate::{Error, Result};
 
 /// The data layers of one net, in net order.
@@ -16,13 +17,24 @@ pub struct DataLayers {
 }
 
 impl DataLayers {
-    /// The data layers of a net.
-    pub fn of(net: &Net) -> Self {
-        let layer = |i: usize| net.layers()[i].param.clone();
-        DataLayers {
-            phase: net.phase(),
-            layers: net.data_layers().into_iter().map(layer).collect(),
+    /// The data layers of a net, in net order, without building it.
+    ///
+    /// # Errors
+    /// A layer with contradictory include and exclude rules.
+    pub fn of(plan: &NetPlan) -> Result<Self> {
+        let mut layers = Vec::new();
+        for layer in &plan.param.layer {
+            if layer.r#type() == "Data" && is_included(layer, &plan.state)? {
+                layers.push(layer.clone());
+            }
         }
+        Ok(DataLayers { phase: plan.state.phase(), layers })
+    }
+
+    /// Records in a batch of the first data layer; 0 for a net without one.
+    pub fn batch_size(&self) -> u64 {
+        let data = self.layers.first().and_then(|l| l.data_param.as_ref());
+        data.map_or(0, |d| d.batch_size().into())
     }
 
     /// Opens their sources.
@@ -79,10 +91,11 @@ impl Feeds {
     ///
     /// # Errors
     /// A database that cannot be read.
-    pub fn open(train: &Net, tests: &[Net], seed: u64) -> Result<Self> {
+    pub fn open(nets: &NetPlans, seed: u64) -> Result<Self> {
+        let open = |plan: &NetPlan| DataLayers::of(plan)?.open(seed);
         Ok(Feeds {
-            train: DataLayers::of(train).open(seed)?,
-            tests: tests.iter().map(|n| DataLayers::of(n).open(seed)).collect::<Result<_>>()?,
+            train: open(&nets.train)?,
+            tests: nets.test.iter().map(open).collect::<Result<_>>()?,
             batches: Vec::new(),
         })
     }

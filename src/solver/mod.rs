@@ -18,4 +18,5 @@ pub use feeds::{DataLayers, Feeds, Source};
 pub use lr_policy::LrPolicy;
 pub use nets::{NetPlan, NetPlans};
 pub use optimizer::Optimizer;
-pub use replica::{Solver, SolverOptions, Value};
+pub use crate::net::Value;
+pub use replica::{Solver, SolverOptions};

@@ -6,7 +6,7 @@ use super::nets::{NetPlan, NetPlans};
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::device::Step;
-use crate::net::{Net, NetOptions, Unwatched, Watch};
+use crate::net::{Net, NetOptions, Unwatched, Value, Watch};
 use crate::{Error, Result, ensure};
 
 /// How a replica computes.
@@ -18,17 +18,6 @@ pub struct SolverOptions {
     pub exact: bool,
     /// Seed of fillers, dropout and augmentation.
     pub seed: u64,
-}
-
-/// One number of a net's outputs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Value {
-    /// Blob it belongs to.
-    pub name: String,
-    /// The number.
-    pub value: f32,
-    /// Weight of the blob in the loss; 0 for scores.
-    pub loss_weight: f32,
 }
 
 /// Train net, test nets and optimizer on one device.
@@ -78,9 +67,34 @@ impl Solver {
         &self.net
     }
 
-    /// The test nets.
-    pub fn test_nets(&mut self) -> &mut [Net] {
-        &mut self.test_nets
+    /// The test nets, for looking only.
+    pub fn tests(&self) -> &[Net] {
+        &self.test_nets
+    }
+
+    /// Floats of all histories together.
+    pub fn history_len(&self) -> usize {
+        self.optimizer.histories().iter().map(|h| h.len()).sum()
+    }
+
+    /// Replaces the histories, given one after the other.
+    ///
+    /// # Errors
+    /// When their length is another.
+    pub fn set_histories(&mut self, flat: &[f32]) -> Result<()> {
+        ensure!(
+            flat.len() == self.history_len(),
+            "a history of {} values cannot be taken by a solver that keeps {}",
+            flat.len(),
+            self.history_len()
+        );
+        let mut rest = flat;
+        for history in self.optimizer.histories_mut() {
+            let (own, more) = rest.split_at(history.len());
+            history.copy_from_slice(own);
+            rest = more;
+        }
+        Ok(())
     }
 
     /// The optimizer.
@@ -159,7 +173,7 @@ impl Solver {
     /// # Errors
     /// A conversion that fails.
     pub fn train_values(&mut self) -> Result<Vec<Value>> {
-        values(&mut self.net)
+        self.net.output_values()
     }
 
     /// Outputs of one test batch with the present weights, and its loss.
@@ -176,7 +190,7 @@ impl Solver {
         let test_net = &mut self.test_nets[net];
         feed(test_net, batches);
         let loss = test_net.forward()?;
-        Ok((values(test_net)?, loss))
+        Ok((test_net.output_values()?, loss))
     }
 }
 
@@ -208,10 +222,4 @@ fn feed(net: &mut Net, batches: &mut [Batch]) {
     for (layer, batch) in layers.into_iter().zip(batches) {
         net.feed(layer, batch);
     }
-}
-
-fn values(net: &mut Net) -> Result<Vec<Value>> {
-    let values = net.output_values()?;
-    let value = |(name, value, loss_weight)| Value { name, value, loss_weight };
-    Ok(values.into_iter().map(value).collect())
 }

@@ -1,0 +1,264 @@
+//! The job: everything that is equal for all replicas, settled before any of them is built.
+
+use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
+use caffe_proto::{SolverParameter, model_from_file, solver_from_file};
+
+use super::{BatchMeaning, Options};
+use crate::snapshot::{self, Resumed, Sidecar};
+use crate::solver::{DataLayers, NetPlans, Solver, Value};
+use crate::{Result, ensure};
+
+/// What all replicas of a job share.
+pub struct Job {
+    /// The solver prototxt, upgraded.
+    pub solver: SolverParameter,
+    /// Its nets, as written.
+    plans: NetPlans,
+    /// What reading the files changed in them.
+    pub changes: Vec<String>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Plain path only.
+    pub exact: bool,
+    /// How replicas share what they learn.
+    pub mode: Mode,
+    /// Whether batch_size is a replica's or the job's.
+    batch: BatchMeaning,
+    weights: Vec<PathBuf>,
+    snapshot: Option<PathBuf>,
+    /// Where the run resumes.
+    pub resumed: Resumed,
+    /// Names of the nets' outputs, from the first replica that is built.
+    names: OnceLock<OutputNames>,
+}
+
+/// Names and loss weights of outputs, value by value.
+#[derive(Clone, Debug, Default)]
+pub struct OutputNames {
+    /// Of the train net.
+    pub train: Vec<Value>,
+    /// Of each test net.
+    pub tests: Vec<Vec<Value>>,
+}
+
+impl Job {
+    /// Reads solver, nets and the position to resume from, and checks what can be checked without
+    /// building a net.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(options: &Options) -> Result<Job> {
+        let file = solver_from_file(&options.solver)?;
+        let solver = file.solver;
+        ensure!(
+            options.weights.is_empty() || options.snapshot.is_none(),
+            "give a snapshot to resume from, or weights to start from, not both"
+        );
+        let plans = NetPlans::read(&solver, options.level, &options.stages)?;
+        let mut changes: Vec<String> = file.changes.iter().map(ToString::to_string).collect();
+        changes.extend(plans.changes.iter().cloned());
+        let mut weights = options.weights.clone();
+        if weights.is_empty() && options.snapshot.is_none() {
+            weights = solver.weights.iter().flat_map(|w| w.split(',')).map(PathBuf::from).collect();
+        }
+        for path in &weights {
+            model_from_file(path)?;
+        }
+        if solver.snapshot() > 0 || solver.snapshot_after_train() {
+            snapshot::check_writable(solver.snapshot_prefix())?;
+        }
+        let resumed = match &options.snapshot {
+            Some(path) => Resumed::peek(path)?,
+            None => Resumed::default(),
+        };
+        Ok(Job {
+            seed: seed_of(&solver),
+            solver,
+            plans,
+            changes,
+            exact: options.exact,
+            mode: options.mode,
+            batch: options.batch,
+            weights,
+            snapshot: options.snapshot.clone(),
+            resumed,
+            names: OnceLock::new(),
+        })
+    }
+
+    /// The nets for a job of so many replicas: with `--batch=global` each takes its part of the
+    /// train batch.
+    ///
+    /// # Errors
+    /// A batch that cannot be divided.
+    pub fn nets(&self, replicas: usize) -> Result<NetPlans> {
+        let mut plans = self.plans.clone();
+        if self.batch == BatchMeaning::Replica {
+            return Ok(plans);
+        }
+        for layer in &mut plans.train.param.layer {
+            let name = layer.name().to_owned();
+            if let Some(data) = layer.data_param.as_mut() {
+                let all = data.batch_size();
+                ensure!(
+                    all as usize % replicas == 0 && all > 0,
+                    "layer `{name}`: batch_size {all} cannot be divided among {replicas} replicas; \
+                     use --batch=replica or another batch_size"
+                );
+                data.batch_size = Some(all / replicas as u32);
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Data layers of the train net and of each test net.
+    ///
+    /// # Errors
+    /// Contradictory rules in a net, or a batch that cannot be divided.
+    pub fn data(&self, replicas: usize) -> Result<(DataLayers, Vec<DataLayers>)> {
+        let plans = self.nets(replicas)?;
+        let tests = plans.test.iter().map(DataLayers::of).collect::<Result<_>>()?;
+        Ok((DataLayers::of(&plans.train)?, tests))
+    }
+
+    /// Gives a freshly built replica its weights, or the state to resume from.
+    ///
+    /// # Errors
+    /// Files that do not fit the net or the solver.
+    pub fn load(&self, solver: &mut Solver, replica: usize, replicas: usize) -> Result<()> {
+        if let Some(path) = &self.snapshot {
+            let resumed = snapshot::restore(solver, path)?;
+            if let Some(sidecar) = resumed.sidecar.filter(|s| s.replicas == replicas) {
+                if let Some(own) = sidecar.histories.get(replica) {
+                    solver.set_histories(own)?;
+                }
+            }
+        }
+        for path in &self.weights {
+            solver.net().copy_trained_from(&model_from_file(path)?.0)?;
+        }
+        self.names.get_or_init(|| names_of(solver));
+        Ok(())
+    }
+
+    /// Name of the train net.
+    pub fn net_name(&self) -> &str {
+        self.plans.train.param.name()
+    }
+
+    /// Names of the outputs; empty before the first replica is built.
+    pub fn names(&self) -> OutputNames {
+        self.names.get().cloned().unwrap_or_default()
+    }
+
+    /// Whether replicas keep histories of their own, which a mean cannot replace.
+    pub fn keeps_own_histories(&self) -> bool {
+        self.mode != Mode::Sync
+    }
+
+    /// What to add to a train ticket so that the run goes on at the record where the resumed one
+    /// stood, in units of today's batches (rounded up: no record is seen twice).
+    pub fn ticket_offset(&self, replicas: usize, batch: u64) -> i64 {
+        let Some(sidecar) = &self.resumed.sidecar else { return 0 };
+        if batch == 0 {
+            return 0;
+        }
+        let passes = self.solver.iter_size() as u64;
+        let stood = (sidecar.ticket * sidecar.batch as u64).div_ceil(batch);
+        stood as i64 - (self.resumed.iter * replicas as u64 * passes) as i64
+    }
+
+    /// The sidecar of a snapshot, histories apart.
+    pub fn sidecar(&self, request: &SnapshotRequest<'_>, batch: usize, offset: i64) -> Sidecar {
+        Sidecar {
+            iter: request.iter,
+            ticket: request.ticket.saturating_add_signed(offset),
+            test_cursors: request.test_cursors.to_vec(),
+            replicas: request.replicas,
+            batch,
+            mode: self.mode.to_string(),
+            solver: self.solver.r#type().to_owned(),
+            seed: self.seed,
+            ..Default::default()
+        }
+    }
+
+    /// When things happen.
+    pub fn schedule(&self) -> Schedule {
+        let s = &self.solver;
+        let at_least_0 = |n: i32| n.max(0) as u64;
+        let nets = s.test_iter.len();
+        let cursors = self.resumed.sidecar.as_ref().map(|c| c.test_cursors.clone());
+        Schedule {
+            start_iter: self.resumed.iter,
+            max_iter: at_least_0(s.max_iter()),
+            iter_size: s.iter_size().max(1) as usize,
+            display: at_least_0(s.display()),
+            average_loss: at_least_0(s.average_loss()),
+            test_interval: at_least_0(s.test_interval()),
+            test_initialization: s.test_initialization(),
+            test_batches: s.test_iter.iter().map(|&n| at_least_0(n)).collect(),
+            test_cursors: cursors.filter(|c| c.len() == nets).unwrap_or_else(|| vec![0; nets]),
+            snapshot: at_least_0(s.snapshot()),
+            snapshot_after_train: s.snapshot_after_train(),
+        }
+    }
+
+    /// What must be equal on all ranks, by hash.
+    ///
+    /// # Errors
+    /// A weights file that has become unreadable.
+    pub fn identities(&self) -> Result<Vec<Identity>> {
+        let of = |what: &str, hash: u64| Identity { what: what.into(), hash };
+        let text = |t: &str| {
+            let mut d = Digest::default();
+            t.hash(&mut d);
+            d.finish()
+        };
+        let mut all = vec![
+            of("the solver", text(&caffe_proto::text::print(&self.solver))),
+            of("the train net", text(&caffe_proto::text::print(&self.plans.train.param))),
+            of("random_seed", self.seed),
+            of("--exact", u64::from(self.exact)),
+            of("the version", text(env!("CARGO_PKG_VERSION"))),
+        ];
+        let files = self.weights.iter().chain(&self.snapshot);
+        let mut digest = Digest::default();
+        for path in files {
+            let bytes = std::fs::read(path).map_err(|e| crate::Error::file(path, e))?;
+            crc32c::crc32c(&bytes).hash(&mut digest);
+        }
+        all.push(of("the weights or snapshot", digest.finish()));
+        Ok(all)
+    }
+}
+
+/// The solver's seed; where it names none, one that all ranks of the job know and that differs from
+/// run to run.
+fn seed_of(solver: &SolverParameter) -> u64 {
+    if solver.random_seed() >= 0 {
+        return solver.random_seed() as u64;
+    }
+    // Open MPI, PMIx and Slurm tell every rank the same name of the job.
+    let names = ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "PMI_ID_JOB"];
+    let mut digest = Digest::default();
+    match names.iter().find_map(|n| std::env::var(n).ok()) {
+        Some(job) => job.hash(&mut digest),
+        None => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |d| d.as_nanos()).hash(&mut digest);
+        }
+    }
+    digest.finish() >> 1
+}
+
+fn names_of(solver: &Solver) -> OutputNames {
+    OutputNames {
+        train: solver.train_net().output_names(),
+        tests: solver.tests().iter().map(crate::net::Net::output_names).collect(),
+    }
+}

@@ -1,0 +1,146 @@
+//! The glue between engine and actors: a solver prototxt, a mode and a number of workers become a
+//! running job.
+//!
+//! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
+//!   `signals`: SIGINT and SIGHUP.
+//!
+//! The actors know no layer and the engine knows no actor; only this module knows both.
+
+mod buckets;
+mod job;
+mod replica;
+mod report;
+mod signals;
+mod source;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use caffe_actors::Mode;
+use caffe_actors::{Config, Factories, Requests};
+
+use crate::log::Log;
+use crate::{Error, Result, ensure};
+use job::Job;
+use replica::SolverReplica;
+use report::Report;
+pub use signals::Effect;
+use source::Records;
+
+/// What a train net's batch_size means when there are several replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BatchMeaning {
+    /// Each replica's batch, as in Caffe.
+    #[default]
+    Replica,
+    /// The whole job's batch; each replica takes its part.
+    Global,
+}
+
+/// What to train and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The solver prototxt.
+    pub solver: PathBuf,
+    /// Weights to start from, by layer name.
+    pub weights: Vec<PathBuf>,
+    /// A `.solverstate` to resume from.
+    pub snapshot: Option<PathBuf>,
+    /// Level for include/exclude rules.
+    pub level: i32,
+    /// Stages for include/exclude rules.
+    pub stages: Vec<String>,
+    /// How replicas share what they learn.
+    pub mode: Mode,
+    /// Device actors of this process.
+    pub workers: usize,
+    /// CPU threads of this process, divided among its workers.
+    pub threads: usize,
+    /// Reader actors of this process.
+    pub readers: usize,
+    /// Plain path only, for bit-comparisons.
+    pub exact: bool,
+    /// What batch_size means.
+    pub batch: BatchMeaning,
+    /// Folder for a Chrome trace of every rank.
+    pub trace: Option<PathBuf>,
+    /// A span for every layer in the trace.
+    pub trace_layers: bool,
+    /// What SIGINT does.
+    pub sigint: Effect,
+    /// What SIGHUP does.
+    pub sighup: Effect,
+}
+
+impl Options {
+    /// Caffe's defaults for a solver file: one worker on one thread.
+    pub fn new(solver: impl Into<PathBuf>) -> Self {
+        Options {
+            solver: solver.into(),
+            weights: Vec::new(),
+            snapshot: None,
+            level: 0,
+            stages: Vec::new(),
+            mode: Mode::Hogwild,
+            workers: 1,
+            threads: 1,
+            readers: 1,
+            exact: false,
+            batch: BatchMeaning::Replica,
+            trace: None,
+            trace_layers: false,
+            sigint: Effect::Stop,
+            sighup: Effect::Snapshot,
+        }
+    }
+}
+
+/// Trains to the end, to a request to stop, or to the first error anywhere in the job.
+///
+/// # Errors
+/// Whatever was wrong with the files before training, or the fault that ended the job.
+pub fn run(options: &Options, log: &Log) -> Result<()> {
+    ensure!(options.workers > 0, "--workers must be at least 1");
+    let job = Arc::new(Job::new(options)?);
+    if let Some(folder) = &options.trace {
+        std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
+    }
+    let requests = Requests::default();
+    signals::install(options.sigint, options.sighup, &requests)?;
+    let mut config = Config::new(options.mode, job.schedule());
+    config.threads = divide(options.threads, options.workers);
+    config.readers = options.readers.max(1);
+    config.identities = job.identities()?;
+    config.trace = options.trace.clone();
+    config.trace_layers = options.trace_layers;
+    config.requests = requests;
+
+    let (for_replicas, for_readers) = (job.clone(), job.clone());
+    let factories = Factories::new(
+        move |place| Ok(SolverReplica::build(&for_replicas, place)?),
+        move |place| Ok(Records::open(&for_readers, place.replicas)?),
+    );
+    let report = Report::new(&job, options, log);
+    caffe_actors::run(config, factories, Box::new(report))
+        .map(|_| ())
+        .map_err(|fault| Error::Fault(Box::new(fault)))
+}
+
+/// Shares threads among workers: as evenly as possible, at least one each.
+fn divide(threads: usize, workers: usize) -> Vec<usize> {
+    (0..workers)
+        .map(|w| (threads / workers + usize::from(w < threads % workers)).max(1))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_divided_without_loss() {
+        assert_eq!(divide(8, 3), [3, 3, 2]);
+        assert_eq!(divide(1, 2), [1, 1]);
+    }
+}

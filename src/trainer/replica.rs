@@ -1,0 +1,269 @@
+//! [`Solver`] as the actors' replica.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use caffe_actors::trace::{Kind, NameId, Span, Tracer};
+use caffe_actors::{Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+
+use super::buckets::{self, Bucket};
+use super::job::Job;
+use crate::data::Batch;
+use crate::net::{Pass, Watch};
+use crate::params::ParamArena;
+use crate::snapshot::{self, Paths, SidecarWriter};
+use crate::solver::{Solver, SolverOptions};
+use crate::{Result, device};
+
+/// One replica: the solver, and how its parameters are cut for travel.
+pub struct SolverReplica {
+    job: Arc<Job>,
+    solver: Solver,
+    buckets: Vec<Bucket>,
+    /// Where the layers' own statistics lie in the arena.
+    statistics: Vec<std::ops::Range<usize>>,
+    /// Records of one batch, and what the reader adds to tickets: for the sidecar.
+    batch: usize,
+    offset: i64,
+    /// One replica in the job: nobody else needs its gradient.
+    alone: bool,
+    tracer: Tracer,
+    layer_names: Vec<NameId>,
+}
+
+impl SolverReplica {
+    /// Builds nets and optimizer, and loads weights or the state to resume from.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn build(job: &Arc<Job>, place: &ReplicaPlace) -> Result<Self> {
+        let options =
+            SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
+        let mut solver = Solver::new(&job.solver, &job.nets(place.replicas)?, &options)?;
+        job.load(&mut solver, place.replica, place.replicas)?;
+        let (train, _) = job.data(place.replicas)?;
+        let batch = train.batch_size();
+        let net = solver.train_net();
+        let statistics =
+            net.arena().params().iter().filter(|p| p.maintained).map(|p| p.range.clone());
+        Ok(SolverReplica {
+            buckets: buckets::cut(net),
+            statistics: statistics.collect(),
+            batch: batch as usize,
+            offset: job.ticket_offset(place.replicas, batch),
+            alone: place.replicas == 1,
+            layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
+            tracer: place.tracer.clone(),
+            job: job.clone(),
+            solver,
+        })
+    }
+
+    fn hash(&self) -> u64 {
+        let mut digest = Digest::default();
+        for p in self.solver.train_net().arena().params() {
+            (p.shape.dims(), p.range.start, p.statistic, p.layer).hash(&mut digest);
+            (p.lr_mult.to_bits(), p.decay_mult.to_bits()).hash(&mut digest);
+        }
+        self.job.solver.r#type().hash(&mut digest);
+        digest.finish()
+    }
+
+    fn outputs_len(net: &crate::net::Net) -> usize {
+        net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
+    }
+
+    fn gradient(&mut self, bucket: usize) -> &mut [f32] {
+        let range = self.buckets[bucket].range.clone();
+        &mut self.solver.net().params().diff()[range]
+    }
+
+    fn weights(&mut self, bucket: usize) -> &mut [f32] {
+        let range = self.buckets[bucket].range.clone();
+        &mut self.solver.net().params().data()[range]
+    }
+}
+
+fn engine_step(step: &Step, batch: &[Batch]) -> device::Step {
+    let first_record = batch.first().map_or(0, |b| b.positions.start);
+    device::Step { iter: step.iter, first_record }
+}
+
+impl Replica for SolverReplica {
+    type Batch = Vec<Batch>;
+
+    fn plan(&self) -> Plan {
+        let net = self.solver.train_net();
+        let history = self.solver.history_len();
+        Plan {
+            params: net.arena().learnable_len(),
+            buckets: self.buckets.iter().map(|b| b.range.clone()).collect(),
+            statistics: self.statistics.iter().map(std::ops::Range::len).sum(),
+            history,
+            train_outputs: Self::outputs_len(net),
+            test_outputs: self.solver.tests().iter().map(Self::outputs_len).collect(),
+            hash: self.hash(),
+        }
+    }
+
+    fn compute(
+        &mut self,
+        batch: &mut Vec<Batch>,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        let at = engine_step(step, batch);
+        if step.pass == 0 {
+            self.solver.clear_gradient();
+        }
+        let mut watch = Fences {
+            buckets: &self.buckets,
+            next: if step.last() && !self.alone { 0 } else { self.buckets.len() },
+            ready,
+            tracer: &self.tracer,
+            names: &self.layer_names,
+            pass: None,
+            span: None,
+            layer: None,
+        };
+        Ok(self.solver.forward_backward(batch, at, &mut watch)?)
+    }
+
+    fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        let values = self.solver.train_values()?;
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
+        Ok(())
+    }
+
+    fn evaluate(&mut self, batch: &mut Vec<Batch>, step: &Step) -> Result<f32, Cause> {
+        let at = engine_step(step, batch);
+        Ok(self.solver.evaluate(batch, at)?)
+    }
+
+    fn update_local(&mut self, iter: u64) -> Result<(), Cause> {
+        Ok(self.solver.update(iter)?)
+    }
+
+    fn set_gradient(&mut self, bucket: usize, gradient: &[f32]) -> Result<(), Cause> {
+        self.gradient(bucket).copy_from_slice(gradient);
+        Ok(())
+    }
+
+    fn update(&mut self, iter: u64) -> Result<(), Cause> {
+        Ok(self.solver.update(iter)?)
+    }
+
+    fn solve(&mut self, iter: u64) -> Result<(), Cause> {
+        Ok(self.solver.solve(iter)?)
+    }
+
+    fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause> {
+        Ok(self.gradient(bucket))
+    }
+
+    fn read_weights(&mut self, bucket: usize, out: &mut [f32]) -> Result<(), Cause> {
+        out.copy_from_slice(self.weights(bucket));
+        Ok(())
+    }
+
+    fn write_weights(&mut self, bucket: usize, weights: &[f32]) -> Result<(), Cause> {
+        self.weights(bucket).copy_from_slice(weights);
+        Ok(())
+    }
+
+    fn read_statistics(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        let data = self.solver.net().params().data();
+        let mut at = 0;
+        for range in &self.statistics {
+            out[at..at + range.len()].copy_from_slice(&data[range.clone()]);
+            at += range.len();
+        }
+        Ok(())
+    }
+
+    fn write_statistics(&mut self, statistics: &[f32]) -> Result<(), Cause> {
+        let data = self.solver.net().params().data();
+        let mut at = 0;
+        for range in &self.statistics {
+            data[range.clone()].copy_from_slice(&statistics[at..at + range.len()]);
+            at += range.len();
+        }
+        Ok(())
+    }
+
+    fn read_history(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        let mut at = 0;
+        for history in self.solver.optimizer().histories() {
+            out[at..at + history.len()].copy_from_slice(history);
+            at += history.len();
+        }
+        Ok(())
+    }
+
+    fn test(
+        &mut self,
+        net: usize,
+        batch: &mut Vec<Batch>,
+        out: &mut [f32],
+    ) -> Result<(), Cause> {
+        let (values, _) = self.solver.test(net, batch)?;
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+        let paths = Paths::new(self.job.solver.snapshot_prefix(), request.iter);
+        // Own histories differ only where replicas push their own updates.
+        let own = request.replicas > 1 && self.job.keeps_own_histories();
+        let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);
+        sidecar.history_len = request.mean_history.len();
+        sidecar.history_count = if own { request.replicas } else { 0 };
+        let mut writer = SidecarWriter::create(&paths.sidecar, &sidecar)?;
+        if own {
+            while let Some((_, history)) = request.histories.next()? {
+                writer.history(history)?;
+            }
+        }
+        writer.finish()?;
+        let prefix = self.job.solver.snapshot_prefix().to_owned();
+        snapshot::write(&mut self.solver, &prefix, request.iter, Some(request.mean_history))?;
+        Ok(())
+    }
+}
+
+/// Watches backward and gives each bucket away when its last layer has run.
+struct Fences<'a, 'r> {
+    buckets: &'a [Bucket],
+    next: usize,
+    ready: &'a mut Ready<'r>,
+    tracer: &'a Tracer,
+    names: &'a [NameId],
+    pass: Option<Pass>,
+    span: Option<Span>,
+    layer: Option<Span>,
+}
+
+impl Watch for Fences<'_, '_> {
+    fn before(&mut self, pass: Pass, index: usize) {
+        if self.pass != Some(pass) {
+            self.pass = Some(pass);
+            self.span = None;
+            self.span = Some(self.tracer.span(match pass {
+                Pass::Forward => Kind::Forward,
+                Pass::Backward => Kind::Backward,
+            }));
+        }
+        self.layer = self.tracer.layer(self.names[index]);
+    }
+
+    fn after(&mut self, pass: Pass, index: usize, params: &mut ParamArena) -> Result<()> {
+        self.layer = None;
+        while pass == Pass::Backward && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
+        {
+            let range = self.buckets[self.next].range.clone();
+            (self.ready)(self.next, &params.diff()[range]);
+            self.next += 1;
+        }
+        Ok(())
+    }
+}

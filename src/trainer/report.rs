@@ -1,0 +1,236 @@
+//! What the user sees of a run: the start banner, Caffe's log lines, a progress bar.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Instant;
+
+use caffe_actors::{Display, Fault, Observer, RunReport, Started, Tested};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::job::Job;
+use super::{BatchMeaning, Options};
+use crate::log::{G, Log};
+use crate::snapshot::Paths;
+use crate::solver::{LrPolicy, Value};
+
+/// Writes to the log what the machine reports.
+pub struct Report {
+    job: Arc<Job>,
+    log: Log,
+    bar: ProgressBar,
+    policy: Option<LrPolicy>,
+    /// Iteration and time of the last display.
+    last: (u64, Instant),
+    options: Options,
+    replicas: usize,
+    /// Records of one replica's batch.
+    batch: usize,
+    loss: f32,
+    testing: Option<Instant>,
+}
+
+impl Report {
+    /// A report on a job that is about to start.
+    pub fn new(job: &Arc<Job>, options: &Options, log: &Log) -> Self {
+        let bar = match std::io::stderr().is_terminal() {
+            true => ProgressBar::new(job.schedule().max_iter),
+            false => ProgressBar::hidden(),
+        };
+        let style = "{wide_bar} {pos}/{len} iterations, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        let (bar, log) = match bar.is_hidden() {
+            true => (bar, log.clone()),
+            false => {
+                let bars = MultiProgress::new();
+                (bars.add(bar), Log::beside(bars))
+            }
+        };
+        Report {
+            policy: LrPolicy::new(&job.solver).ok(),
+            job: job.clone(),
+            log,
+            bar,
+            last: (0, Instant::now()),
+            options: options.clone(),
+            replicas: 1,
+            batch: 0,
+            loss: 0.0,
+            testing: None,
+        }
+    }
+
+    fn rate(&self, iter: u64) -> f32 {
+        self.policy.as_ref().map_or(0.0, |p| p.rate(iter))
+    }
+
+    fn values(&self, place: &str, phase: &str, names: &[Value], values: &[f32]) {
+        for (i, (name, value)) in names.iter().zip(values).enumerate() {
+            let weighted = match name.loss_weight {
+                0.0 => String::new(),
+                w => format!(" (* {} = {} loss)", G(w), G(w * value)),
+            };
+            let text = format!("    {phase} net output #{i}: {} = {}{weighted}", name.name, G(*value));
+            self.log.info(place, text);
+        }
+    }
+
+    /// What ran together, in one place at the head of every log.
+    fn banner(&self, started: &Started) {
+        let say = |text: String| self.log.info("trainer.rs", text);
+        let ranks = started.hosts.len();
+        let mut hosts = started.hosts.clone();
+        hosts.dedup();
+        let threads = super::divide(self.options.threads, self.options.workers);
+        say(format!(
+            "{} replica{} on {ranks} rank{} ({}), over {}",
+            self.replicas,
+            if self.replicas == 1 { "" } else { "s" },
+            if ranks == 1 { "" } else { "s" },
+            hosts.join(", "),
+            started.transport.trim()
+        ));
+        say(format!(
+            "mode {}{}; each replica computes on the CPU with {} thread(s){}",
+            self.job.mode,
+            if self.replicas == 1 { " (one replica: the plain solver loop)" } else { "" },
+            threads.first().copied().unwrap_or(1),
+            if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
+        ));
+        let passes = self.job.solver.iter_size().max(1) as usize;
+        say(format!(
+            "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {}",
+            self.batch,
+            if self.options.batch == BatchMeaning::Global { "global" } else { "replica" },
+            self.batch * self.replicas * passes,
+            G(self.rate(started.iter)),
+            started.iter
+        ));
+    }
+}
+
+impl Observer for Report {
+    fn started(&mut self, started: &Started) {
+        self.replicas = started.workers.iter().sum();
+        if started.rank != 0 {
+            return;
+        }
+        if let Ok((train, _)) = self.job.data(self.replicas) {
+            self.batch = train.batch_size() as usize;
+        }
+        self.banner(started);
+        let iter = started.iter;
+        if iter > 0 {
+            self.log.info("caffe.cpp:234", format!("Resuming at iteration {iter}"));
+        }
+        self.log.info("solver.cpp:289", format!("Solving {}", self.job.net_name()));
+        let policy = self.job.solver.lr_policy();
+        self.log.info("solver.cpp:290", format!("Learning Rate Policy: {policy}"));
+        self.last = (iter, Instant::now());
+        self.bar.set_position(iter);
+        self.bar.reset_eta();
+    }
+
+    fn progress(&mut self, iter: u64) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let records = (self.batch * self.replicas) as f64;
+        let speed = self.bar.per_sec() * records;
+        self.bar.set_message(format!("loss {}, {speed:.0} img/s", G(self.loss)));
+        self.bar.set_position(iter);
+    }
+
+    fn display(&mut self, display: &Display) {
+        let iter = display.iter;
+        self.loss = display.loss;
+        if display.closing {
+            let text = format!("Iteration {iter}, loss = {}", G(display.loss));
+            return self.log.info("solver.cpp:327", text);
+        }
+        let seconds = self.last.1.elapsed().as_secs_f32();
+        let done = iter.saturating_sub(self.last.0);
+        let speed = if done == 0 { 0.0 } else { done as f32 / seconds };
+        self.last = (iter, Instant::now());
+        self.log.info(
+            "solver.cpp:239",
+            format!(
+                "Iteration {iter} ({} iter/s, {}s/{} iters), loss = {}",
+                G(speed),
+                G(seconds),
+                self.job.solver.display(),
+                G(display.loss)
+            ),
+        );
+        self.values("solver.cpp:258", "Train", &self.job.names().train, &display.outputs);
+        self.log.info("sgd_solver.cpp:112", format!("Iteration {iter}, lr = {}", G(self.rate(iter))));
+    }
+
+    fn testing(&mut self, iter: u64, net: usize) {
+        self.testing = Some(Instant::now());
+        self.log.info("solver.cpp:347", format!("Iteration {iter}, Testing net (#{net})"));
+    }
+
+    fn tested(&mut self, tested: &Tested) {
+        if let Some(names) = self.job.names().tests.get(tested.net) {
+            self.values("solver.cpp:414", "Test", names, &tested.scores);
+        }
+        // Time spent testing is not time per iteration.
+        if let Some(begun) = self.testing.take() {
+            self.last.1 += begun.elapsed();
+        }
+    }
+
+    fn snapshotted(&mut self, iter: u64) {
+        let paths = Paths::new(self.job.solver.snapshot_prefix(), iter);
+        let model = format!("Snapshotting to binary proto file {}", paths.model.display());
+        self.log.info("solver.cpp:464", model);
+        let state = paths.state.display();
+        self.log.info(
+            "sgd_solver.cpp:284",
+            format!("Snapshotting solver state to binary proto file {state}"),
+        );
+    }
+
+    fn stopped_early(&mut self, _iter: u64) {
+        self.log.info("solver.cpp:311", "Optimization stopped early.");
+    }
+
+    fn finished(&mut self, report: &RunReport) {
+        self.bar.finish_and_clear();
+        if report.rank != 0 {
+            return;
+        }
+        let seconds = report.wall.as_secs_f64();
+        let records = report.ticket.saturating_sub(self.first_ticket()) as f64 * self.batch as f64;
+        self.log.info(
+            "trainer.rs",
+            format!(
+                "{} iterations in {seconds:.1} s, {:.0} img/s; all {} replica(s) hold weights {:016x}",
+                report.iter - self.job.resumed.iter,
+                records / seconds.max(1e-9),
+                self.replicas,
+                report.checksum
+            ),
+        );
+        self.log.info("solver.cpp:332", "Optimization Done.");
+        self.log.info("caffe.cpp:259", "Optimization Done.");
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.log.warning("trainer.rs", text);
+    }
+
+    fn fault(&mut self, _fault: &Fault) {
+        // The program's end says it, once; the bar must not stand in its way.
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Report {
+    fn first_ticket(&self) -> u64 {
+        let schedule = self.job.schedule();
+        schedule.start_iter * self.replicas as u64 * schedule.iter_size as u64
+    }
+}

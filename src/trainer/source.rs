@@ -1,0 +1,49 @@
+//! The data layers' sources as the actors' batch source.
+
+use std::sync::Arc;
+
+use caffe_actors::{BatchSource, Cause};
+
+use super::job::Job;
+use crate::Result;
+use crate::data::Batch;
+use crate::solver::Source;
+
+/// Reads the batches of the train net and the test nets on a reader's thread.
+pub struct Records {
+    train: Source,
+    tests: Vec<Source>,
+    /// Added to every train ticket: a run that resumes with another batch size or number of
+    /// replicas goes on where the old one stood in the records.
+    offset: i64,
+}
+
+impl Records {
+    /// Opens all databases of the job.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn open(job: &Arc<Job>, replicas: usize) -> Result<Self> {
+        let (train, tests) = job.data(replicas)?;
+        let train = train.open(job.seed)?;
+        let offset = job.ticket_offset(replicas, train.batch_size());
+        let tests = tests.iter().map(|d| d.open(job.seed)).collect::<Result<_>>()?;
+        Ok(Records { train, tests, offset })
+    }
+}
+
+impl BatchSource for Records {
+    type Batch = Vec<Batch>;
+
+    fn batch_bytes(&self) -> usize {
+        self.train.batch_bytes()
+    }
+
+    fn fill(&mut self, ticket: u64, batch: &mut Vec<Batch>) -> Result<(), Cause> {
+        Ok(self.train.fill(ticket.saturating_add_signed(self.offset), batch)?)
+    }
+
+    fn fill_test(&mut self, net: usize, index: u64, batch: &mut Vec<Batch>) -> Result<(), Cause> {
+        Ok(self.tests[net].fill(index, batch)?)
+    }
+}
