@@ -1,5 +1,7 @@
 //! From databases to batches, and from other formats to databases.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

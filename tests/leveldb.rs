@@ -1,5 +1,7 @@
 //! LevelDB as the engine uses it: nothing on disk changes, nothing damaged is overlooked.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};

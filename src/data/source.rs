@@ -34,7 +34,7 @@ pub struct Batch {
     pub ticket: u64,
     /// The values of each top, in Caffe's order: `data`, then `label` where the layer has two tops.
     pub tops: Vec<Vec<f32>>,
-    /// The shape of each top: [N, C, H, W] and [N].
+    /// The shape of each top: `[N, C, H, W]` and `[N]`.
     pub shapes: Vec<Vec<usize>>,
     /// The record positions covered.
     pub positions: Range<u64>,
@@ -101,7 +101,7 @@ impl DataSource {
         self.records.count()
     }
 
-    /// The shape of each top, as the first record gives it: [N, C, H, W], and [N] where the layer
+    /// The shape of each top, as the first record gives it: `[N, C, H, W]`, and `[N]` where the layer
     /// has a second top.
     pub fn top_shapes(&self) -> Vec<Vec<usize>> {
         let [channels, height, width] = self.first;

@@ -25,6 +25,9 @@ pub(super) fn masked_crc(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+/// A piece of a record: its offset in the file, its kind, its bytes.
+type Fragment<'a> = (usize, u8, &'a [u8]);
+
 /// Walks over the records of one file held in memory.
 pub(super) struct Records<'a> {
     file: &'a Path,
@@ -65,7 +68,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn fragment(&mut self) -> Result<Option<(usize, u8, &'a [u8])>, Damage> {
+    fn fragment(&mut self) -> Result<Option<Fragment<'a>>, Damage> {
         let left = BLOCK - self.at % BLOCK;
         if left < HEADER {
             self.at = (self.at + left).min(self.bytes.len());

@@ -5,7 +5,9 @@
 //! Caffe's (64 KiB blocks, batches of 1000 records) except for compression: Caffe asks for snappy,
 //! which pixels hardly obey; tables are written plain, and C++ LevelDB reads either.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -45,15 +47,7 @@ impl Writer {
         if fs::symlink_metadata(target).is_ok() {
             return Err(DataError::Exists { path: target.to_owned() });
         }
-        let name = target.file_name().ok_or_else(|| DataError::NotADatabase {
-            path: target.to_owned(),
-            reason: "the output path has no last part to name the database".to_owned(),
-        })?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".partial-{}", std::process::id()));
-        let building = target.with_file_name(hidden);
-        fs::create_dir(&building).map_err(|source| DataError::io("create", &building, source))?;
+        let building = create_beside(target)?;
         let mut writer = Self {
             target: target.to_owned(),
             building,
@@ -166,6 +160,28 @@ impl Drop for Writer {
         // After `finish` the folder has its final name and this finds nothing.
         let _ = fs::remove_dir_all(&self.building);
     }
+}
+
+/// Makes a hidden folder in the directory that `target` will be in, so that a rename suffices.
+fn create_beside(target: &Path) -> Result<PathBuf, DataError> {
+    let name = target.file_name().ok_or_else(|| DataError::NotADatabase {
+        path: target.to_owned(),
+        reason: "the output path has no last part to name the database".to_owned(),
+    })?;
+    let id = std::process::id();
+    // A killed conversion leaves its folder, and process numbers come again.
+    for attempt in 0..u16::MAX {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".partial-{id}-{attempt}"));
+        let folder = target.with_file_name(hidden);
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(DataError::io("create", &folder, source)),
+        }
+    }
+    Err(DataError::Exists { path: target.to_owned() })
 }
 
 fn sync(path: &Path) -> Result<(), DataError> {
