@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what the build and the programs need and this machine lacks. Debian and Ubuntu; elsewhere
+# it names what is missing. Safe to run again and again: it does nothing when all is there.
+#
+#   usage: scripts/setup.sh
+set -euo pipefail
+
+# Debian package : a file or command that shows it is there.
+needs=(
+  "gcc:cmd:cc"
+  "pkg-config:cmd:pkg-config"
+  "libopenmpi-dev:cmd:mpicc"
+  "openmpi-bin:cmd:mpirun"
+  "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"
+  "libdnnl-dev:lib:libdnnl.so.2"
+  "libgomp1:lib:libgomp.so.1"
+)
+
+present() { # kind, what
+  case "$1" in
+    cmd) command -v "$2" >/dev/null ;;
+    glob) compgen -G "$2" >/dev/null ;;
+    lib) PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -qF "$2" ;;
+  esac
+}
+
+missing=()
+for need in "${needs[@]}"; do
+  IFS=: read -r package kind what <<<"$need"
+  present "$kind" "$what" || missing+=("$package")
+done
+
+if ! command -v cargo >/dev/null; then
+  echo "setup: cargo is missing; install Rust 1.95 or newer first (https://rustup.rs)" >&2
+  exit 1
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "setup: installing ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this is no Debian; install the counterparts of: ${missing[*]}" >&2
+  exit 1
+fi
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "setup: run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+  sudo=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
