@@ -1,4 +1,5 @@
 //! `caffe.proto` is the Caffe format: each row of the table of the format is in it, and no more.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Files on disk: what is wrong with one is said, and none is ever left half-written.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
 //! Damaged texts: the parser neither panics nor hangs, every error can be shown, and what it reads
 //! is what prost-reflect's own parser reads.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

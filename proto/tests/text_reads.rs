@@ -1,4 +1,5 @@
 //! What the text parser reads, and what it says about what it does not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use caffe_proto::{
     NetParameter, Phase, SolverParameter,

@@ -1,4 +1,5 @@
 //! Old forms and what becomes of them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
 

@@ -101,7 +101,7 @@ pub fn random_message(
 fn random_value(random: &mut Random, field: &FieldDescriptor, rarity: usize) -> Value {
     let bits = random.next() >> random.below(64);
     match field.kind() {
-        Kind::Bool => Value::Bool(bits % 2 == 0),
+        Kind::Bool => Value::Bool(bits.is_multiple_of(2)),
         Kind::Float => Value::F32(random_float(random) as f32),
         Kind::Double => Value::F64(random_float(random)),
         Kind::Int32 => Value::I32(bits as i32),
