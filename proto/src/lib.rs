@@ -3,7 +3,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | (root) | the messages of `caffe.proto` as Rust types: [`NetParameter`], [`SolverParameter`], [`Datum`], … |
+//! | (root) | the messages of `caffe.proto`: [`NetParameter`], [`SolverParameter`], [`Datum`], … |
 //! | [`text`] | prototxt: parse with places and hints, print in Caffe's style |
 //! | [`files`] | whole files, text and binary, with clear errors; atomic writes |
 //! | [`upgrade`] | nets and solvers of older Caffe versions to today's form |

@@ -117,7 +117,8 @@ fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
 fn looks_like_text(bytes: &[u8]) -> Option<&'static str> {
     let head = &bytes[..bytes.len().min(512)];
     let printable = |b: &u8| matches!(b, b'\n' | b'\r' | b'\t' | b' '..=b'~');
-    let text = head.iter().all(printable);
+    // A few bytes of a cut binary file may all be printable by chance.
+    let text = head.len() >= 16 && head.iter().all(printable);
     if head.starts_with(b"version https://git-lfs") {
         Some("a Git LFS pointer: the file itself was not downloaded")
     } else if text && head.iter().any(|b| matches!(b, b'{' | b':')) {

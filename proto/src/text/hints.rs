@@ -22,12 +22,15 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let plain = |w: &str| w.replace('_', "").to_ascii_lowercase();
     let wanted = plain(word);
     let limit = (wanted.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.len())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let near = candidates.into_iter().filter_map(|candidate| {
+        let plain = plain(candidate);
+        let distance = strsim::damerau_levenshtein(&wanted, &plain);
+        let likeness = strsim::jaro_winkler(&wanted, &plain);
+        let close = distance <= limit && distance < plain.chars().count();
+        close.then_some((distance, likeness, candidate))
+    });
+    // Among equally distant words, the one that begins alike.
+    near.min_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1))).map(|(_, _, candidate)| candidate)
 }
 
 /// Hints for a field that `desc` does not have.

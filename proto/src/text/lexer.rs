@@ -24,7 +24,7 @@ pub(super) enum Token<'a> {
     Float(&'a str),
     /// The bytes that a quoted string stands for.
     Str(Vec<u8>),
-    /// Any of `{ } < > [ ] : , ; - . /`.
+    /// Any of `{ } < > [ ] : , ; -`.
     Punct(char),
     /// The end of the text.
     End,
@@ -66,10 +66,7 @@ impl<'a> Lexer<'a> {
             Some(b'0'..=b'9') => self.number()?,
             Some(b'.') if self.peek_at(1).is_some_and(|b| b.is_ascii_digit()) => self.number()?,
             Some(quote @ (b'"' | b'\'')) => self.string(quote)?,
-            Some(
-                b @ (b'{' | b'}' | b'<' | b'>' | b'[' | b']' | b':' | b',' | b';' | b'-' | b'.'
-                | b'/'),
-            ) => {
+            Some(b @ (b'{' | b'}' | b'<' | b'>' | b'[' | b']' | b':' | b',' | b';' | b'-')) => {
                 self.at += 1;
                 Token::Punct(char::from(b))
             }

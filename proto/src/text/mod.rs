@@ -49,8 +49,8 @@ impl<T: Message + Name + Default> CaffeMessage for T {}
 ///
 /// Read: fields by name, messages in `{ }` or `< >` with or without `:` before them, lists in
 /// `[ ]`, `,` or `;` behind a field, `#` comments, strings in either quote with C escapes (adjacent
-/// ones are joined), numbers in the spellings of C, `inf` and `nan`, enums by name or number, a byte
-/// order mark.
+/// ones are joined), numbers in the spellings of C, `inf` and `nan`, enums by name or number, a
+/// byte order mark.
 ///
 /// # Errors
 /// The first fault, with its place: see [`Fault`]. Fields set twice, missing required fields and

@@ -194,7 +194,7 @@ impl<'a> Parser<'a> {
             Kind::Bool => self.boolean(),
             Kind::String => self.string(field),
             Kind::Bytes => Ok(Value::Bytes(self.quoted(field)?.0.into())),
-            // The value is rounded to the field's precision as protobuf does it: by way of a double.
+            // Rounded to the field's precision as protobuf does it: by way of a double.
             Kind::Float => Ok(Value::F32(self.float()? as f32)),
             Kind::Double => Ok(Value::F64(self.float()?)),
             Kind::Uint32 | Kind::Fixed32 => {

@@ -46,7 +46,7 @@ pub enum Change {
         /// The settings, like `data_param.scale`.
         fields: Vec<String>,
     },
-    /// Transformation settings in a data layer of today's form, where Caffe takes no notice of them.
+    /// Transformation settings in a data layer of today's form, where Caffe ignores them.
     TransformFieldsIgnored {
         /// The layer.
         layer: String,
