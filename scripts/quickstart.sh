@@ -47,10 +47,13 @@ sed -e "s|^net:.*|net: \"$out/net.prototxt\"|" \
 echo "== training on $set_name: mpirun -n 2, mode $mode, $iterations iterations of 2 x 50 images"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 begun=$SECONDS
+set +e
 mpirun -n 2 --oversubscribe --bind-to none \
   "$caffe" train --solver="$out/solver.prototxt" --mode="$mode" --batch=global --trace="$out/trace" \
-  2>&1 | tee "$out/train.log" | grep -E --line-buffered 'Iteration .*(loss|Testing)|accuracy|replica|weights' || true
-[ "${PIPESTATUS[0]}" -eq 0 ] || { tail -5 "$out/train.log" >&2; exit 1; }
+  2>&1 | tee "$out/train.log" | grep -E --line-buffered 'Iteration .*(loss|Testing)|accuracy|replica|weights'
+status=${PIPESTATUS[0]}
+set -e
+[ "$status" -eq 0 ] || { tail -5 "$out/train.log" >&2; exit 1; }
 
 accuracy=$(grep -oE 'Test net output #[0-9]+: accuracy = [0-9.]+' "$out/train.log" | tail -1 | grep -oE '[0-9.]+$')
 cat <<TXT
