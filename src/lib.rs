@@ -1,1 +1,4 @@
 //! The engine.
+
+pub mod blob;
+pub mod device;

@@ -1,0 +1,3 @@
+//! Blobs: the numbers that flow between layers.
+
+pub mod layout;

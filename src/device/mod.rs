@@ -1,0 +1,3 @@
+//! Devices a replica can run on.
+
+pub mod cpu;
