@@ -70,12 +70,15 @@ pub(super) fn check_operands(g: Gemm, a: usize, b: usize, c: usize) -> Result<()
         ("C", c, g.m, g.n, g.ldc),
     ];
     for (argument, found, rows, cols, ld) in operands {
-        let wanted = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * ld + cols };
+        if rows == 0 || cols == 0 {
+            continue;
+        }
+        let wanted = (rows - 1) * ld + cols;
         if found < wanted {
             let what = format!("a matrix multiplication {g:?}");
             return Err(Error::Length { what, argument, wanted, found });
         }
-        if ld < cols.max(1) {
+        if ld < cols {
             let what = format!("a matrix multiplication {g:?}");
             return Err(Error::Unsupported { what, reason: "a row distance is below the row" });
         }

@@ -35,7 +35,8 @@ pub struct LrnAcross {
 
 /// oneDNN's, where it has compiled ones.
 struct Kernels {
-    data: Memory,
+    /// Input, output or its gradient, input's gradient: a memory is one argument of a call.
+    memories: [Memory; 3],
     forward: Primitive,
     backward: Option<Primitive>,
     workspace: Option<(Memory, AlignedBuf)>,
@@ -78,8 +79,9 @@ impl LrnAcross {
             across.forward(self.cx.threads(), shape, src, dst, &mut self.scratch);
             return Ok(());
         };
-        let src = Arg::In(ffi::DNNL_ARG_SRC, &k.data, src);
-        let dst = Arg::Out(ffi::DNNL_ARG_DST, &k.data, dst);
+        let [input, output, _] = &k.memories;
+        let src = Arg::In(ffi::DNNL_ARG_SRC, input, src);
+        let dst = Arg::Out(ffi::DNNL_ARG_DST, output, dst);
         match &mut k.workspace {
             Some((memory, buffer)) => {
                 let workspace = Arg::Out(ffi::DNNL_ARG_WORKSPACE, memory, buffer);
@@ -107,9 +109,10 @@ impl LrnAcross {
             let reason = "backward was not asked for when it was made";
             return Err(super::Error::Unsupported { what, reason });
         };
-        let src = Arg::In(ffi::DNNL_ARG_SRC, &k.data, src);
-        let diff_dst = Arg::In(ffi::DNNL_ARG_DIFF_DST, &k.data, diff_dst);
-        let diff_src = Arg::Out(ffi::DNNL_ARG_DIFF_SRC, &k.data, diff_src);
+        let [input, output, gradient] = &k.memories;
+        let src = Arg::In(ffi::DNNL_ARG_SRC, input, src);
+        let diff_dst = Arg::In(ffi::DNNL_ARG_DIFF_DST, output, diff_dst);
+        let diff_src = Arg::Out(ffi::DNNL_ARG_DIFF_SRC, gradient, diff_src);
         match &mut k.workspace {
             Some((memory, buffer)) => {
                 let workspace = Arg::Out(ffi::DNNL_ARG_WORKSPACE, memory, buffer);
@@ -130,7 +133,7 @@ impl Kernels {
     /// `None` where oneDNN has only its slow fallback.
     fn new(cx: &Context, config: &LrnConfig) -> Result<Option<Self>> {
         let Shape { n, channels, pixels, layout } = config.shape;
-        let data = activation_md(cx, [n, channels, pixels, 1], layout)?;
+        let data = activation_md(cx, [n, channels, 1, pixels], layout)?;
         let forward = describe(cx, config, &data, None)?;
         let mut backward = None;
         if config.backward {
@@ -150,8 +153,12 @@ impl Kernels {
             workspace = Some((memory, buffer));
         }
         let forward = Primitive::new(forward, &|| format!("forward of {config:?}"))?;
-        let data = Memory::new(cx, &data, "activation")?;
-        Ok(Some(Self { data, forward, backward, workspace }))
+        let memories = [
+            Memory::new(cx, &data, "input")?,
+            Memory::new(cx, &data, "output")?,
+            Memory::new(cx, &data, "input gradient")?,
+        ];
+        Ok(Some(Self { memories, forward, backward, workspace }))
     }
 }
 
@@ -217,8 +224,10 @@ mod tests {
         }
         let across = Across { size: 5, alpha: 0.1, beta: 0.75, k: 1.0 };
         for channels in [16, 24, 64, 3, 20] {
-            let shape = Shape { n: 2, channels, pixels: 15, layout: Layout::Blocked16 };
-            compare(shape, across, "jit");
+            for pixels in [1, 15, 784] {
+                let shape = Shape { n: 2, channels, pixels, layout: Layout::Blocked16 };
+                compare(shape, across, "jit");
+            }
         }
     }
 

@@ -292,6 +292,12 @@ impl Primitive {
             self.point(memory, data)?;
             *slot = ffi::dnnl_exec_arg_t { arg: id.cast_signed(), memory: memory.raw };
         }
+        let twice = |i: usize| raw[..i].iter().any(|other| other.memory == raw[i].memory);
+        if (0..N).any(twice) {
+            // It would point at the last one's slice, for both.
+            let reason = "one memory stands for two arguments";
+            return Err(Error::Unsupported { what: self.what.clone(), reason });
+        }
         let mut count = N;
         let mut pad = self.cx.scratchpad();
         if let Some(scratch) = &self.scratch {

@@ -25,9 +25,10 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<f32> {
 pub(super) fn block(plain: &[f32], [n, c, h, w]: [usize; 4], layout: Layout) -> Vec<f32> {
     let (pixels, image) = (h * w, layout.padded_len(&[1, c, h, w]));
     let mut out = vec![0.0; n * image];
-    for i in 0..n * c * pixels {
+    assert_eq!(plain.len(), n * c * pixels);
+    for (i, &value) in plain.iter().enumerate() {
         let (p, ch, b) = (i % pixels, i / pixels % c, i / pixels / c);
-        out[b * image + layout.offset(ch, p, pixels)] = plain[i];
+        out[b * image + layout.offset(ch, p, pixels)] = value;
     }
     out
 }

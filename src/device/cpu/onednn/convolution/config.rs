@@ -75,7 +75,11 @@ impl ConvConfig {
     pub(super) fn padded(&self) -> Result<Self> {
         let unsupported = |reason| Err(Error::Unsupported { what: self.to_string(), reason });
         let g = self.groups;
-        if g == 0 || !self.ic.is_multiple_of(g) || !self.oc.is_multiple_of(g) {
+        let sizes = [self.input, self.output, self.kernel, self.stride, self.dilation];
+        if self.n * self.ic * self.oc * g == 0 || sizes.as_flattened().contains(&0) {
+            return unsupported("a size is zero");
+        }
+        if !self.ic.is_multiple_of(g) || !self.oc.is_multiple_of(g) {
             return unsupported("channels are not a multiple of the groups");
         }
         let ic = self.src_layout.padded_channels(self.ic);

@@ -207,13 +207,17 @@ impl Convolution {
         let Some(BackwardWeights { primitive, memory, unpack }) = &self.backward_weights else {
             return Err(self.not_compiled("backward weights was not asked for when it was made"));
         };
+        if self.bias.is_some() {
+            let what = || self.config.to_string();
+            check_len("bias gradient", diff_bias.len(), self.config.oc, what)?;
+        }
         let (input, output) = (&self.src, &self.dst);
-        let mut bias = self.bias.as_mut();
+        let bias = self.bias.as_mut();
         unpack.add(&self.cx, diff_weights, |packed| {
             let src = Arg::In(ffi::DNNL_ARG_SRC, input, src);
             let diff_dst = Arg::In(ffi::DNNL_ARG_DIFF_DST, output, diff_dst);
             let weights = Arg::Out(ffi::DNNL_ARG_DIFF_WEIGHTS, memory, packed);
-            match bias.as_deref_mut() {
+            match bias {
                 Some(bias) => {
                     let bias = Arg::Out(ffi::DNNL_ARG_DIFF_BIAS, &bias.memory, &mut bias.diff);
                     primitive.execute([src, diff_dst, weights, bias])
@@ -222,8 +226,6 @@ impl Convolution {
             }
         })?;
         if let Some(bias) = &self.bias {
-            let what = || self.config.to_string();
-            check_len("bias gradient", diff_bias.len(), self.config.oc, what)?;
             for (to, from) in diff_bias.iter_mut().zip(bias.diff.iter()) {
                 *to += from;
             }

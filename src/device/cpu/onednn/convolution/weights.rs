@@ -30,13 +30,9 @@ impl Rows {
         check_len(argument, found, self.count * self.len, || "a convolution".to_owned())
     }
 
-    /// (plain row, padded row), in order.
-    fn zip<'a>(
-        self,
-        plain: impl Iterator<Item = &'a mut [f32]>,
-        padded: &'a [f32],
-    ) -> impl Iterator<Item = (&'a mut [f32], &'a [f32])> {
-        plain.zip(padded.chunks(self.padded_len).map(move |row| &row[..self.len]))
+    /// Elements of a plain buffer with padding channels; 0 where there are none.
+    fn staged_len(self) -> usize {
+        if self.is_padded() { self.padded_count * self.padded_len } else { 0 }
     }
 }
 
@@ -61,11 +57,11 @@ impl Packed {
             return self.reorder.run(weights, &mut self.values);
         }
         let mut staging = cx.staging();
-        let len = rows.padded_count * rows.padded_len;
+        let len = rows.staged_len();
         staging.reserve(len);
         staging[..len].fill(0.0);
         let padded = staging[..len].chunks_mut(rows.padded_len);
-        for (to, from) in padded.zip(weights.chunks(rows.len.max(1))) {
+        for (to, from) in padded.zip(weights.chunks(rows.len)) {
             to[..rows.len].copy_from_slice(from);
         }
         self.reorder.run(&staging[..len], &mut self.values)
@@ -107,17 +103,9 @@ impl Unpack {
         }
         let plain = &mut rest[..rows.staged_len()];
         self.reorder.run_from_own(packed, plain)?;
-        for (to, from) in rows.zip(gradient.chunks_mut(rows.len.max(1)), plain) {
-            for (t, f) in to.iter_mut().zip(from) {
-                *t += f;
-            }
+        for (to, from) in gradient.chunks_mut(rows.len).zip(plain.chunks(rows.padded_len)) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         }
         Ok(())
-    }
-}
-
-impl Rows {
-    fn staged_len(self) -> usize {
-        if self.is_padded() { self.padded_count * self.padded_len } else { 0 }
     }
 }
