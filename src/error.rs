@@ -19,6 +19,9 @@ pub enum Error {
     /// A record source could not be opened, read or decoded.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
+    /// oneDNN could not be opened, or refused a primitive.
+    #[error(transparent)]
+    Onednn(#[from] crate::device::cpu::onednn::Error),
     /// An error inside one layer, with the layer's place.
     #[error("layer `{name}` ({type_name}){}: {source}", place.as_ref().map_or(String::new(), |p| format!(" at {p}")))]
     Layer {

@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use caffe_proto::{FillerParameter, ParamSpec};
 
-use crate::blob::{Buffer, Epoch, Lent, Shape};
+use crate::blob::{Epoch, Lent, Shape};
+use crate::device::cpu::aligned::AlignedBuf;
 use crate::{Result, ensure};
 
 /// Number of a parameter in its net (owners only; sharers have their owner's number).
@@ -68,8 +69,8 @@ pub struct Param {
 pub struct ParamArena {
     params: Vec<Param>,
     lent: Vec<(Lent, Lent)>,
-    data: UnsafeCell<Buffer>,
-    diff: UnsafeCell<Buffer>,
+    data: UnsafeCell<AlignedBuf>,
+    diff: UnsafeCell<AlignedBuf>,
     learnable: usize,
     version: Cell<u64>,
 }
@@ -120,8 +121,8 @@ impl ParamArena {
         ParamArena {
             lent: params.iter().map(|_| Default::default()).collect(),
             params,
-            data: UnsafeCell::new(Buffer::zeros(len)),
-            diff: UnsafeCell::new(Buffer::zeros(len)),
+            data: UnsafeCell::new(AlignedBuf::zeroed(len)),
+            diff: UnsafeCell::new(AlignedBuf::zeroed(len)),
             learnable,
             version: Cell::new(1),
         }
@@ -216,7 +217,7 @@ impl ParamArena {
     /// # Safety
     /// The caller holds the write borrow of this parameter in this call.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn range_mut(&self, of: &UnsafeCell<Buffer>, id: ParamId) -> &mut [f32] {
+    unsafe fn range_mut(&self, of: &UnsafeCell<AlignedBuf>, id: ParamId) -> &mut [f32] {
         let range = self.params[id].range.clone();
         // SAFETY: a raw slice of this range only; other parameters' slices stay untouched.
         unsafe {

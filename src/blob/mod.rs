@@ -4,13 +4,10 @@
 //! net's [`Store`]; the memory itself, its layouts and their validity belong to the slabs, so that
 //! aliases are a matter of numbers and only the memory planner makes them.
 
-mod buffer;
-mod layout;
-pub mod reorder;
+pub mod layout;
 mod shape;
 mod slab;
 
-pub use buffer::Buffer;
 pub use layout::Layout;
 pub use shape::Shape;
 pub use slab::{Epoch, Lent, Slab};

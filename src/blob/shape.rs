@@ -5,6 +5,7 @@ use std::ops::{Index, Range};
 
 use caffe_proto::{BlobProto, BlobShape};
 
+use super::Layout;
 use crate::{Result, bail};
 
 /// Extents of a blob, such as `[N, C, H, W]`. A scalar has no axes and one element.
@@ -58,6 +59,11 @@ impl Shape {
             bail!("axis {index} is outside a blob of {n} axes with shape {self}");
         }
         Ok(at as usize)
+    }
+
+    /// Whether a blob of this shape has padding channels in `layout`.
+    pub fn is_padded_in(&self, layout: Layout) -> bool {
+        layout.is_blocked() && !self.0[1].is_multiple_of(layout.block())
     }
 
     /// The four extents of an image batch; missing trailing axes count as 1.

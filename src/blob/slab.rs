@@ -11,7 +11,9 @@
 
 use std::cell::{Cell, UnsafeCell};
 
-use super::{Buffer, Layout, Shape, reorder};
+use super::{Layout, Shape};
+use crate::device::cpu::aligned::AlignedBuf;
+use crate::device::cpu::reorder::{self, reorder};
 use crate::device::cpu::threads::Threads;
 use crate::{Error, Result};
 
@@ -53,7 +55,7 @@ impl Lent {
 /// One representation of a slab.
 #[derive(Default)]
 struct Rep {
-    memory: UnsafeCell<Buffer>,
+    memory: UnsafeCell<AlignedBuf>,
     valid: Cell<bool>,
     lent: Lent,
 }
@@ -65,7 +67,7 @@ impl Rep {
         // (`read`/`write` below check first), so nothing points into the memory.
         let memory = unsafe { &mut *self.memory.get() };
         if memory.len() < len {
-            *memory = Buffer::zeros(len.max(capacity));
+            *memory = AlignedBuf::zeroed(len.max(capacity));
         }
     }
 
@@ -139,7 +141,7 @@ impl Slab {
         let rep = self.rep(layout);
         rep.lent.read(now, "a blob")?;
         // SAFETY: the read borrow was just granted.
-        Ok(unsafe { rep.slice(layout.padded_len(shape)) })
+        Ok(unsafe { rep.slice(layout.padded_len(shape.dims())) })
     }
 
     /// Writes the blob in `layout`; what was in it is unspecified.
@@ -150,10 +152,10 @@ impl Slab {
     pub fn write(&self, now: Epoch, layout: Layout, shape: &Shape) -> Result<&mut [f32]> {
         let rep = self.rep(layout);
         rep.lent.write(now, "a blob")?;
-        rep.reserve(layout.padded_len(shape), self.capacity);
+        rep.reserve(layout.padded_len(shape.dims()), self.capacity);
         self.becomes(layout, shape);
         // SAFETY: the write borrow was just granted.
-        Ok(unsafe { rep.slice_mut(layout.padded_len(shape)) })
+        Ok(unsafe { rep.slice_mut(layout.padded_len(shape.dims())) })
     }
 
     /// Changes the blob in `layout` where it stands: the slice holds the present values.
@@ -206,7 +208,7 @@ impl Slab {
             _ => self.blocked.valid.get() && same_blocks,
         };
         if valid {
-            self.rep(layout).reserve_if_unlent(now, layout.padded_len(shape), self.capacity);
+            self.rep(layout).reserve_if_unlent(now, layout.padded_len(shape.dims()), self.capacity);
             return Ok(());
         }
         if layout == Layout::Plain {
@@ -226,9 +228,9 @@ impl Slab {
         // SAFETY: the plain borrow is unique; the blocked one is only read here, and a layer that
         // wrote it in this call has made it the valid one, which `read` by itself never overlaps.
         let (src, dst) = unsafe {
-            (self.blocked.slice(from.padded_len(&shape)), self.plain.slice_mut(shape.count()))
+            (self.blocked.slice(from.padded_len(shape.dims())), self.plain.slice_mut(shape.count()))
         };
-        reorder::to_plain(from, &shape, src, dst, threads);
+        reorder(threads, sizes(&shape), (src, from), (dst, Layout::Plain));
         self.plain.lent.0.set((0, false));
         self.plain.valid.set(true);
         self.reorders.set(self.reorders.get() + 1);
@@ -239,12 +241,12 @@ impl Slab {
     fn block(&self, now: Epoch, layout: Layout, shape: &Shape, threads: Threads) -> Result<()> {
         self.blocked.lent.write(now, "a blob")?;
         self.plain.reserve_if_unlent(now, shape.count(), self.capacity);
-        self.blocked.reserve(layout.padded_len(shape), self.capacity);
+        self.blocked.reserve(layout.padded_len(shape.dims()), self.capacity);
         // SAFETY: as in `unblock`, with the roles exchanged.
         let (src, dst) = unsafe {
-            (self.plain.slice(shape.count()), self.blocked.slice_mut(layout.padded_len(shape)))
+            (self.plain.slice(shape.count()), self.blocked.slice_mut(layout.padded_len(shape.dims())))
         };
-        reorder::to_blocked(layout, shape, src, dst, threads);
+        reorder(threads, sizes(shape), (src, Layout::Plain), (dst, layout));
         self.blocked.lent.0.set((0, false));
         self.blocked.valid.set(true);
         self.describe(layout, shape);
@@ -260,6 +262,11 @@ impl Rep {
             self.reserve(len, capacity);
         }
     }
+}
+
+/// Sizes of an activation, for the conversion between its layouts.
+fn sizes(shape: &Shape) -> reorder::Shape {
+    reorder::Shape { n: shape[0], channels: shape[1], pixels: shape.count_from(2) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub enum AtZero {
 /// The layout to work in: the one that is there, unless its padding would be spoiled.
 pub fn layout(io: &Io<'_>, at_zero: AtZero) -> Layout {
     let layout = io.bottom_layout(0);
-    if at_zero == AtZero::Other && layout.has_padding(io.bottom_shape(0)) {
+    if at_zero == AtZero::Other && io.bottom_shape(0).is_padded_in(layout) {
         Layout::Plain
     } else {
         layout

@@ -429,7 +429,7 @@ impl Builder<'_> {
     /// Floats a blob may need in its largest representation.
     fn len_of(&self, id: BlobId) -> usize {
         let shape = &self.blobs[id].1;
-        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape) } else { shape.count() }
+        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
     }
 }
 

@@ -10,7 +10,7 @@ use caffe_proto::SolverParameter;
 
 use super::lr_policy::LrPolicy;
 use super::rules::{At, UpdateRule, rule_for};
-use crate::blob::Buffer;
+use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cpu::threads::Threads;
 use crate::params::{Param, ParamArena};
 use crate::{Error, Result, bail, ensure};
@@ -42,7 +42,7 @@ pub struct Optimizer {
     decay: Decay,
     clip: Option<f32>,
     iter_size: f32,
-    histories: [Buffer; 2],
+    histories: [AlignedBuf; 2],
     pieces: Vec<Vec<Run>>,
 }
 
@@ -62,7 +62,7 @@ impl Optimizer {
         };
         ensure!(param.iter_size() >= 1, "iter_size must be at least 1, got {}", param.iter_size());
         let len = arena.learnable_len();
-        let kept = |k: usize| Buffer::zeros(if rule.histories() > k { len } else { 0 });
+        let kept = |k: usize| AlignedBuf::zeroed(if rule.histories() > k { len } else { 0 });
         Ok(Optimizer {
             policy: LrPolicy::new(param)?,
             decay,
@@ -90,12 +90,12 @@ impl Optimizer {
     }
 
     /// The histories in use, each laid out like the learnable part of the arena.
-    pub fn histories(&self) -> &[Buffer] {
+    pub fn histories(&self) -> &[AlignedBuf] {
         &self.histories[..self.rule.histories()]
     }
 
     /// The histories in use, to be written.
-    pub fn histories_mut(&mut self) -> &mut [Buffer] {
+    pub fn histories_mut(&mut self) -> &mut [AlignedBuf] {
         &mut self.histories[..self.rule.histories()]
     }
 

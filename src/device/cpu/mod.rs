@@ -1,23 +1,21 @@
-//! The CPU device: threads, and primitives from oneDNN where that library is found.
+//! What runs on the CPU: a team of threads, oneDNN's compiled primitives, and plain loops.
+//!
+//! * [`CpuRun`]: what a layer gets to compute with.
+//! * [`threads`]: a replica's team; the same OpenMP threads oneDNN uses.
+//! * [`onednn`]: oneDNN behind safe types. The library is opened at run time; where it is missing,
+//!   [`gemm`] and plain loops do the work, slower.
+//! * [`reorder`], [`channels`], [`lrn`]: own parallel loops over plain and blocked layouts.
+//! * [`aligned`]: buffers that start on a cache line.
+//!
+//! Nothing here knows a layer, a net or a prototxt: slices and sizes go in, slices come out.
 
+pub mod aligned;
+pub mod channels;
+pub mod gemm;
+pub mod lrn;
+pub mod onednn;
+pub mod reorder;
+mod run;
 pub mod threads;
 
-use crate::device::Step;
-use threads::Threads;
-
-/// What a layer computes with on the CPU.
-pub struct CpuRun {
-    /// Threads of this replica.
-    pub threads: Threads,
-    /// Plain path only: no Winograd, no private layouts; for bit-comparisons.
-    pub exact: bool,
-    /// The present step.
-    pub step: Step,
-}
-
-impl CpuRun {
-    /// A CPU device with so many threads; `exact` keeps to the plain path.
-    pub fn new(threads: usize, exact: bool) -> Self {
-        CpuRun { threads: Threads::new(threads), exact, step: Step::default() }
-    }
-}
+pub use run::CpuRun;
