@@ -80,8 +80,12 @@ impl Requests {
         self.stop.load(Ordering::Acquire)
     }
 
+    pub(crate) fn snapshot_wanted(&self) -> bool {
+        self.snapshot.load(Ordering::Acquire)
+    }
+
     pub(crate) fn any_wanted(&self) -> bool {
-        self.stop_wanted() || self.snapshot.load(Ordering::Acquire)
+        self.stop_wanted() || self.snapshot_wanted()
     }
 
     /// Takes the snapshot wish, so that it is fulfilled once.

@@ -17,17 +17,24 @@
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
 
+mod board;
 mod clock;
+mod communicator;
 mod config;
+mod device;
 mod digest;
 mod fault;
 mod header;
+mod ledger;
 mod messages;
 mod mode;
 mod observe;
+mod reader;
 mod replica;
+mod run;
 mod schedule;
 mod source;
+mod store;
 pub mod trace;
 mod transport;
 
@@ -40,6 +47,7 @@ pub use digest::Digest;
 pub use fault::{Fault, Origin};
 pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
 pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
 pub use transport::{InProcess, launched};

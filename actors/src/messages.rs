@@ -33,6 +33,8 @@ use crate::replica::Plan;
 /// Train batches on their way from reader to device, and empty on their way back.
 #[derive(Debug)]
 pub(crate) struct Load<B> {
+    /// The reader whose buffer this is.
+    pub(crate) reader: usize,
     /// Batch ticket of the first batch; the others follow it.
     pub(crate) ticket: u64,
     pub(crate) batches: Vec<B>,
@@ -130,7 +132,7 @@ pub(crate) enum Note {
     Finished { local: usize, ticket: u64, sample: Option<Sample> },
     /// A device has left its segment, having done all iterations below `iter`; its statistics
     /// are on the board.
-    Parked { local: usize, iter: u64 },
+    Parked { iter: u64 },
     /// [`Order::Settle`] done.
     Settled,
     /// [`Order::Test`] done; the scores are on the board.
@@ -145,6 +147,8 @@ pub(crate) enum Note {
     Evaluated { loss: f32 },
     /// [`Order::Verify`] done.
     Verified { local: usize, checksum: u64 },
+    /// A device has waited for long.
+    Slow { local: usize, what: &'static str, seconds: u64 },
     /// A device or reader has ended in order.
     Left,
 }

@@ -22,6 +22,9 @@ use crate::trace::Tracer;
 /// that ends the job.
 pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
 
+/// A plan has at most so many buckets: the depth of the channels they travel in.
+pub const MAX_BUCKETS: usize = 1024;
+
 /// The flat layout of a replica's parameters; equal on all replicas of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -57,6 +60,9 @@ impl Plan {
     /// # Errors
     /// A sentence that names the bucket.
     pub fn check(&self) -> Result<(), String> {
+        if self.buckets.len() > MAX_BUCKETS {
+            return Err(format!("the plan has more than {MAX_BUCKETS} buckets"));
+        }
         let mut ranges: Vec<_> = self.buckets.iter().enumerate().collect();
         ranges.sort_by_key(|(_, range)| range.start);
         let mut end = 0;

@@ -54,7 +54,7 @@ fn hits(iter: u64, interval: u64) -> bool {
 }
 
 fn next_multiple_after(iter: u64, interval: u64) -> u64 {
-    if interval == 0 { u64::MAX } else { (iter / interval + 1) * interval }
+    iter.checked_div(interval).map_or(u64::MAX, |done| (done + 1) * interval)
 }
 
 impl Schedule {

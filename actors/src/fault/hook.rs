@@ -19,6 +19,11 @@ pub(crate) fn enter(post: Option<Post>) {
     HERE.with_borrow_mut(|here| *here = post);
 }
 
+/// What `look` says of this thread's post, if it has one.
+pub(super) fn here<T>(look: impl FnOnce(&Post) -> T) -> Option<T> {
+    HERE.with_borrow(|here| here.as_ref().map(look))
+}
+
 /// Installs the hook, once per process.
 ///
 /// The hook records the fault *before* the stack unwinds: whatever a destructor on the way does,

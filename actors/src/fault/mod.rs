@@ -37,15 +37,15 @@ pub struct Fault {
     /// The rank at fault.
     pub rank: usize,
     /// Its host.
-    pub host: String,
+    pub host: Box<str>,
     /// The actor, as in "device 0", "reader 0", "communicator".
-    pub actor: String,
+    pub actor: Box<str>,
     /// The iteration it was in, if it had one.
     pub iter: Option<u64>,
     /// What it was doing, as in "forward".
-    pub doing: String,
+    pub doing: Box<str>,
     /// The cause, in one line.
-    pub cause: String,
+    pub cause: Box<str>,
     /// Who found it.
     pub origin: Origin,
 }
@@ -74,15 +74,17 @@ pub(crate) enum Never {}
 pub(crate) enum Halt {
     /// The node is stopping because of a fault elsewhere. Nothing to report.
     Stopped,
-    /// A cause, to be dressed with the thread's place and activity.
+    /// A cause on a thread that belongs to no run; to be dressed with a place.
     Cause(Cause),
     /// A fault that already knows its place.
     Fault(Fault),
 }
 
+/// `?` dresses a cause with the thread's place and activity while the spans are still open.
 impl From<Cause> for Halt {
     fn from(cause: Cause) -> Self {
-        Halt::Cause(cause)
+        let text = full_text(cause.as_ref());
+        hook::here(|post| post.fault(&text)).map_or(Halt::Cause(cause), Halt::Fault)
     }
 }
 
@@ -94,7 +96,7 @@ impl From<Fault> for Halt {
 
 impl From<String> for Halt {
     fn from(text: String) -> Self {
-        Halt::Cause(text.into())
+        Halt::from(Cause::from(text))
     }
 }
 
@@ -163,11 +165,11 @@ impl Post {
     pub(crate) fn fault(&self, cause: impl std::fmt::Display) -> Fault {
         Fault {
             rank: self.rank,
-            host: self.host.clone(),
-            actor: self.actor.clone(),
+            host: self.host.as_str().into(),
+            actor: self.actor.as_str().into(),
             iter: self.tracer.iter(),
-            doing: self.tracer.doing().to_owned(),
-            cause: one_line(&cause.to_string()),
+            doing: self.tracer.doing().into(),
+            cause: one_line(&cause.to_string()).into(),
             origin: Origin::Own,
         }
     }

@@ -15,6 +15,11 @@ pub use inprocess::InProcess;
 pub use launch::launched;
 pub(crate) use pump::{Hello, Line, Meeting, News, Pump, start};
 
+/// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's
+/// last means. Nothing to end without MPI.
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn abort_job() {}
+
 /// Independent streams of operations; each has its own MPI communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {

@@ -56,7 +56,8 @@ impl Pace {
 
     /// A header is known: `finished` tickets on all nodes. True when ρ has changed.
     pub(super) fn round(&mut self, now: Duration, finished: u64, data: bool) -> bool {
-        self.seconds = self.seconds * (1.0 - FORGET) + (now.saturating_sub(self.last)).as_secs_f64();
+        self.seconds =
+            self.seconds * (1.0 - FORGET) + (now.saturating_sub(self.last)).as_secs_f64();
         self.tickets = self.tickets * (1.0 - FORGET) + finished as f64;
         self.last = now;
         if !data {

@@ -68,11 +68,22 @@ impl Setup {
 enum Due {
     Machine(usize, Event),
     /// A hogwild device pushes its `n`-th bucket.
-    Push { node: usize, device: usize, ticket: u64, nth: usize },
+    Push {
+        node: usize,
+        device: usize,
+        ticket: u64,
+        nth: usize,
+    },
     /// A hogwild device looks for a ticket.
-    Draw { node: usize, device: usize },
+    Draw {
+        node: usize,
+        device: usize,
+    },
     /// A sync device starts an iteration.
-    Iterate { node: usize, device: usize },
+    Iterate {
+        node: usize,
+        device: usize,
+    },
     Wish(usize, bool),
 }
 

@@ -122,7 +122,7 @@ pub(super) fn meet(
                 "differs from rank 0 (host {}) in {what}; all ranks must be given the same",
                 hosts[0]
             );
-            let (host, origin) = (hosts[rank].clone(), Origin::Agreed);
+            let (host, origin) = (hosts[rank].as_str().into(), Origin::Agreed);
             return Err(Halt::Fault(Fault { rank, host, origin, ..post.fault(cause) }));
         }
     }

@@ -1,0 +1,459 @@
+//! What a node does besides running segments: a list of duties, carried out one after the other.
+//!
+//! The list is a pure function of the schedule and of what the machine reported when it drained,
+//! so all nodes have the same list and meet in the same collectives. A duty starts, waits for so
+//! many replies or completions, and ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Communicator;
+use crate::board::sum_of;
+use crate::config::Mode;
+use crate::fault::Halt;
+use crate::messages::{Feed, Note, Order};
+use crate::mode::{Event, Job, machine};
+use crate::observe::{RunReport, Started, Tested};
+use crate::store::Store;
+use crate::transport::{Lane, Op};
+
+/// One duty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Duty {
+    /// Readers open their sources, devices build their replicas.
+    Open,
+    /// All nodes compare plans.
+    Meet,
+    /// Rank 0's first replica lays out its weights.
+    Publish,
+    /// They go to all nodes.
+    Spread,
+    /// All replicas take them.
+    Load,
+    /// Decide what is due at this iteration.
+    Point { stop: bool, snapshot: bool },
+    /// Run a segment.
+    Train { to: u64 },
+    /// Average the statistics.
+    Statistics,
+    /// Replicas take statistics and weights.
+    Settle,
+    /// Devices lay out their histories.
+    History,
+    /// Average them.
+    MeanHistory,
+    /// Write a snapshot.
+    Snapshot,
+    /// Run a test net.
+    Test { net: usize },
+    /// Put its scores together.
+    Scores { net: usize },
+    /// The closing loss.
+    Evaluate,
+    /// All replicas hash their weights.
+    Verify,
+    /// All nodes compare the hashes.
+    Compare,
+    /// Everybody ends.
+    Leave,
+}
+
+impl Communicator {
+    /// The beginning.
+    pub(super) fn start(&mut self) -> Result<(), Halt> {
+        use Duty::{Load, Meet, Open, Point, Publish, Spread};
+        self.duties.extend([Open, Meet]);
+        if self.replicas() > 1 {
+            self.duties.extend([Publish, Spread, Load]);
+        }
+        self.duties.push_back(Point { stop: false, snapshot: false });
+        self.next_duty()
+    }
+
+    /// Whether replicas draw tickets and push into a store of the node.
+    pub(super) fn draws(&self) -> bool {
+        self.parts.mode == Mode::Hogwild && self.replicas() > 1
+    }
+
+    /// Starts duties until one has something to wait for.
+    fn next_duty(&mut self) -> Result<(), Halt> {
+        while let Some(duty) = self.duties.pop_front() {
+            self.duty = Some(duty);
+            self.awaiting = 0;
+            self.begin(duty)?;
+            if self.awaiting > 0 {
+                return Ok(());
+            }
+            self.end(duty)?;
+        }
+        Ok(())
+    }
+
+    /// One of the awaited things has come.
+    pub(super) fn arrived(&mut self) -> Result<(), Halt> {
+        self.awaiting = self.awaiting.saturating_sub(1);
+        match self.duty {
+            Some(duty) if self.awaiting == 0 => {
+                self.end(duty)?;
+                self.next_duty()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn order_all(&mut self, order: impl Fn() -> Order) {
+        for device in 0..self.local() {
+            self.order(device, order());
+        }
+        self.awaiting += self.local();
+    }
+
+    fn begin(&mut self, duty: Duty) -> Result<(), Halt> {
+        match duty {
+            Duty::Open => {
+                self.order_all(|| Order::Build);
+                self.feed_readers(&Feed::Open);
+            }
+            Duty::Meet => {
+                let plan = self.plan()?;
+                let sizes = [plan.params, plan.buckets.len(), plan.statistics, plan.history];
+                let mut words = vec![plan.hash];
+                words.extend(sizes.map(|size| size as u64));
+                self.compare_words(words)?;
+            }
+            Duty::Publish if self.root() => {
+                self.order(0, Order::Publish);
+                self.awaiting = 1;
+            }
+            Duty::Publish => {}
+            Duty::Spread => self.begin_spread()?,
+            Duty::Load => self.order_all(|| Order::Load),
+            Duty::Point { stop, snapshot } => self.point(stop, snapshot),
+            Duty::Train { to } => {
+                self.awaiting = 1;
+                self.feed(Event::Begin { from: self.iter, to })?;
+            }
+            Duty::Statistics => {
+                let data = sum_of(&self.parts.board.own_statistics);
+                let id = self.means.len();
+                self.sum_over_nodes(Lane::Data, id, data)?;
+            }
+            Duty::Settle => self.order_all(|| Order::Settle),
+            Duty::History => self.order_all(|| Order::History),
+            Duty::MeanHistory => {
+                let data = sum_of(&self.parts.board.histories);
+                self.sum_over_nodes(Lane::Test, 1, data)?;
+            }
+            Duty::Snapshot => self.begin_snapshot()?,
+            Duty::Test { net } => self.begin_test(net)?,
+            Duty::Scores { .. } => {
+                let data = std::mem::take(&mut *self.parts.board.scores.lock());
+                self.sum_over_nodes(Lane::Test, 0, data)?;
+            }
+            Duty::Evaluate if self.root() => {
+                let device = &self.parts.devices[0];
+                let (reader, queue) = device.train;
+                let first = self.iter * self.replicas() as u64;
+                let ticket = first * self.parts.schedule.iter_size as u64;
+                let feed = Feed::Train { queue, first, stride: 1, count: 1 };
+                self.parts.readers[reader].do_send(feed);
+                self.order(0, Order::Evaluate { iter: self.iter, ticket });
+                self.awaiting = 1;
+            }
+            Duty::Evaluate => {}
+            Duty::Verify => self.order_all(|| Order::Verify),
+            Duty::Compare => self.compare_words(vec![self.checksums[0]])?,
+            Duty::Leave => {
+                self.order_all(|| Order::Leave);
+                self.feed_readers(&Feed::Leave);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, duty: Duty) -> Result<(), Halt> {
+        match duty {
+            Duty::Open => self.built()?,
+            Duty::Load => {
+                self.open_store();
+                self.parts.board.weights.lock().clear();
+            }
+            Duty::Scores { net } => self.tested(net)?,
+            Duty::Snapshot => self.tell(|observer| observer.snapshotted(self.iter)),
+            Duty::Verify => self.verified()?,
+            Duty::Leave => self.left(),
+            _ => {}
+        }
+        if matches!(self.duties.front(), Some(Duty::Point { .. })) && self.machine.is_none() {
+            self.announce()?;
+        }
+        Ok(())
+    }
+
+    fn feed_readers(&mut self, feed: &Feed) {
+        for reader in &self.parts.readers {
+            reader.do_send(feed.clone());
+        }
+        self.awaiting += self.parts.readers.len();
+    }
+
+    /// A reply from a device or reader.
+    pub(super) fn reply(&mut self, note: Note) -> Result<(), Halt> {
+        match note {
+            Note::Built { local, plan } => self.plans[local] = Some(*plan),
+            Note::Verified { local, checksum } => self.checksums[local] = checksum,
+            Note::Evaluated { loss } => {
+                let display = self.ledger.closing(self.iter, loss);
+                self.tell(|observer| observer.display(&display));
+            }
+            Note::WantHistory => return self.want_history(),
+            Note::Snapshotted => return self.snapshotted(),
+            _ => {}
+        }
+        self.arrived()
+    }
+
+    /// All local replicas are built: their plans must agree.
+    fn built(&mut self) -> Result<(), Halt> {
+        let mut plans = self.plans.iter().flatten();
+        let Some(plan) = plans.next().cloned() else {
+            return Err("no replica was built".to_owned().into());
+        };
+        if let Some(place) = plans.position(|other| *other != plan) {
+            let device = place + 1;
+            let cause = format!("device {device} of this node built another net than device 0");
+            return Err(cause.into());
+        }
+        let lens = || (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
+        if self.replicas() > 1 {
+            self.given = vec![vec![None; plan.buckets.len()]; self.local()];
+            self.wires = lens().map(|len| vec![0.0; len]).collect();
+            let mean = |len| Arc::new(if self.draws() { Vec::new() } else { vec![0.0; len] });
+            self.means = lens().map(mean).collect();
+            *self.parts.board.weights.lock() = lens().map(|len| vec![0.0; len]).collect();
+            *self.parts.board.statistics.lock() = vec![0.0; plan.statistics];
+        }
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    fn begin_spread(&mut self) -> Result<(), Halt> {
+        if self.nodes() == 1 {
+            return Ok(());
+        }
+        let mut parts = std::mem::take(&mut *self.parts.board.weights.lock());
+        parts.push(std::mem::take(&mut *self.parts.board.statistics.lock()));
+        self.parts.board.weights.lock().resize(parts.len() - 1, Vec::new());
+        for (id, data) in parts.into_iter().enumerate() {
+            self.awaiting += 1;
+            self.post(Op::Broadcast { id, data })?;
+        }
+        Ok(())
+    }
+
+    /// Rank 0's weights have come.
+    pub(super) fn spread(&mut self, id: usize, data: Vec<f32>) -> Result<(), Halt> {
+        match self.parts.board.weights.lock().get_mut(id) {
+            Some(bucket) => *bucket = data,
+            None => *self.parts.board.statistics.lock() = data,
+        }
+        self.arrived()
+    }
+
+    /// Everything is ready to train.
+    fn announce(&mut self) -> Result<(), Halt> {
+        let (rank, workers) = (self.parts.meeting.rank, self.parts.meeting.workers.clone());
+        let buckets = self.plan()?.buckets.len();
+        let started = Started {
+            rank,
+            hosts: self.parts.meeting.hosts.clone(),
+            workers: workers.clone(),
+            iter: self.iter,
+            transport: self.parts.meeting.transport.clone(),
+        };
+        self.parts.observer.lock().started(&started);
+        self.machine = Some(machine(self.parts.mode, Job { rank, workers, buckets }));
+        self.since = Instant::now();
+        Ok(())
+    }
+
+    /// What is due after `iter` iterations, in Caffe's order.
+    fn point(&mut self, stop: bool, snapshot: bool) {
+        let schedule = &self.parts.schedule;
+        let iter = self.iter;
+        let over = stop || iter >= schedule.max_iter;
+        let stopped = stop && iter < schedule.max_iter;
+        let parting = stopped && schedule.snapshot_after_train && iter > schedule.start_iter;
+        if snapshot || parting || schedule.snapshot_due(iter) {
+            if self.draws() {
+                self.duties.extend([Duty::History, Duty::MeanHistory]);
+            }
+            self.duties.push_back(Duty::Snapshot);
+        }
+        if !stopped {
+            if over && schedule.display_due(iter) {
+                self.duties.push_back(Duty::Evaluate);
+            }
+            if schedule.test_due(iter) {
+                for net in 0..schedule.test_batches.len() {
+                    self.duties.extend([Duty::Test { net }, Duty::Scores { net }]);
+                }
+            }
+        }
+        if over {
+            self.stopped_early = stopped;
+            self.duties.extend([Duty::Verify, Duty::Compare, Duty::Leave]);
+        } else {
+            self.duties.push_back(Duty::Train { to: schedule.next_stop(iter) });
+        }
+    }
+
+    /// The machine has drained.
+    pub(super) fn drained_at(&mut self, iter: u64, stop: bool, snapshot: bool) {
+        self.iter = iter;
+        if snapshot {
+            self.parts.requests.take_snapshot();
+        }
+        let statistics = self.plan.as_ref().is_some_and(|plan| plan.statistics > 0);
+        if self.replicas() > 1 {
+            if statistics {
+                self.duties.push_back(Duty::Statistics);
+            }
+            if statistics || self.draws() {
+                self.duties.push_back(Duty::Settle);
+            }
+        }
+        self.duties.push_back(Duty::Point { stop, snapshot });
+        if stop && iter < self.parts.schedule.max_iter {
+            self.tell(|observer| observer.stopped_early(iter));
+        }
+    }
+
+    /// Sums `data` over all nodes; [`summed_for_duty`](Self::summed_for_duty) gets the result.
+    fn sum_over_nodes(&mut self, lane: Lane, id: usize, data: Vec<f32>) -> Result<(), Halt> {
+        self.awaiting += 1;
+        if self.nodes() > 1 {
+            return self.post(Op::Sum { lane, id, data });
+        }
+        self.keep_sum(data);
+        self.awaiting -= 1;
+        Ok(())
+    }
+
+    pub(super) fn summed_for_duty(&mut self, data: Vec<f32>) -> Result<(), Halt> {
+        self.keep_sum(data);
+        self.arrived()
+    }
+
+    fn keep_sum(&mut self, mut data: Vec<f32>) {
+        let scale = 1.0 / self.replicas() as f32;
+        let board = &self.parts.board;
+        let place = match self.duty {
+            Some(Duty::Statistics) => &board.statistics,
+            Some(Duty::MeanHistory) => &board.mean_history,
+            _ => {
+                *board.scores.lock() = data;
+                return;
+            }
+        };
+        data.iter_mut().for_each(|value| *value *= scale);
+        *place.lock() = data;
+    }
+
+    fn begin_test(&mut self, net: usize) -> Result<(), Halt> {
+        self.tell(|observer| observer.testing(self.iter, net));
+        let count = self.parts.schedule.test_batches[net];
+        let width = self.plan()?.test_outputs[net];
+        *self.parts.board.scores.lock() = vec![0.0; count as usize * width];
+        let cursor = self.cursors[net];
+        let base = self.parts.meeting.first_replica(self.parts.meeting.rank) as u64;
+        let stride = self.replicas() as u64;
+        for (local, device) in self.parts.devices.iter().enumerate() {
+            let (reader, queue) = device.test;
+            let first = base + local as u64;
+            let feed = Feed::Test { net, cursor, queue, first, stride, rows: count };
+            self.parts.readers[reader].do_send(feed);
+        }
+        self.order_all(|| Order::Test { net, count });
+        Ok(())
+    }
+
+    /// Averages in batch order, in single precision, as Caffe does.
+    fn tested(&mut self, net: usize) -> Result<(), Halt> {
+        let width = self.plan()?.test_outputs[net];
+        let count = self.parts.schedule.test_batches[net];
+        self.cursors[net] += count;
+        let rows = std::mem::take(&mut *self.parts.board.scores.lock());
+        let mut scores = vec![0.0f32; width];
+        for row in rows.chunks_exact(width.max(1)) {
+            for (sum, value) in scores.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        scores.iter_mut().for_each(|sum| *sum /= count.max(1) as f32);
+        let tested = Tested { iter: self.iter, net, scores };
+        self.tell(|observer| observer.tested(&tested));
+        Ok(())
+    }
+
+    /// All nodes say something; [`compared`](Self::compared) hears it.
+    fn compare_words(&mut self, words: Vec<u64>) -> Result<(), Halt> {
+        if self.nodes() > 1 {
+            self.awaiting = 1;
+            self.post(Op::Header { words })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn compared(&mut self, words: &[u64]) -> Result<(), Halt> {
+        let each = (words.len() / self.nodes()).max(1);
+        let mut ranks = words.chunks(each);
+        let first = ranks.next();
+        if let Some(place) = ranks.position(|other| Some(other) != first) {
+            let cause = match self.duty {
+                Some(Duty::Meet) => {
+                    "its net or solver differs from rank 0's; all ranks must be given the same"
+                }
+                _ => "its final weights differ from rank 0's, bit for bit; the result is not valid",
+            };
+            return Err(self.agreed(place + 1, cause));
+        }
+        self.arrived()
+    }
+
+    fn verified(&mut self) -> Result<(), Halt> {
+        let first = self.checksums[0];
+        match self.checksums.iter().position(|checksum| *checksum != first) {
+            None => Ok(()),
+            Some(device) => {
+                let cause = format!("the final weights of device {device} differ from device 0's");
+                Err(cause.into())
+            }
+        }
+    }
+
+    fn left(&mut self) {
+        let replicas = self.replicas() as u64;
+        let report = RunReport {
+            rank: self.parts.meeting.rank,
+            iter: self.iter,
+            ticket: self.iter * replicas * self.parts.schedule.iter_size as u64,
+            stopped_early: self.stopped_early,
+            checksum: self.checksums[0],
+            steps: self.steps.clone(),
+            rounds: self.rounds,
+            round_iters: self.machine.as_ref().map_or(0.0, |machine| machine.round_iters()),
+            wall: self.since.elapsed(),
+        };
+        self.tell(|observer| observer.finished(&report));
+        drop(self.parts.outcome.try_send(report));
+    }
+
+    /// In hogwild the node's weights start from the published ones.
+    pub(super) fn open_store(&self) {
+        if self.draws() {
+            let store = Store::new(&self.parts.board.weights.lock(), self.nodes() == 1);
+            drop(self.parts.board.store.set(store));
+        }
+    }
+}

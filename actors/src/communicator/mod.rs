@@ -1,0 +1,299 @@
+//! The communicator actor: one per node. It runs the mode's machine, aggregates locally, hands
+//! exchanges to the pump, and leads the node through everything between segments.
+//!
+//! It never waits for compute: it reacts to notes from devices and readers and to completions
+//! from the pump. `rounds` carries out the machine's actions while a segment runs; `duties` is
+//! the list of what to do otherwise (start, drained points, end), one file beside it for
+//! histories.
+
+mod duties;
+mod histories;
+mod rounds;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient};
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+
+use self::duties::Duty;
+use self::histories::Streaming;
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::config::{Mode, Requests};
+use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
+use crate::ledger::Ledger;
+use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
+use crate::mode::{Event, Machine, Moment};
+use crate::observe::{Observer, RunReport};
+use crate::replica::Plan;
+use crate::schedule::Schedule;
+use crate::transport::{Done, Line, Meeting, News, Op};
+
+/// The observer, heard by the communicator and by the thread that called `run`.
+pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
+
+/// The communicator's ends to one device.
+pub(crate) struct DevicePort {
+    pub(crate) orders: Recipient<Order>,
+    pub(crate) cues: Sender<Cue>,
+    pub(crate) gradients: Receiver<Gradient>,
+    /// Its train queue: reader, and queue in that reader.
+    pub(crate) train: (usize, usize),
+    /// Its test queue.
+    pub(crate) test: (usize, usize),
+}
+
+/// What a communicator is made of.
+pub(crate) struct Parts {
+    pub(crate) post: Post,
+    pub(crate) mode: Mode,
+    pub(crate) meeting: Meeting,
+    pub(crate) schedule: Schedule,
+    pub(crate) requests: Requests,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) observer: SharedObserver,
+    pub(crate) line: Line,
+    pub(crate) devices: Vec<DevicePort>,
+    pub(crate) readers: Vec<Recipient<Feed>>,
+    pub(crate) outcome: Sender<RunReport>,
+}
+
+/// The actor.
+pub(crate) struct Communicator {
+    parts: Parts,
+    plan: Option<Plan>,
+    machine: Option<Box<dyn Machine>>,
+    events: VecDeque<Event>,
+    drained: Option<(u64, bool, bool)>,
+    wake_at: Option<Duration>,
+    ledger: Ledger,
+
+    duty: Option<Duty>,
+    duties: VecDeque<Duty>,
+    /// Replies and completions that the running duty still waits for.
+    awaiting: usize,
+    /// Iterations done.
+    iter: u64,
+    /// Iterations whose tickets the readers have been given (not in hogwild).
+    fed: u64,
+    stopped_early: bool,
+    cursors: Vec<u64>,
+    plans: Vec<Option<Plan>>,
+    checksums: Vec<u64>,
+    streaming: Option<Streaming>,
+
+    /// Gradients that devices have given, by device and bucket.
+    given: Vec<Vec<Option<Vec<f32>>>>,
+    /// Exchange buffers per bucket.
+    wires: Vec<Vec<f32>>,
+    /// The last mean gradient per bucket.
+    means: Vec<Arc<Vec<f32>>>,
+    words: Vec<u64>,
+    /// The round whose header was posted last.
+    round: u64,
+    /// Hash of a mean, to be compared in the next header; 0 for none.
+    mean_hash: u64,
+
+    steps: Vec<u64>,
+    rounds: u64,
+    since: Instant,
+}
+
+impl Communicator {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let devices = parts.devices.len();
+        let schedule = parts.schedule.clone();
+        Communicator {
+            plan: None,
+            machine: None,
+            events: VecDeque::new(),
+            drained: None,
+            wake_at: None,
+            ledger: Ledger::new(schedule.clone(), parts.meeting.replicas() as u64),
+            duty: None,
+            duties: VecDeque::new(),
+            awaiting: 0,
+            iter: schedule.start_iter,
+            fed: schedule.start_iter,
+            stopped_early: false,
+            cursors: schedule.test_cursors,
+            plans: vec![None; devices],
+            checksums: vec![0; devices],
+            streaming: None,
+            given: Vec::new(),
+            wires: Vec::new(),
+            means: Vec::new(),
+            words: Vec::new(),
+            round: 0,
+            mean_hash: 0,
+            steps: vec![0; devices],
+            rounds: 0,
+            since: Instant::now(),
+            parts,
+        }
+    }
+
+    fn root(&self) -> bool {
+        self.parts.meeting.rank == 0
+    }
+
+    fn nodes(&self) -> usize {
+        self.parts.meeting.nodes()
+    }
+
+    fn replicas(&self) -> usize {
+        self.parts.meeting.replicas()
+    }
+
+    fn local(&self) -> usize {
+        self.parts.devices.len()
+    }
+
+    fn order(&self, device: usize, order: Order) {
+        self.parts.devices[device].orders.do_send(order);
+    }
+
+    fn post(&self, op: Op) -> Result<(), Halt> {
+        self.parts.line.post(op)
+    }
+
+    /// Calls the observer, on rank 0 only.
+    fn tell(&self, what: impl FnOnce(&mut dyn Observer)) {
+        if self.root() {
+            what(self.parts.observer.lock().as_mut());
+        }
+    }
+
+    /// A fault that all ranks find at once, blamed on `rank`.
+    fn agreed(&self, rank: usize, cause: impl std::fmt::Display) -> Halt {
+        let host =
+            self.parts.meeting.hosts.get(rank).map(String::as_str).unwrap_or_default().into();
+        let origin = Origin::Agreed;
+        Halt::Fault(Fault { rank, host, origin, ..self.parts.post.fault(cause) })
+    }
+
+    fn plan(&self) -> Result<&Plan, Halt> {
+        self.plan.as_ref().ok_or_else(|| "has no plan yet".to_owned().into())
+    }
+
+    /// Gives the machine an event and carries out all that follows.
+    fn feed(&mut self, event: Event) -> Result<(), Halt> {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            let Some(machine) = &mut self.machine else { return Ok(()) };
+            let moment = Moment {
+                now: self.parts.clock.now(),
+                stop: self.parts.requests.stop_wanted(),
+                snapshot: self.parts.requests.snapshot_wanted(),
+            };
+            let mut actions = Vec::new();
+            machine.on(&moment, event, &mut actions);
+            for action in actions {
+                self.act(action)?;
+            }
+        }
+        if let Some((iter, stop, snapshot)) = self.drained.take() {
+            self.drained_at(iter, stop, snapshot);
+            self.arrived()?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the actor: carries `body` out, sets the machine's alarm clock.
+    fn turn(
+        &mut self,
+        context: &mut Context<Self>,
+        body: impl FnOnce(&mut Self) -> Result<(), Halt>,
+    ) {
+        let post = self.parts.post.clone();
+        if guarded(&post, || body(self)).is_none() {
+            context.stop();
+            return;
+        }
+        if let Some(at) = self.wake_at.take() {
+            let delay = at.saturating_sub(self.parts.clock.now());
+            context.run_later(delay, Self::alarm_clock);
+        }
+    }
+
+    fn alarm_clock(&mut self, context: &mut Context<Self>) {
+        let timer: fn(&mut Self) -> Result<(), Halt> = |actor| actor.feed(Event::Timer);
+        self.turn(context, timer);
+    }
+
+    fn take(&mut self, note: Note) -> Result<(), Halt> {
+        match note {
+            Note::Gradient { local, bucket } => {
+                while let Ok(gradient) = self.parts.devices[local].gradients.try_recv() {
+                    self.given[local][gradient.bucket] = Some(gradient.data);
+                }
+                self.feed(Event::Gradient { bucket })
+            }
+            Note::Computed { local, iter, sample } => {
+                self.steps[local] += 1;
+                self.feed(Event::Computed { local, iter, sample })
+            }
+            Note::Finished { local, ticket, sample } => {
+                self.steps[local] += 1;
+                self.feed(Event::Finished { ticket, sample })
+            }
+            Note::Parked { iter } => self.feed(Event::Parked { iter }),
+            Note::Slow { local, what, seconds } => {
+                let rank = self.parts.meeting.rank;
+                let text = format!("rank {rank}, device {local}: {what} for {seconds} s");
+                self.parts.observer.lock().warning(&text);
+                Ok(())
+            }
+            note => self.reply(note),
+        }
+    }
+
+    fn completed(&mut self, news: News) -> Result<(), Halt> {
+        match news {
+            News::Warning(text) => {
+                self.parts.observer.lock().warning(&text);
+                Ok(())
+            }
+            News::Done(Done::Headers { words }) => self.headers(words),
+            News::Done(done) => self.finished(done),
+        }
+    }
+}
+
+impl Actor for Communicator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        enter(Some(self.parts.post.clone()));
+        self.turn(context, Communicator::start);
+    }
+}
+
+impl Handler<Note> for Communicator {
+    type Result = ();
+
+    fn handle(&mut self, note: Note, context: &mut Self::Context) {
+        let last = matches!(self.duty, Some(Duty::Leave));
+        self.turn(context, |actor| actor.take(note));
+        if last && self.awaiting == 0 {
+            context.stop();
+        }
+    }
+}
+
+impl Handler<Wake> for Communicator {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, context: &mut Self::Context) {
+        self.turn(context, |actor| {
+            while let Some(news) = actor.parts.line.next() {
+                actor.completed(news)?;
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,284 @@
+//! Carries out a machine's actions: local aggregation, exchanges, cues, grants.
+//!
+//! Buffers go round: in sync a device's gradient buffer travels to the communicator and returns
+//! with the mean; with one device on the node that very buffer is exchanged, without a copy.
+//! Nothing is allocated per round but the few words of a header.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use super::Communicator;
+use super::duties::Duty;
+use crate::digest::Digest;
+use crate::fault::Halt;
+use crate::header::Header;
+use crate::messages::{Cue, Feed, Order};
+use crate::mode::{Action, Event};
+use crate::store::CHUNK;
+use crate::trace::Kind;
+use crate::transport::{Done, Lane, Op};
+
+/// One bucket's hash is compared between all nodes every so many rounds.
+const CHECK_EVERY: u64 = 64;
+
+impl Communicator {
+    pub(super) fn act(&mut self, action: Action) -> Result<(), Halt> {
+        match action {
+            Action::Run { from, to } => self.run_segment(from, to),
+            Action::Header(header) => return self.header(header),
+            Action::Sum { bucket } => return self.sum(bucket),
+            Action::Mean { bucket } => self.mean(bucket),
+            Action::Next { go_on } => {
+                self.rounds += u64::from(self.nodes() > 1);
+                self.hash_mean();
+                self.cue(|| Cue::Next { go_on });
+            }
+            Action::Grant { first, count } => self.grant(first, count),
+            Action::Swap { bucket } => return self.swap(bucket),
+            Action::Apply { bucket } => self.apply(bucket),
+            Action::Rho(rho) => {
+                if let Some(store) = self.parts.board.store.get() {
+                    store.set_rho(rho);
+                }
+            }
+            Action::Park => self.cue(|| Cue::Park),
+            Action::WakeAt(at) => self.wake_at = Some(at),
+            Action::Loss(part) => {
+                if self.root() {
+                    for display in self.ledger.add(&part) {
+                        self.tell(|observer| observer.display(&display));
+                    }
+                }
+            }
+            Action::Progress(iter) => {
+                self.parts.post.tracer.set_iter(iter);
+                self.tell(|observer| observer.progress(iter));
+            }
+            Action::Drained { iter, stop, snapshot } => self.drained = Some((iter, stop, snapshot)),
+            Action::Broken { rank, cause } => return Err(self.agreed(rank, cause)),
+        }
+        Ok(())
+    }
+
+    fn cue(&self, cue: impl Fn() -> Cue) {
+        for device in &self.parts.devices {
+            // As deep as a device can have cues; closed only when it has ended by a fault.
+            drop(device.cues.try_send(cue()));
+        }
+    }
+
+    fn run_segment(&mut self, from: u64, to: u64) {
+        if !self.draws() {
+            // A segment that ended early has left its later tickets in the readers' queues.
+            let first = self.fed.max(from);
+            let stride = self.replicas() as u64;
+            let base = self.parts.meeting.first_replica(self.parts.meeting.rank) as u64;
+            for (local, device) in self.parts.devices.iter().enumerate() {
+                let (reader, queue) = device.train;
+                let first_step = first * stride + base + local as u64;
+                let count = to.saturating_sub(first);
+                let feed = Feed::Train { queue, first: first_step, stride, count };
+                self.parts.readers[reader].do_send(feed);
+            }
+            self.fed = self.fed.max(to);
+        }
+        for device in 0..self.local() {
+            self.order(device, Order::Run { from, to });
+        }
+    }
+
+    /// Tickets from a grant go to the readers in turn; all their loads end in one queue.
+    fn grant(&self, first: u64, count: u64) {
+        let readers = self.parts.readers.len() as u64;
+        for (reader, port) in self.parts.readers.iter().enumerate() {
+            let offset = (reader as u64 + readers - first % readers) % readers;
+            if offset < count {
+                let count = (count - offset).div_ceil(readers);
+                let first = first + offset;
+                port.do_send(Feed::Train { queue: 0, first, stride: readers, count });
+            }
+        }
+    }
+
+    fn header(&mut self, mut header: Header) -> Result<(), Halt> {
+        if header.snapshot {
+            self.parts.requests.take_snapshot();
+        }
+        if self.nodes() == 1 {
+            self.events.push_back(Event::Headers(vec![header]));
+            return Ok(());
+        }
+        self.round = header.round;
+        header.hash = self.hash(header.round);
+        let outputs = self.plan()?.train_outputs;
+        let mut words = std::mem::take(&mut self.words);
+        header.encode(outputs, &mut words);
+        self.post(Op::Header { words })
+    }
+
+    /// The hash that goes with round `round`: of one agreed bucket in one round of many, else 0.
+    /// In hogwild of the weights, which no exchange changes while a header is posted; in sync of
+    /// the last complete iteration's mean, hashed when it was complete.
+    fn hash(&mut self, round: u64) -> u64 {
+        let checked = std::mem::take(&mut self.mean_hash);
+        match (self.parts.board.store.get(), bucket_to_check(round, self.means.len())) {
+            (Some(store), Some(bucket)) => store.hash(bucket),
+            _ => checked,
+        }
+    }
+
+    /// All means of an iteration are here: hashes one if the next header is to compare it.
+    fn hash_mean(&mut self) {
+        let next = bucket_to_check(self.round + 1, self.means.len());
+        if let Some(bucket) = next.filter(|_| self.nodes() > 1) {
+            let mut digest = Digest::default();
+            digest.floats(&self.means[bucket]);
+            self.mean_hash = digest.finish() | 1;
+        }
+    }
+
+    /// Headers have come: the machine's, or those of a duty that compares.
+    pub(super) fn headers(&mut self, words: Vec<u64>) -> Result<(), Halt> {
+        if !matches!(self.duty, Some(Duty::Train { .. })) {
+            return self.compared(&words);
+        }
+        let outputs = self.plan()?.train_outputs;
+        let headers: Option<Vec<Header>> = words
+            .chunks(Header::words(outputs))
+            .map(|words| Header::decode(words, outputs))
+            .collect();
+        self.words = words;
+        match headers {
+            Some(headers) => self.feed(Event::Headers(headers)),
+            None => Err("received a header of the wrong length".to_owned().into()),
+        }
+    }
+
+    /// Sums the local gradients of a bucket, in device order, and starts their exchange.
+    fn sum(&mut self, bucket: usize) -> Result<(), Halt> {
+        let span = self.parts.post.tracer.span(Kind::Aggregate);
+        let mut wire = std::mem::take(&mut self.wires[bucket]);
+        if let [only] = &mut self.given[..] {
+            // The device's buffer is exchanged; the device gets the old one back.
+            if let Some(gradient) = only[bucket].replace(wire) {
+                wire = gradient;
+            } else {
+                return Err(format!("bucket {bucket} is complete but not there").into());
+            }
+        } else {
+            let parts: Option<Vec<&[f32]>> =
+                self.given.iter().map(|device| device[bucket].as_deref()).collect();
+            let Some(parts) = parts else {
+                return Err(format!("bucket {bucket} is complete but not there").into());
+            };
+            add_all(&parts, &mut wire);
+        }
+        drop(span);
+        if self.nodes() > 1 {
+            return self.post(Op::Sum { lane: Lane::Data, id: bucket, data: wire });
+        }
+        self.summed(bucket, wire);
+        self.events.push_back(Event::Summed { bucket });
+        Ok(())
+    }
+
+    /// The job's sum of a bucket's gradients is here: makes it the mean.
+    fn summed(&mut self, bucket: usize, mut sum: Vec<f32>) {
+        let scale = 1.0 / self.replicas() as f32;
+        for value in &mut sum {
+            *value *= scale;
+        }
+        // All devices have dropped the last mean: they gave this bucket after using it.
+        match Arc::get_mut(&mut self.means[bucket]) {
+            Some(mean) => self.wires[bucket] = std::mem::replace(mean, sum),
+            None => {
+                self.wires[bucket] = vec![0.0; sum.len()];
+                self.means[bucket] = Arc::new(sum);
+            }
+        }
+    }
+
+    fn mean(&mut self, bucket: usize) {
+        for (device, given) in self.parts.devices.iter().zip(&mut self.given) {
+            let spare = given[bucket].take().unwrap_or_default();
+            let mean = self.means[bucket].clone();
+            drop(device.cues.try_send(Cue::Mean { bucket, mean, spare }));
+        }
+    }
+
+    fn swap(&mut self, bucket: usize) -> Result<(), Halt> {
+        let mut data = std::mem::take(&mut self.wires[bucket]);
+        let Some(store) = self.parts.board.store.get() else {
+            return Err("has no weights to exchange".to_owned().into());
+        };
+        self.rounds += u64::from(bucket == 0);
+        let span = self.parts.post.tracer.span(Kind::Aggregate);
+        store.swap(bucket, &mut data);
+        drop(span);
+        self.post(Op::Sum { lane: Lane::Data, id: bucket, data })
+    }
+
+    fn apply(&self, bucket: usize) {
+        let _span = self.parts.post.tracer.span(Kind::Apply);
+        if let Some(store) = self.parts.board.store.get() {
+            store.apply(bucket, &self.wires[bucket]);
+        }
+    }
+
+    /// An exchange has ended.
+    pub(super) fn finished(&mut self, done: Done) -> Result<(), Halt> {
+        match done {
+            Done::Sum { lane: Lane::Data, id, data } if id < self.means.len() => {
+                if self.draws() {
+                    self.wires[id] = data;
+                } else {
+                    self.summed(id, data);
+                }
+                self.feed(Event::Summed { bucket: id })
+            }
+            Done::Sum { data, .. } => self.summed_for_duty(data),
+            Done::Broadcast { id, data } => self.spread(id, data),
+            Done::Collect { from, data } => self.collected(from, data),
+            Done::Headers { words } => self.headers(words),
+        }
+    }
+}
+
+/// The bucket whose hash is compared in round `round`, if any.
+fn bucket_to_check(round: u64, buckets: usize) -> Option<usize> {
+    let due = round > 0 && round.is_multiple_of(CHECK_EVERY) && buckets > 0;
+    due.then(|| (round / CHECK_EVERY % buckets as u64) as usize)
+}
+
+/// `out` = the sum of all parts, in their order, chunk by chunk so that it stays in the cache.
+fn add_all(parts: &[&[f32]], out: &mut [f32]) {
+    let Some((first, rest)) = parts.split_first() else { return };
+    for (index, out) in out.chunks_mut(CHUNK).enumerate() {
+        let from = index * CHUNK;
+        let to = from + out.len();
+        out.copy_from_slice(&first[from..to]);
+        for part in rest {
+            for (sum, value) in out.iter_mut().zip(&part[from..to]) {
+                *sum += value;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_in_order_over_chunk_ends() {
+        let len = CHUNK + 7;
+        let parts: Vec<Vec<f32>> =
+            (0..3).map(|p| (0..len).map(|i| (i * (p + 1)) as f32 * 0.1).collect()).collect();
+        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        let mut out = vec![9.0; len];
+        add_all(&slices, &mut out);
+        for i in [0, 1, CHUNK - 1, CHUNK, len - 1] {
+            assert_eq!(out[i], parts[0][i] + parts[1][i] + parts[2][i]);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A device's segment, in three forms: the bare solver loop, sync, hogwild.
+
+use std::time::Instant;
+
+use crossbeam_channel::{after, select};
+
+use super::{Device, Own};
+use crate::config::Mode;
+use crate::fault::Halt;
+use crate::header::Sample;
+use crate::messages::{Cue, Gradient, Load, Note};
+use crate::replica::{Ready, Replica, Step};
+use crate::trace::Kind;
+
+impl<R: Replica> Device<R> {
+    pub(super) fn run(&mut self, own: &mut Own<R>, from: u64, to: u64) -> Result<(), Halt> {
+        let iter = match self.mode {
+            _ if self.alone() => self.run_alone(own, from, to)?,
+            Mode::Sync => self.run_sync(own, from)?,
+            Mode::Hogwild => self.run_hogwild(own)?,
+        };
+        let local = self.place.local;
+        if own.plan.statistics > 0 && !self.alone() {
+            let mut statistics = self.board.own_statistics[local].lock();
+            statistics.resize(own.plan.statistics, 0.0);
+            own.replica.read_statistics(&mut statistics)?;
+        }
+        self.note(Note::Parked { iter });
+        Ok(())
+    }
+
+    /// The bare loop: nothing between compute and update.
+    fn run_alone(&mut self, own: &mut Own<R>, from: u64, to: u64) -> Result<u64, Halt> {
+        let local = self.place.local;
+        for iter in from..to {
+            if self.requests.any_wanted() {
+                return Ok(iter);
+            }
+            let sample = self.step(own, iter, iter, &mut |_, _| {})?;
+            let span = self.post.tracer.span(Kind::Update);
+            own.replica.update_local(iter)?;
+            drop(span);
+            self.note(Note::Computed { local, iter, sample });
+        }
+        Ok(to)
+    }
+
+    /// Each iteration: give the gradient away bucket by bucket, take the job's mean, update.
+    fn run_sync(&mut self, own: &mut Own<R>, from: u64) -> Result<u64, Halt> {
+        let (local, replicas) = (self.place.local, self.place.replicas as u64);
+        let mut iter = from;
+        loop {
+            let step = iter * replicas + self.place.replica as u64;
+            let sample = self.step_giving(own, iter, step)?;
+            self.note(Note::Computed { local, iter, sample });
+            let go_on = self.take_means(own)?;
+            let span = self.post.tracer.span(Kind::Update);
+            own.replica.update(iter)?;
+            drop(span);
+            iter += 1;
+            if !go_on {
+                return Ok(iter);
+            }
+        }
+    }
+
+    /// A step whose buckets go to the communicator while backward still runs.
+    fn step_giving(&self, own: &mut Own<R>, iter: u64, step: u64) -> Result<Option<Sample>, Halt> {
+        let mut buffers = std::mem::take(&mut own.buffers);
+        let mut given = 0;
+        let mut wrong = None;
+        let mut ready = |bucket: usize, gradient: &[f32]| {
+            let Some(buffer) = buffers.get_mut(bucket) else {
+                wrong = Some(format!("gave gradient bucket {bucket}, which its plan has not"));
+                return;
+            };
+            if buffer.len() != gradient.len() {
+                let (has, wants) = (gradient.len(), buffer.len());
+                wrong = Some(format!(
+                    "gave bucket {bucket} twice or with {has} floats instead of {wants}"
+                ));
+                return;
+            }
+            let mut data = std::mem::take(buffer);
+            data.copy_from_slice(gradient);
+            given += 1;
+            // As deep as there are buckets; closed only when the node stops.
+            if self.ends.gradients.try_send(Gradient { bucket, data }).is_ok() {
+                self.note(Note::Gradient { local: self.place.local, bucket });
+            }
+        };
+        let sample = self.step(own, iter, step, &mut ready)?;
+        let buckets = buffers.len();
+        if let Some(wrong) = wrong {
+            return Err(wrong.into());
+        }
+        if given != buckets {
+            return Err(format!("gave {given} gradient buckets of {buckets}").into());
+        }
+        own.buffers = buffers;
+        Ok(sample)
+    }
+
+    /// Takes cues until the iteration is complete; whether there is another.
+    fn take_means(&self, own: &mut Own<R>) -> Result<bool, Halt> {
+        loop {
+            match self.wait(&self.ends.cues, Kind::WaitGradient)? {
+                Cue::Mean { bucket, mean, spare } => {
+                    own.replica.set_gradient(bucket, &mean)?;
+                    own.buffers[bucket] = spare;
+                }
+                Cue::Next { go_on } => return Ok(go_on),
+                Cue::Park => return Err("told to park inside an iteration".to_owned().into()),
+            }
+        }
+    }
+
+    /// Draws tickets until there are none.
+    fn run_hogwild(&mut self, own: &mut Own<R>) -> Result<u64, Halt> {
+        let (local, replicas) = (self.place.local, self.place.replicas as u64);
+        let mut last = 0;
+        while let Some(load) = self.draw()? {
+            let ticket = load.ticket / self.schedule.iter_size as u64;
+            let iter = ticket / replicas;
+            own.load = Some((load, 0));
+            let sample = self.step(own, iter, ticket, &mut |_, _| {})?;
+            let span = self.post.tracer.span(Kind::Update);
+            own.replica.solve(iter)?;
+            drop(span);
+            self.push(own)?;
+            self.note(Note::Finished { local, ticket, sample });
+            last = iter;
+        }
+        Ok(last)
+    }
+
+    /// The next load of the node, or `None` when told to park.
+    fn draw(&self) -> Result<Option<Load<R::Batch>>, Halt> {
+        if let Ok(load) = self.ends.loads.try_recv() {
+            return Ok(Some(load));
+        }
+        let _span = self.post.tracer.span(Kind::WaitBatch);
+        let start = Instant::now();
+        loop {
+            select! {
+                recv(self.ends.loads) -> load => return load.map(Some).map_err(|_| Halt::Stopped),
+                recv(self.ends.cues) -> cue => match cue {
+                    Ok(Cue::Park) => return Ok(None),
+                    Ok(_) => return Err("got a cue of another mode".to_owned().into()),
+                    Err(_) => return Err(Halt::Stopped),
+                },
+                recv(self.stop) -> _ => return Err(Halt::Stopped),
+                recv(after(self.patience)) -> _ => self.slow(Kind::WaitBatch, start),
+            }
+        }
+    }
+
+    /// Pushes the update into the node's weights and takes the fresh ones, starting at a
+    /// different bucket and chunk on each replica.
+    fn push(&self, own: &mut Own<R>) -> Result<(), Halt> {
+        let _span = self.post.tracer.span(Kind::Push);
+        let Some(store) = self.board.store.get() else {
+            return Err("has no weights to push to".to_owned().into());
+        };
+        let buckets = own.buffers.len();
+        let turn = self.place.replica as f64 / self.place.replicas as f64;
+        let first = (buckets as f64 * turn) as usize;
+        for nth in 0..buckets {
+            let bucket = (first + nth) % buckets;
+            let fresh = &mut own.buffers[bucket];
+            let update = own.replica.update_of(bucket)?;
+            if update.len() != fresh.len() {
+                let (has, wants) = (update.len(), fresh.len());
+                return Err(format!("update {bucket} has {has} floats instead of {wants}").into());
+            }
+            store.push(bucket, turn, update, fresh);
+            own.replica.write_weights(bucket, fresh)?;
+        }
+        Ok(())
+    }
+
+    /// The passes of one step. Its loss, if it will be looked at.
+    fn step(
+        &self,
+        own: &mut Own<R>,
+        iter: u64,
+        ticket: u64,
+        ready: &mut Ready<'_>,
+    ) -> Result<Option<Sample>, Halt> {
+        self.post.tracer.set_iter(iter);
+        let passes = self.schedule.iter_size;
+        let report = self.schedule.loss_wanted(iter);
+        let mut loss = 0.0;
+        for pass in 0..passes {
+            let (mut load, place) = match own.load.take() {
+                Some(load) => load,
+                None => (self.wait(&self.ends.loads, Kind::WaitBatch)?, 0),
+            };
+            let first = ticket * passes as u64 + pass as u64;
+            if load.ticket + place as u64 != first {
+                let got = load.ticket + place as u64;
+                return Err(format!("got batch {got} instead of batch {first}").into());
+            }
+            let step = Step { iter, ticket: first, pass, passes, report };
+            let span = self.post.tracer.span(Kind::Compute);
+            loss += f64::from(own.replica.compute(&mut load.batches[place], &step, ready)?);
+            drop(span);
+            if place + 1 < load.batches.len() {
+                own.load = Some((load, place + 1));
+            } else {
+                self.give_back(load);
+            }
+        }
+        if !report {
+            return Ok(None);
+        }
+        let mut outputs = Vec::new();
+        if self.schedule.display_due(iter) {
+            outputs.resize(own.plan.train_outputs, 0.0);
+            own.replica.outputs(&mut outputs)?;
+        }
+        Ok(Some(Sample { loss: loss / passes as f64, outputs }))
+    }
+}

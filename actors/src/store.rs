@@ -1,0 +1,164 @@
+//! A node's weights in `hogwild`: z, f and a of every bucket, in chunks under their own locks.
+//!
+//! Per element: z agreed weights, f in flight, a own updates since the last swap; replicas read
+//! w = z + f + a. Alone in the job a node keeps z only. Replicas and communicator meet here and
+//! nowhere else; a lock is held for 64 KiB of arithmetic, and replicas start at different chunks.
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::digest::Digest;
+
+/// Floats in a chunk: 64 KiB.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct Chunk {
+    z: Vec<f32>,
+    /// Empty when the node is alone, as `a`.
+    f: Vec<f32>,
+    a: Vec<f32>,
+}
+
+/// All buckets of a node.
+#[derive(Debug)]
+pub(crate) struct Store {
+    buckets: Vec<Vec<Mutex<Chunk>>>,
+    rho: AtomicU32,
+    alone: bool,
+}
+
+impl Store {
+    /// From the start weights of each bucket.
+    pub(crate) fn new(weights: &[Vec<f32>], alone: bool) -> Self {
+        let chunk = |z: &[f32]| {
+            let own = if alone { Vec::new() } else { vec![0.0; z.len()] };
+            Mutex::new(Chunk { z: z.to_vec(), f: own.clone(), a: own })
+        };
+        let buckets =
+            weights.iter().map(|bucket| bucket.chunks(CHUNK).map(chunk).collect()).collect();
+        Store { buckets, rho: AtomicU32::new(0), alone }
+    }
+
+    /// Sets the weight of updates from now on.
+    pub(crate) fn set_rho(&self, rho: f32) {
+        self.rho.store(rho.to_bits(), Ordering::Relaxed);
+    }
+
+    /// a −= ρu (alone: z −= ρu), and the fresh w into `weights`, chunk by chunk. `turn` in
+    /// `0.0..1.0` says where in the bucket to start.
+    pub(crate) fn push(&self, bucket: usize, turn: f64, update: &[f32], weights: &mut [f32]) {
+        let rho = f32::from_bits(self.rho.load(Ordering::Relaxed));
+        let chunks = &self.buckets[bucket];
+        let first = (chunks.len() as f64 * turn) as usize;
+        for place in 0..chunks.len() {
+            let index = (first + place) % chunks.len();
+            let from = index * CHUNK;
+            let mut chunk = chunks[index].lock();
+            let to = from + chunk.z.len();
+            let own = if self.alone { &mut chunk.z } else { &mut chunk.a };
+            for (value, u) in own.iter_mut().zip(&update[from..to]) {
+                *value -= rho * u;
+            }
+            chunk.read(&mut weights[from..to]);
+        }
+    }
+
+    /// w of a bucket.
+    pub(crate) fn pull(&self, bucket: usize, weights: &mut [f32]) {
+        for (chunk, out) in self.buckets[bucket].iter().zip(weights.chunks_mut(CHUNK)) {
+            chunk.lock().read(out);
+        }
+    }
+
+    /// f ← a, a ← 0; f into `out`.
+    pub(crate) fn swap(&self, bucket: usize, out: &mut Vec<f32>) {
+        out.clear();
+        for chunk in &self.buckets[bucket] {
+            let mut guard = chunk.lock();
+            let Chunk { f, a, .. } = &mut *guard;
+            std::mem::swap(f, a);
+            a.fill(0.0);
+            out.extend_from_slice(f);
+        }
+    }
+
+    /// z += Σf, f ← 0.
+    pub(crate) fn apply(&self, bucket: usize, sum: &[f32]) {
+        for (chunk, sum) in self.buckets[bucket].iter().zip(sum.chunks(CHUNK)) {
+            let mut guard = chunk.lock();
+            let Chunk { z, f, .. } = &mut *guard;
+            for (value, s) in z.iter_mut().zip(sum) {
+                *value += s;
+            }
+            f.fill(0.0);
+        }
+    }
+
+    /// Hash of a bucket's z, never 0. Equal on all nodes between two rounds.
+    pub(crate) fn hash(&self, bucket: usize) -> u64 {
+        let mut digest = Digest::default();
+        for chunk in &self.buckets[bucket] {
+            digest.floats(&chunk.lock().z);
+        }
+        digest.finish() | 1
+    }
+}
+
+impl Chunk {
+    fn read(&self, out: &mut [f32]) {
+        if self.f.is_empty() {
+            out.copy_from_slice(&self.z);
+            return;
+        }
+        for (((w, z), f), a) in out.iter_mut().zip(&self.z).zip(&self.f).zip(&self.a) {
+            *w = z + f + a;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = 2 * CHUNK + 100;
+
+    #[test]
+    fn an_update_survives_swaps_and_rounds_exactly_once() {
+        let store = Store::new(&[vec![1.0; LEN]], false);
+        store.set_rho(0.5);
+        let (mut w, mut wire) = (vec![0.0; LEN], Vec::new());
+        store.push(0, 0.7, &vec![1.0; LEN], &mut w);
+        assert!(w.iter().all(|w| *w == 0.5));
+        store.swap(0, &mut wire);
+        assert!(wire.iter().all(|f| *f == -0.5));
+        // Pushed while the first is in flight: waits for the next round.
+        store.push(0, 0.0, &vec![0.5; LEN], &mut w);
+        assert!(w.iter().all(|w| *w == 0.25));
+        // Another node's −1 comes with the sum.
+        wire.iter_mut().for_each(|f| *f -= 1.0);
+        store.apply(0, &wire);
+        store.pull(0, &mut w);
+        assert!(w.iter().all(|w| *w == -0.75));
+        store.swap(0, &mut wire);
+        assert!(wire.iter().all(|f| *f == -0.25));
+        let before = store.hash(0);
+        store.apply(0, &wire);
+        assert_ne!(before, store.hash(0));
+        store.pull(0, &mut w);
+        assert!(w.iter().all(|w| *w == -0.75));
+    }
+
+    #[test]
+    fn alone_pushes_go_into_z() {
+        let store = Store::new(&[vec![1.0; 3], vec![2.0; 5]], true);
+        store.set_rho(1.0);
+        let mut w = vec![0.0; 5];
+        store.push(1, 0.0, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut w);
+        assert_eq!(w, [1.0, 0.0, -1.0, -2.0, -3.0]);
+        store.pull(0, &mut w[..3]);
+        assert_eq!(w[..3], [1.0; 3]);
+    }
+}

@@ -1,0 +1,459 @@
+//! A replica and a source that need no engine: a quadratic bowl, trained with momentum.
+//!
+//! Batch q holds a target x(q), a function of q alone; the loss is ½|w − x|², the gradient
+//! w − x. Everything is exact arithmetic in `f32`, so equality of bits can be asked for.
+//! Trouble can be ordered: errors, panics and slowness at a given place.
+
+// Shared by a test and an example: neither uses all of it, and both may panic.
+#![allow(dead_code, clippy::panic, clippy::unwrap_used)]
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use caffe_actors::trace::{Kind, Tracer};
+use caffe_actors::{
+    BatchSource, Cause, Config, Display, Factories, Fault, Observer, Plan, Ready, Replica,
+    ReplicaPlace, RunReport, SnapshotRequest, Started, Step, Tested,
+};
+
+/// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
+pub const PARAMS: usize = 40_010;
+
+/// What goes wrong, where.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    Panic {
+        rank: usize,
+        iter: u64,
+    },
+    Error {
+        rank: usize,
+        iter: u64,
+    },
+    Build {
+        rank: usize,
+    },
+    Reader {
+        rank: usize,
+        ticket: u64,
+    },
+    /// Compute of a replica takes so much longer, in milliseconds.
+    Slow {
+        replica: usize,
+        millis: u64,
+    },
+    /// The replica of this rank has another plan hash.
+    OtherNet {
+        rank: usize,
+    },
+    /// One bit of the final weights of this rank is wrong.
+    BitFlip {
+        rank: usize,
+    },
+    /// A device never comes back from its compute.
+    Stuck {
+        rank: usize,
+        iter: u64,
+    },
+}
+
+/// How the fakes behave.
+#[derive(Clone, Debug, Default)]
+pub struct Behaviour {
+    pub troubles: Vec<Trouble>,
+    /// Milliseconds of each compute.
+    pub compute: u64,
+    pub tests: usize,
+    pub clip: Option<f32>,
+    pub log: Log,
+}
+
+/// What the fakes saw.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Batch tickets, in order of compute.
+    pub tickets: Vec<u64>,
+    pub snapshots: Vec<Snapshot>,
+    pub final_weights: Vec<Vec<f32>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    pub iter: u64,
+    pub ticket: u64,
+    pub cursors: Vec<u64>,
+    pub mean: f32,
+    pub replicas: Vec<usize>,
+}
+
+impl Log {
+    pub fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Batch {
+    ticket: u64,
+    x: Vec<f32>,
+}
+
+/// Element `i` of batch q's target.
+pub fn target(ticket: u64, i: usize) -> f32 {
+    let mix =
+        (ticket.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) ^ ((i as u64 * 2_654_435_761) >> 7);
+    (mix % 1024) as f32 / 1024.0 + 1.0
+}
+
+pub struct Source {
+    rank: usize,
+    behaviour: Behaviour,
+}
+
+impl BatchSource for Source {
+    type Batch = Batch;
+
+    fn batch_bytes(&self) -> usize {
+        4 * PARAMS
+    }
+
+    fn fill(&mut self, ticket: u64, batch: &mut Batch) -> Result<(), Cause> {
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::Reader { rank, ticket: at } = trouble
+                && *rank == self.rank
+                && ticket >= *at
+            {
+                return Err(format!("records.ldb: checksum mismatch at byte {ticket}").into());
+            }
+        }
+        batch.ticket = ticket;
+        batch.x.clear();
+        batch.x.extend((0..PARAMS).map(|i| target(ticket, i)));
+        Ok(())
+    }
+
+    fn fill_test(&mut self, net: usize, index: u64, batch: &mut Batch) -> Result<(), Cause> {
+        batch.ticket = index + 1000 * net as u64;
+        batch.x.clear();
+        Ok(())
+    }
+}
+
+pub struct Bowl {
+    place: ReplicaPlace,
+    tracer: Tracer,
+    behaviour: Behaviour,
+    w: Vec<f32>,
+    g: Vec<f32>,
+    /// Momentum history; after `solve` also the update.
+    v: Vec<f32>,
+    statistics: Vec<f32>,
+    last_loss: f32,
+}
+
+const MOMENTUM: f32 = 0.5;
+
+fn rate(iter: u64) -> f32 {
+    0.25 / (1.0 + iter as f32 / 64.0)
+}
+
+impl Bowl {
+    pub fn new(place: &ReplicaPlace, behaviour: &Behaviour) -> Result<Self, Cause> {
+        if behaviour.troubles.contains(&Trouble::Build { rank: place.rank }) {
+            return Err("no such device".into());
+        }
+        // Every replica starts elsewhere: rank 0's weights must reach all of them.
+        let w = (0..PARAMS).map(|i| place.replica as f32 + (i % 7) as f32).collect();
+        Ok(Bowl {
+            place: place.clone(),
+            tracer: place.tracer.clone(),
+            behaviour: behaviour.clone(),
+            w,
+            g: vec![0.0; PARAMS],
+            v: vec![0.0; PARAMS],
+            statistics: vec![0.0; 2],
+            last_loss: 0.0,
+        })
+    }
+
+    fn range(&self, bucket: usize) -> Range<usize> {
+        self.plan().buckets[bucket].clone()
+    }
+
+    fn make_update(&mut self, iter: u64) {
+        if let Some(limit) = self.behaviour.clip {
+            let norm = self.g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
+            if norm > limit {
+                let scale = limit / norm;
+                self.g.iter_mut().for_each(|g| *g *= scale);
+            }
+        }
+        for (v, g) in self.v.iter_mut().zip(&self.g) {
+            *v = MOMENTUM * *v + rate(iter) * g;
+        }
+    }
+
+    fn trouble(&self, iter: u64) -> Result<(), Cause> {
+        for trouble in &self.behaviour.troubles {
+            match *trouble {
+                Trouble::Panic { rank, iter: at } if rank == self.place.rank && iter >= at => {
+                    panic!("index out of bounds in layer conv1");
+                }
+                Trouble::Error { rank, iter: at } if rank == self.place.rank && iter >= at => {
+                    return Err("loss is NaN".into());
+                }
+                Trouble::Stuck { rank, iter: at } if rank == self.place.rank && at == iter => {
+                    std::thread::sleep(Duration::from_secs(600));
+                }
+                Trouble::Slow { replica, millis } if replica == self.place.replica => {
+                    std::thread::sleep(Duration::from_millis(millis));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Replica for Bowl {
+    type Batch = Batch;
+
+    fn plan(&self) -> Plan {
+        let other = self.behaviour.troubles.contains(&Trouble::OtherNet { rank: self.place.rank });
+        Plan {
+            params: PARAMS,
+            buckets: vec![20_000..PARAMS, 10..20_000, 0..10],
+            statistics: 2,
+            history: PARAMS,
+            train_outputs: 1,
+            test_outputs: vec![2; self.behaviour.tests],
+            hash: if other { 2 } else { 1 },
+        }
+    }
+
+    fn compute(
+        &mut self,
+        batch: &mut Batch,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        if step.pass == 0 {
+            self.g.fill(0.0);
+        }
+        let _forward = self.tracer.span(Kind::Forward);
+        self.trouble(step.iter)?;
+        if self.behaviour.compute > 0 {
+            std::thread::sleep(Duration::from_millis(self.behaviour.compute));
+        }
+        assert_eq!(batch.ticket, step.ticket, "the batch of another ticket");
+        self.behaviour.log.with(|seen| seen.tickets.push(step.ticket));
+        let mut loss = 0.0f64;
+        for ((g, w), x) in self.g.iter_mut().zip(&self.w).zip(&batch.x) {
+            *g += w - x;
+            loss += f64::from((w - x) * (w - x));
+        }
+        self.statistics[0] += 1.0;
+        self.statistics[1] += self.place.replica as f32;
+        if step.last() {
+            for bucket in 0..3 {
+                let range = self.range(bucket);
+                ready(bucket, &self.g[range]);
+            }
+        }
+        self.last_loss = (0.5 * loss / PARAMS as f64) as f32;
+        Ok(self.last_loss)
+    }
+
+    fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        out[0] = self.last_loss;
+        Ok(())
+    }
+
+    fn evaluate(&mut self, batch: &mut Batch, _: &Step) -> Result<f32, Cause> {
+        let sum: f32 = self.w.iter().zip(&batch.x).map(|(w, x)| (w - x) * (w - x)).sum();
+        Ok(0.5 * sum / PARAMS as f32)
+    }
+
+    fn update_local(&mut self, iter: u64) -> Result<(), Cause> {
+        self.update(iter)
+    }
+
+    fn set_gradient(&mut self, bucket: usize, gradient: &[f32]) -> Result<(), Cause> {
+        let range = self.range(bucket);
+        self.g[range].copy_from_slice(gradient);
+        Ok(())
+    }
+
+    fn update(&mut self, iter: u64) -> Result<(), Cause> {
+        self.make_update(iter);
+        for (w, v) in self.w.iter_mut().zip(&self.v) {
+            *w -= v;
+        }
+        Ok(())
+    }
+
+    fn solve(&mut self, iter: u64) -> Result<(), Cause> {
+        self.make_update(iter);
+        Ok(())
+    }
+
+    fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause> {
+        let range = self.range(bucket);
+        Ok(&self.v[range])
+    }
+
+    fn read_weights(&mut self, bucket: usize, out: &mut [f32]) -> Result<(), Cause> {
+        if bucket == 0 {
+            let weights = self.w.clone();
+            self.behaviour.log.with(|seen| seen.final_weights.push(weights));
+        }
+        let range = self.range(bucket);
+        out.copy_from_slice(&self.w[range]);
+        let flip = Trouble::BitFlip { rank: self.place.rank };
+        if bucket == 1 && self.behaviour.troubles.contains(&flip) {
+            out[17] = f32::from_bits(out[17].to_bits() ^ 1);
+        }
+        Ok(())
+    }
+
+    fn write_weights(&mut self, bucket: usize, weights: &[f32]) -> Result<(), Cause> {
+        let range = self.range(bucket);
+        self.w[range].copy_from_slice(weights);
+        Ok(())
+    }
+
+    fn read_statistics(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        out.copy_from_slice(&self.statistics);
+        Ok(())
+    }
+
+    fn write_statistics(&mut self, statistics: &[f32]) -> Result<(), Cause> {
+        self.statistics.copy_from_slice(statistics);
+        Ok(())
+    }
+
+    fn read_history(&mut self, out: &mut [f32]) -> Result<(), Cause> {
+        out.copy_from_slice(&self.v);
+        Ok(())
+    }
+
+    fn test(&mut self, _: usize, batch: &mut Batch, out: &mut [f32]) -> Result<(), Cause> {
+        out[0] = self.w[3] * (batch.ticket as f32 + 1.0);
+        out[1] = self.statistics[1];
+        Ok(())
+    }
+
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+        let mut replicas = Vec::new();
+        let mut sum = 0.0;
+        while let Some((replica, history)) = request.histories.next()? {
+            replicas.push(replica);
+            sum += history[5];
+        }
+        let mean = request.mean_history[5];
+        if !replicas.is_empty() {
+            let own = sum / request.replicas as f32;
+            assert!((own - mean).abs() <= 1e-5, "mean history {mean}, of the replicas {own}");
+        }
+        let (iter, ticket) = (request.iter, request.ticket);
+        let cursors = request.test_cursors.to_vec();
+        self.behaviour
+            .log
+            .with(|seen| seen.snapshots.push(Snapshot { iter, ticket, cursors, mean, replicas }));
+        Ok(())
+    }
+}
+
+pub fn factories(behaviour: &Behaviour) -> Factories<Bowl, Source> {
+    let (one, other) = (behaviour.clone(), behaviour.clone());
+    Factories::new(
+        move |place| Bowl::new(place, &one),
+        move |place| Ok(Source { rank: place.rank, behaviour: other.clone() }),
+    )
+}
+
+/// Everything an observer was told, as lines.
+#[derive(Clone, Debug, Default)]
+pub struct Told(pub Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    fn line(&self, line: String) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(line);
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+impl Observer for Told {
+    fn started(&mut self, started: &Started) {
+        self.line(format!("started {} of {:?}", started.rank, started.workers));
+    }
+
+    fn display(&mut self, display: &Display) {
+        let Display { iter, loss, outputs, closing } = display;
+        self.line(format!("display {iter} {loss:.4} {} {closing}", outputs.len()));
+    }
+
+    fn testing(&mut self, iter: u64, net: usize) {
+        self.line(format!("testing {iter} {net}"));
+    }
+
+    fn tested(&mut self, tested: &Tested) {
+        self.line(format!("tested {} {} {:?}", tested.iter, tested.net, tested.scores));
+    }
+
+    fn snapshotted(&mut self, iter: u64) {
+        self.line(format!("snapshot {iter}"));
+    }
+
+    fn stopped_early(&mut self, iter: u64) {
+        self.line(format!("stopped {iter}"));
+    }
+
+    fn finished(&mut self, report: &RunReport) {
+        self.line(format!("finished {} {:016x}", report.iter, report.checksum));
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.line(format!("warning {text}"));
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        self.line(format!("fault {fault}"));
+    }
+}
+
+/// The bare solver loop: what every mode must do, bit for bit, with one replica.
+pub fn bare_loop(config: &Config) -> Vec<f32> {
+    let place = ReplicaPlace {
+        rank: 0,
+        nodes: 1,
+        local: 0,
+        workers: 1,
+        replica: 0,
+        replicas: 1,
+        threads: 1,
+        tracer: Tracer::detached("bare"),
+    };
+    let behaviour = Behaviour::default();
+    let mut bowl = Bowl::new(&place, &behaviour).unwrap();
+    let mut source = Source { rank: 0, behaviour };
+    let mut batch = Batch::default();
+    let passes = config.schedule.iter_size;
+    for iter in 0..config.schedule.max_iter {
+        for pass in 0..passes {
+            let ticket = iter * passes as u64 + pass as u64;
+            source.fill(ticket, &mut batch).unwrap();
+            let step = Step { iter, ticket, pass, passes, report: false };
+            bowl.compute(&mut batch, &step, &mut |_, _| {}).unwrap();
+        }
+        bowl.update_local(iter).unwrap();
+    }
+    bowl.w
+}
