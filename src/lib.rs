@@ -20,6 +20,6 @@ pub mod params;
 pub mod rng;
 pub mod snapshot;
 pub mod solver;
-//pub mod trainer;
+pub mod trainer;
 
 pub use error::{Error, Result};
