@@ -43,6 +43,12 @@ impl Philox {
         philox([low, high, self.stream[0], self.stream[1]], self.key)
     }
 
+    /// A number in [0, 1) from block `counter`.
+    #[inline]
+    pub fn uniform(&self, counter: u64) -> f32 {
+        unit_f32(self.at(counter)[0])
+    }
+
     /// The numbers of all blocks in order, from block 0.
     pub const fn sequence(self) -> Sequence {
         Sequence { philox: self, counter: 0, block: [0; 4], left: 0, spare: None }

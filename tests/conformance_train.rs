@@ -29,6 +29,8 @@ struct Compare<'a> {
     expected: &'a Expected,
     wrong: Vec<String>,
     seen: usize,
+    /// Weights at the closing snapshot: the closing loss still moves BatchNorm's statistics.
+    last: NetParameter,
 }
 
 impl Compare<'_> {
@@ -54,6 +56,11 @@ impl Progress for Compare<'_> {
 
     fn closing(&mut self, iter: u64, loss: f32) {
         self.check("closing loss", iter, loss, self.expected.loss.get(&iter), LOSS);
+    }
+
+    fn snapshot(&mut self, _iter: u64, solver: &mut Solver) -> caffe::Result<()> {
+        self.last = solver.net().to_proto();
+        Ok(())
     }
 
     fn tested(&mut self, iter: u64, _net: usize, scores: &[Value]) {
@@ -83,17 +90,17 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
             snapshot::restore(&mut solver, Path::new("at_10.solverstate")).map_err(fail)?.iter
         }
     };
-    let mut compare = Compare { expected: &expected, wrong: Vec::new(), seen: 0 };
+    let mut compare = Compare { expected: &expected, wrong: Vec::new(), seen: 0, last: NetParameter::default() };
     train(&mut solver, &mut feeds, from, &mut compare).map_err(fail)?;
     if compare.seen == 0 {
         return Err("nothing was compared".into());
     }
     let theirs = model_from_file("final.caffemodel").map_err(|e| e.to_string())?.0;
-    let ours = solver.net().to_proto();
-    compare.wrong.extend(weights_apart(&ours, &theirs));
+    let apart = weights_apart(&compare.last, &theirs);
+    compare.wrong.extend(apart);
     match compare.wrong.first() {
         None => Ok(()),
-        Some(first) => Err(format!("{} disagreements, first: {first}", compare.wrong.len())),
+        Some(first) => Err(format!("{} disagreements, first: {first}; all: {:?}", compare.wrong.len(), compare.wrong)),
     }
 }
 

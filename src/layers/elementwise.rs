@@ -61,6 +61,19 @@ pub enum From {
     Top,
 }
 
+/// For layers whose gradient needs the bottom's values.
+///
+/// # Errors
+/// When the top has overwritten them.
+pub fn refuse_in_place(io: &Io<'_>) -> Result<()> {
+    if io.in_place() && io.propagate_down(0) {
+        crate::bail!(
+            "cannot learn in place: its gradient needs the bottom; name the top otherwise"
+        );
+    }
+    Ok(())
+}
+
 /// bottom diff = d(value, top diff).
 ///
 /// # Errors

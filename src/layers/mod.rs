@@ -6,12 +6,41 @@
 //! [`Run`] offer. It never sees the net, the solver or another layer. Adding a layer: its own file
 //! and one line in [`LAYERS`].
 
+mod accuracy;
+mod batch_norm;
+mod bias;
+mod concat;
+mod convolution;
 mod data;
+pub mod dims;
+mod dropout;
+mod dummy_data;
 pub mod elementwise;
+mod eltwise;
+mod flatten;
+mod inner_product;
+mod input;
 mod io;
+mod loss;
+mod lrn;
+mod matrix;
+mod parts;
+mod per_channel;
+mod pooling;
+mod power;
 mod registry;
 mod relu;
+mod reshape;
+mod scale;
+mod sigmoid;
+mod silence;
+mod slice;
+mod softmax;
+mod softmax_loss;
 mod split;
+mod tanh;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use io::Io;
 pub use registry::{LAYERS, by_type_name};

@@ -3,7 +3,33 @@
 use super::LayerDef;
 
 /// Every layer type, by name.
-pub static LAYERS: &[&LayerDef] = &[&super::data::DEF, &super::relu::DEF, &super::split::DEF];
+pub static LAYERS: &[&LayerDef] = &[
+    &super::accuracy::DEF,
+    &super::batch_norm::DEF,
+    &super::bias::DEF,
+    &super::concat::DEF,
+    &super::convolution::DEF,
+    &super::data::DEF,
+    &super::dropout::DEF,
+    &super::dummy_data::DEF,
+    &super::eltwise::DEF,
+    &super::flatten::DEF,
+    &super::inner_product::DEF,
+    &super::input::DEF,
+    &super::lrn::DEF,
+    &super::pooling::DEF,
+    &super::power::DEF,
+    &super::relu::DEF,
+    &super::reshape::DEF,
+    &super::scale::DEF,
+    &super::sigmoid::DEF,
+    &super::silence::DEF,
+    &super::slice::DEF,
+    &super::softmax::DEF,
+    &super::softmax_loss::DEF,
+    &super::split::DEF,
+    &super::tanh::DEF,
+];
 
 /// The definition of a type.
 ///
@@ -15,7 +41,9 @@ pub fn by_type_name(name: &str) -> crate::Result<&'static LayerDef> {
     }
     let near = LAYERS
         .iter()
-        .map(|d| (strsim::damerau_levenshtein(&d.type_name.to_lowercase(), &name.to_lowercase()), d))
+        .map(|d| {
+            (strsim::damerau_levenshtein(&d.type_name.to_lowercase(), &name.to_lowercase()), d)
+        })
         .filter(|(distance, d)| *distance <= d.type_name.len().div_ceil(3))
         .min_by_key(|(distance, _)| *distance);
     match near {

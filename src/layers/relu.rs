@@ -27,14 +27,13 @@ impl Layer for Relu {
             return Ok(());
         }
         let slope = self.negative_slope;
-        elementwise::forward(run, &io, AtZero::Zero, |x| x.max(0.0) + slope * x.min(0.0))
+        // Not `max`, which would turn a NaN into 0 and hide it.
+        elementwise::forward(run, &io, AtZero::Zero, |x| if x > 0.0 { x } else { slope * x })
     }
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let slope = self.negative_slope;
-        elementwise::backward(run, &io, From::Bottom, |x, dy| {
-            if x > 0.0 { dy } else { slope * dy }
-        })
+        elementwise::backward(run, &io, From::Bottom, |x, dy| if x > 0.0 { dy } else { slope * dy })
     }
 
     fn set_fused(&mut self) {

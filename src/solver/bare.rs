@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use caffe_proto::SolverParameter;
+
 use super::replica::Solver;
 use crate::Result;
 use super::feeds::Feeds;
@@ -47,7 +49,7 @@ pub fn train(
     let param = solver.param().clone();
     let (max_iter, passes) = (param.max_iter() as u64, param.iter_size() as u64);
     let mut losses = VecDeque::new();
-    let mut cursors = vec![0u64; param.test_iter.len()];
+    let mut cursors = test_cursors_at(&param, start);
     let mut iter = start;
     while iter < max_iter && !progress.stop() {
         if due(iter, param.test_interval()) && (iter > 0 || param.test_initialization()) {
@@ -79,6 +81,18 @@ pub fn train(
         close(solver, feeds, iter, &mut cursors, &mut losses, progress)?;
     }
     Ok(())
+}
+
+/// Where each test net's records stand when a run reaches `iter`: every test before it has taken its
+/// batches.
+pub fn test_cursors_at(param: &SolverParameter, iter: u64) -> Vec<u64> {
+    let interval = param.test_interval().max(0) as u64;
+    let tests = match interval {
+        0 => 0,
+        _ if iter == 0 => 0,
+        _ => (iter - 1) / interval + u64::from(param.test_initialization()),
+    };
+    param.test_iter.iter().map(|&batches| tests * batches.max(0) as u64).collect()
 }
 
 /// Loss and test after the last iteration.

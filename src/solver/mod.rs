@@ -13,7 +13,7 @@ mod optimizer;
 mod replica;
 pub mod rules;
 
-pub use bare::{Progress, Silent, train};
+pub use bare::{Progress, Silent, test_cursors_at, train};
 pub use feeds::{DataLayers, Feeds, Source};
 pub use lr_policy::LrPolicy;
 pub use nets::{NetPlan, NetPlans};

@@ -9,7 +9,7 @@ use caffe_proto::{SolverParameter, model_from_file, solver_from_file};
 
 use super::{BatchMeaning, Options};
 use crate::snapshot::{self, Resumed, Sidecar};
-use crate::solver::{DataLayers, NetPlans, Solver, Value};
+use crate::solver::{DataLayers, NetPlans, Solver, Value, test_cursors_at};
 use crate::{Result, ensure};
 
 /// What all replicas of a job share.
@@ -202,7 +202,9 @@ impl Job {
             test_interval: at_least_0(s.test_interval()),
             test_initialization: s.test_initialization(),
             test_batches: s.test_iter.iter().map(|&n| at_least_0(n)).collect(),
-            test_cursors: cursors.filter(|c| c.len() == nets).unwrap_or_else(|| vec![0; nets]),
+            test_cursors: cursors
+                .filter(|c| c.len() == nets)
+                .unwrap_or_else(|| test_cursors_at(s, self.resumed.iter)),
             snapshot: at_least_0(s.snapshot()),
             snapshot_after_train: s.snapshot_after_train(),
         }

@@ -1,0 +1,65 @@
+//! Concat: the bottoms one behind the other along `axis` (`concat_dim` in old nets).
+//!
+//! ```text
+//! layer { name: "inception/output" type: "Concat" bottom: "a" bottom: "b" top: "y" concat_param { axis: 1 } }
+//! ```
+//! Along the channels of blocked blobs whose channels fill whole blocks it copies blocks.
+
+use super::parts::{self, Parts};
+use super::{Count, Io, Layer, LayerDef, Setup};
+use crate::blob::Shape;
+use crate::device::Run;
+use crate::{Result, ensure};
+
+/// The layer.
+struct Concat {
+    axis: i32,
+    parts: Parts,
+}
+
+impl Layer for Concat {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        let axis = bottoms[0].axis(self.axis)?;
+        for (i, bottom) in bottoms.iter().enumerate() {
+            ensure!(
+                bottom.axes() == bottoms[0].axes()
+                    && bottom.with(axis, 0) == bottoms[0].with(axis, 0),
+                "bottoms may differ in axis {axis} only: bottom 0 is {}, bottom {i} is {bottom}",
+                bottoms[0]
+            );
+        }
+        self.parts = Parts::new(axis, bottoms);
+        Ok(vec![bottoms[0].with(axis, bottoms.iter().map(|b| b[axis]).sum())])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let layout = self.parts.layout((0..io.bottoms()).map(|i| io.bottom_layout(i)));
+        let xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Vec<_>>>()?;
+        parts::join(run.threads(), &self.parts, &xs, io.top_mut_in(0, layout)?);
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let layout = self.parts.layout([io.top_diff_layout(0)]);
+        let dy = io.top_diff_in(0, layout)?;
+        for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
+            parts::cut(run.threads(), &self.parts, i, dy, io.bottom_diff_mut_in(i, layout)?);
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.concat_param.as_deref().cloned().unwrap_or_default();
+    ensure!(
+        param.axis.is_none() || param.concat_dim.is_none(),
+        "give `axis` or the older `concat_dim`, not both"
+    );
+    let axis = param.concat_dim.map_or(param.axis(), |d| d as i32);
+    Ok(Box::new(Concat { axis, parts: Parts::default() }))
+}
+
+/// `Concat`.
+pub static DEF: LayerDef =
+    LayerDef::new("Concat", "the bottoms one behind the other along axis", build)
+        .counts(Count::AtLeast(1), Count::Exactly(1));

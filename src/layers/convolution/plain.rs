@@ -1,0 +1,163 @@
+//! The plain path: every image's patches as a matrix, and matrix multiplications.
+//!
+//! Images are dealt to a fixed number of tasks, each with a matrix of its own; the weights'
+//! gradients of the tasks are added up in order. Results depend on the number of images, not on the
+//! number of threads.
+
+use super::geometry::Patches;
+use crate::device::cpu::threads::Threads;
+use crate::layers::matrix::Product;
+
+/// Tasks that images are dealt to: enough for the threads of a desktop, few enough that their
+/// matrices stay small beside the activations.
+const TASKS: usize = 16;
+
+/// A convolution of one size. "Image" is the side that kernels move over: the bottom of a
+/// Convolution, the top of a Deconvolution. "Output" is the side with one element per position.
+#[derive(Default)]
+pub struct Plain {
+    patches: Patches,
+    outputs: usize,
+    groups: usize,
+    /// Images per task.
+    each: usize,
+    /// One matrix per task.
+    matrices: Vec<f32>,
+    /// One gradient of the weights per task.
+    partial: Vec<f32>,
+}
+
+/// Sizes of one group's multiplication.
+struct Group {
+    outputs: usize,
+    positions: usize,
+    /// Channels of the group times kernel elements.
+    rows: usize,
+}
+
+impl Plain {
+    /// Prepares for `images` images.
+    pub fn reshape(&mut self, images: usize, patches: Patches, outputs: usize, groups: usize) {
+        self.each = images.div_ceil(TASKS).max(1);
+        let tasks = images.div_ceil(self.each);
+        *self = Plain { patches, outputs, groups, ..std::mem::take(self) };
+        self.matrices.resize(tasks * self.matrix_len(), 0.0);
+        self.partial.resize(tasks * self.weights_len(), 0.0);
+    }
+
+    /// Elements of a task's matrix; at least one, so that every task has a piece.
+    fn matrix_len(&self) -> usize {
+        if self.patches.is_image() { 1 } else { self.patches.matrix_len().max(1) }
+    }
+
+    fn weights_len(&self) -> usize {
+        let group = self.group();
+        self.outputs * group.rows
+    }
+
+    fn output_len(&self) -> usize {
+        self.outputs * self.patches.positions()
+    }
+
+    fn group(&self) -> Group {
+        Group {
+            outputs: self.outputs / self.groups,
+            positions: self.patches.positions(),
+            rows: self.patches.channels / self.groups * self.patches.kernel(),
+        }
+    }
+
+    /// Threads for the work inside a task: all of them when there is one task only.
+    fn inside(&self, threads: Threads) -> Threads {
+        if self.matrices.len() == self.matrix_len() { threads } else { Threads::one() }
+    }
+
+    /// The matrix of an image: gathered, or the image itself.
+    fn matrix<'a>(&self, threads: Threads, image: &'a [f32], matrix: &'a mut [f32]) -> &'a [f32] {
+        if self.patches.is_image() {
+            return image;
+        }
+        self.patches.gather(threads, image, matrix);
+        matrix
+    }
+
+    /// outputs ← weights ∗ images.
+    pub fn correlate(&mut self, threads: Threads, images: &[f32], w: &[f32], outputs: &mut [f32]) {
+        let (image_len, output_len) = (self.patches.image_len(), self.output_len());
+        let (each, g, inside) = (self.each, self.group(), self.inside(threads));
+        let mut matrices = std::mem::take(&mut self.matrices);
+        let task = |t: usize, matrix: &mut [f32], outputs: &mut [f32]| {
+            for (i, output) in outputs.chunks_mut(output_len).enumerate() {
+                let image = &images[(t * each + i) * image_len..][..image_len];
+                let matrix = self.matrix(inside, image, matrix);
+                let product = Product::new(g.outputs, g.positions, g.rows);
+                let parts = output.chunks_mut(g.outputs * g.positions);
+                let weights = w.chunks(g.outputs * g.rows);
+                for ((y, w), x) in parts.zip(weights).zip(matrix.chunks(g.rows * g.positions)) {
+                    product.run(inside, w, x, y);
+                }
+            }
+        };
+        let pieces = (&mut matrices[..], self.matrix_len());
+        threads.par_zip2_mut(pieces, (outputs, each * output_len), task);
+        self.matrices = matrices;
+    }
+
+    /// images ← the transposed: every output's share of every image element under its kernel.
+    pub fn spread(&mut self, threads: Threads, outputs: &[f32], w: &[f32], images: &mut [f32]) {
+        let (image_len, output_len) = (self.patches.image_len(), self.output_len());
+        let (each, g, inside) = (self.each, self.group(), self.inside(threads));
+        let mut matrices = std::mem::take(&mut self.matrices);
+        let task = |t: usize, matrix: &mut [f32], images: &mut [f32]| {
+            for (i, image) in images.chunks_mut(image_len).enumerate() {
+                let output = &outputs[(t * each + i) * output_len..][..output_len];
+                let direct = self.patches.is_image();
+                let target = if direct { &mut *image } else { &mut *matrix };
+                let product = Product::new(g.rows, g.positions, g.outputs).a_transposed();
+                let parts = target.chunks_mut(g.rows * g.positions);
+                let weights = w.chunks(g.outputs * g.rows);
+                for ((x, w), y) in parts.zip(weights).zip(output.chunks(g.outputs * g.positions)) {
+                    product.run(inside, w, y, x);
+                }
+                if !direct {
+                    self.patches.scatter(inside, matrix, image);
+                }
+            }
+        };
+        let pieces = (&mut matrices[..], self.matrix_len());
+        threads.par_zip2_mut(pieces, (images, each * image_len), task);
+        self.matrices = matrices;
+    }
+
+    /// dw ← dw + the weights' gradient.
+    pub fn weights(&mut self, threads: Threads, images: &[f32], outputs: &[f32], dw: &mut [f32]) {
+        let (image_len, output_len) = (self.patches.image_len(), self.output_len());
+        let (each, g, inside) = (self.each, self.group(), self.inside(threads));
+        let mut matrices = std::mem::take(&mut self.matrices);
+        let mut partial = std::mem::take(&mut self.partial);
+        let task = |t: usize, matrix: &mut [f32], dw: &mut [f32]| {
+            dw.fill(0.0);
+            let images = images.chunks(image_len).zip(outputs.chunks(output_len));
+            for (image, output) in images.skip(t * each).take(each) {
+                let matrix = self.matrix(inside, image, matrix);
+                let product = Product::new(g.outputs, g.rows, g.positions);
+                let product = product.b_transposed().accumulate();
+                let parts = dw.chunks_mut(g.outputs * g.rows);
+                let dys = output.chunks(g.outputs * g.positions);
+                for ((dw, dy), x) in parts.zip(dys).zip(matrix.chunks(g.rows * g.positions)) {
+                    product.run(inside, dy, x, dw);
+                }
+            }
+        };
+        let len = dw.len();
+        let pieces = (&mut matrices[..], self.matrix_len());
+        threads.par_zip2_mut(pieces, (&mut partial[..], len), task);
+        const CHUNK: usize = 4096;
+        threads.par_chunks_mut(dw, CHUNK, |i, dw| {
+            for partial in partial.chunks(len) {
+                dw.iter_mut().zip(&partial[i * CHUNK..]).for_each(|(dw, p)| *dw += p);
+            }
+        });
+        (self.matrices, self.partial) = (matrices, partial);
+    }
+}

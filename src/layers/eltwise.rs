@@ -1,0 +1,204 @@
+//! Eltwise: the sum Σ coeff_i · x_i, the product or the largest of equally shaped bottoms, element
+//! by element, in any layout.
+//!
+//! ```text
+//! layer { name: "res2a" type: "Eltwise" bottom: "branch1" bottom: "branch2" top: "res2a"
+//!         eltwise_param { operation: SUM coeff: 1 coeff: -1 } }
+//! ```
+//! Of equal largest values the gradient goes to the second bottom where the first two tie, else to
+//! the first in order, as in Caffe.
+
+use caffe_proto::eltwise_parameter::EltwiseOp;
+
+use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use crate::blob::{Layout, Shape};
+use crate::device::Run;
+use crate::{Result, ensure};
+
+/// Elements per task, small enough that a task's piece of the top stays in the first-level cache
+/// while all bottoms pass.
+const CHUNK: usize = 4 * 1024;
+
+/// The layer.
+struct Eltwise {
+    operation: EltwiseOp,
+    coeff: Vec<f32>,
+    stable_prod_grad: bool,
+}
+
+/// Whether bottom `i` is the one that the largest value at `at` came from.
+fn is_largest(xs: &[&[f32]], i: usize, at: usize) -> bool {
+    let mut winner = usize::from(!(xs[0][at] > xs[1][at]));
+    for (j, x) in xs.iter().enumerate().skip(2) {
+        if x[at] > xs[winner][at] {
+            winner = j;
+        }
+    }
+    winner == i
+}
+
+/// y ← op(y, x).
+fn fold(y: &mut [f32], x: &[f32], op: impl Fn(f32, f32) -> f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = op(*y, *x));
+}
+
+impl Eltwise {
+    /// One piece of the top.
+    fn value(&self, xs: &[&[f32]], y: &mut [f32]) {
+        match self.operation {
+            EltwiseOp::Sum => {
+                let first = self.coeff[0];
+                y.iter_mut().zip(xs[0]).for_each(|(y, x)| *y = first * x);
+                for (x, &c) in xs.iter().zip(&self.coeff).skip(1) {
+                    fold(y, x, |y, x| y + c * x);
+                }
+            }
+            EltwiseOp::Prod => {
+                y.copy_from_slice(xs[0]);
+                xs[1..].iter().for_each(|x| fold(y, x, |y, x| y * x));
+            }
+            EltwiseOp::Max => {
+                y.copy_from_slice(xs[0]);
+                xs[1..].iter().for_each(|x| fold(y, x, f32::max));
+            }
+        }
+    }
+
+    /// One piece of the gradient of bottom `i`.
+    fn slope(&self, xs: &[&[f32]], y: &[f32], dy: &[f32], i: usize, dx: &mut [f32]) {
+        match self.operation {
+            EltwiseOp::Sum => {
+                let c = self.coeff[i];
+                dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = c * dy);
+            }
+            EltwiseOp::Prod if self.stable_prod_grad => {
+                dx.copy_from_slice(dy);
+                let others = xs.iter().enumerate().filter(|(j, _)| *j != i);
+                others.for_each(|(_, x)| fold(dx, x, |dx, x| dx * x));
+            }
+            EltwiseOp::Prod => {
+                for ((dx, dy), (y, x)) in dx.iter_mut().zip(dy).zip(y.iter().zip(xs[i])) {
+                    *dx = y / x * dy;
+                }
+            }
+            EltwiseOp::Max => {
+                for (at, (dx, dy)) in dx.iter_mut().zip(dy).enumerate() {
+                    *dx = if is_largest(xs, i, at) { *dy } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    /// Whether the gradient is computed from the bottoms' values.
+    fn needs_values(&self) -> bool {
+        self.operation != EltwiseOp::Sum
+    }
+}
+
+/// The same piece of every slice.
+fn piece<'a>(xs: &[&'a [f32]], i: usize, len: usize) -> Vec<&'a [f32]> {
+    xs.iter().map(|x| &x[i * CHUNK..][..len]).collect()
+}
+
+impl Layer for Eltwise {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        for (i, bottom) in bottoms.iter().enumerate() {
+            dims::expect(&format!("bottom {i} against bottom 0"), &bottoms[0], bottom)?;
+        }
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let layout = dims::first_blocked((0..io.bottoms()).map(|i| io.bottom_layout(i)));
+        let xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Vec<_>>>()?;
+        run.threads().par_chunks_mut(io.top_mut_in(0, layout)?, CHUNK, |i, y| {
+            self.value(&piece(&xs, i, y.len()), y);
+        });
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let mut layout = io.top_diff_layout(0);
+        if self.operation == EltwiseOp::Prod
+            && !self.stable_prod_grad
+            && io.top_shape(0).is_padded_in(layout)
+        {
+            // y / x of padding channels is 0 / 0.
+            layout = Layout::Plain;
+        }
+        let dy = io.top_diff_in(0, layout)?;
+        let (mut xs, mut y) = (Vec::new(), &[][..]);
+        if self.needs_values() {
+            xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<_>>()?;
+            y = io.top_in(0, layout)?;
+        }
+        for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
+            let dx = io.bottom_diff_mut_in(i, layout)?;
+            run.threads().par_chunks_mut(dx, CHUNK, |at, dx| {
+                let from = (at * CHUNK).min(y.len());
+                let y = &y[from..(from + dx.len()).min(y.len())];
+                self.slope(&piece(&xs, at, dx.len()), y, &dy[at * CHUNK..][..dx.len()], i, dx);
+            });
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.eltwise_param.as_deref().cloned().unwrap_or_default();
+    let operation = param.operation();
+    ensure!(
+        param.coeff.is_empty() || param.coeff.len() == bottoms.len(),
+        "needs one coeff for each of the {} bottoms, or none; got {}",
+        bottoms.len(),
+        param.coeff.len()
+    );
+    ensure!(
+        param.coeff.is_empty() || operation == EltwiseOp::Sum,
+        "coeff is for operation SUM; {} takes none",
+        operation.as_str_name()
+    );
+    let stable_prod_grad = param.stable_prod_grad();
+    let coeff = if param.coeff.is_empty() { vec![1.0; bottoms.len()] } else { param.coeff };
+    Ok(Box::new(Eltwise { operation, coeff, stable_prod_grad }))
+}
+
+/// `Eltwise`.
+pub static DEF: LayerDef =
+    LayerDef::new("Eltwise", "sum, product or maximum of equally shaped blobs", build)
+        .counts(Count::AtLeast(2), Count::Exactly(1));
+
+#[cfg(test)]
+mod tests {
+    use caffe_proto::Phase;
+
+    use crate::layers::testing::{gradient, net, set, values};
+
+    #[test]
+    fn ties_go_where_caffe_sends_them() {
+        let input = |n: &str| {
+            format!(
+                "layer {{ name: '{n}' type: 'Input' top: '{n}' input_param {{ shape {{ dim: 3 }} }} }} "
+            )
+        };
+        let text = format!(
+            "force_backward: true {}{}{} layer {{ name: 'e' type: 'Eltwise' bottom: 'a' bottom: 'b' \
+             bottom: 'c' top: 'y' eltwise_param {{ operation: MAX }} }}",
+            input("a"),
+            input("b"),
+            input("c")
+        );
+        let mut net = net(&text, Phase::Train);
+        set(&mut net, "a", &[1.0, 1.0, 2.0]);
+        set(&mut net, "b", &[1.0, 0.0, 0.0]);
+        set(&mut net, "c", &[1.0, 1.0, 3.0]);
+        net.forward().unwrap();
+        assert_eq!(values(&mut net, "y"), [1.0, 1.0, 3.0]);
+        let y = net.blob("y").unwrap();
+        net.diff_mut(y).unwrap().copy_from_slice(&[5.0, 6.0, 7.0]);
+        net.backward().unwrap();
+        assert_eq!(gradient(&mut net, "a"), [0.0, 6.0, 0.0]);
+        assert_eq!(gradient(&mut net, "b"), [5.0, 0.0, 0.0]);
+        assert_eq!(gradient(&mut net, "c"), [0.0, 0.0, 7.0]);
+    }
+}

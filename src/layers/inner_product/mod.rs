@@ -1,0 +1,109 @@
+//! InnerProduct: y = W · x + b for every record; the axes from `axis` on are one vector x.
+//!
+//! ```text
+//! layer { name: "fc6" type: "InnerProduct" bottom: "pool5" top: "fc6"
+//!         param { lr_mult: 1 } param { lr_mult: 2 }
+//!         inner_product_param { num_output: 4096 weight_filler { type: "xavier" } bias_term: true } }
+//! ```
+//! Parameters: W (num_output × elements of x; the other way round with `transpose`) and
+//! b (num_output).
+
+mod plain;
+
+use caffe_proto::InnerProductParameter;
+
+use super::dims::Around;
+use super::per_channel::Channels;
+use super::{Io, Layer, LayerDef, Setup};
+use crate::blob::Shape;
+use crate::device::Run;
+use crate::params::ParamDef;
+use crate::{Result, ensure};
+use plain::Plain;
+
+/// The layer.
+struct InnerProduct {
+    param: InnerProductParameter,
+    plain: Plain,
+    partial: Vec<[f64; 1]>,
+}
+
+impl InnerProduct {
+    /// y and its gradient as one row per record.
+    fn channels(&self) -> Channels {
+        Channels::plain(Around { outer: self.plain.records, extent: self.plain.outputs, inner: 1 })
+    }
+}
+
+impl Layer for InnerProduct {
+    fn params(&self) -> Vec<ParamDef> {
+        let (outputs, inputs) = (self.plain.outputs, self.plain.inputs);
+        let shape = if self.plain.transpose { [inputs, outputs] } else { [outputs, inputs] };
+        let weights = self.param.weight_filler.clone().unwrap_or_default();
+        let mut params = vec![ParamDef::learned(Shape::from(shape), weights)];
+        if self.param.bias_term() {
+            let filler = self.param.bias_filler.clone().unwrap_or_default();
+            params.push(ParamDef::learned(Shape::from([outputs]), filler));
+        }
+        params
+    }
+
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        let axis = bottoms[0].axis(self.param.axis())?;
+        let inputs = bottoms[0].count_from(axis);
+        ensure!(
+            inputs == self.plain.inputs,
+            "was set up for vectors of {} elements, the bottom of shape {} has {inputs}",
+            self.plain.inputs,
+            bottoms[0]
+        );
+        self.plain.records = bottoms[0].count_to(axis);
+        let mut dims = bottoms[0].dims()[..axis].to_vec();
+        dims.push(self.plain.outputs);
+        Ok(vec![Shape::new(dims)])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
+        self.plain.forward(run.threads(), x, io.param(0)?, y);
+        if self.param.bias_term() {
+            let b = io.param(1)?;
+            self.channels().update(run.threads(), y, |c, _, y| y + b[c]);
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let threads = run.threads();
+        let dy = io.top_diff(0)?;
+        if io.param_needs_diff(0) {
+            self.plain.weights(threads, io.bottom(0)?, dy, io.param_diff_mut(0)?);
+        }
+        if self.param.bias_term() && io.param_needs_diff(1) {
+            let sums = self.channels().sums(threads, &mut self.partial, |_, i| [dy[i]]);
+            let db = io.param_diff_mut(1)?;
+            db.iter_mut().zip(sums).for_each(|(db, [s])| *db += s as f32);
+        }
+        if io.propagate_down(0) {
+            self.plain.backward(threads, dy, io.param(0)?, io.bottom_diff_mut(0)?);
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.inner_product_param.as_deref().cloned().unwrap_or_default();
+    ensure!(param.num_output() > 0, "needs num_output");
+    let axis = bottoms[0].axis(param.axis())?;
+    let plain = Plain {
+        records: bottoms[0].count_to(axis),
+        inputs: bottoms[0].count_from(axis),
+        outputs: param.num_output() as usize,
+        transpose: param.transpose(),
+    };
+    Ok(Box::new(InnerProduct { param, plain, partial: Vec::new() }))
+}
+
+/// `InnerProduct`.
+pub static DEF: LayerDef =
+    LayerDef::new("InnerProduct", "y = W · x + b, every output sees every input", build);

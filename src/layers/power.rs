@@ -1,0 +1,72 @@
+//! Power: y = (shift + scale · x) ^ power, element by element.
+//!
+//! ```text
+//! layer { name: "half" type: "Power" bottom: "x" top: "y" power_param { power: 2 scale: 0.5 shift: 1 } }
+//! ```
+//! In place it has a gradient only for `power: 1`, whose derivative does not need the bottom.
+
+use super::elementwise::{self, AtZero, From};
+use super::{Io, Layer, LayerDef, Setup};
+use crate::Result;
+use crate::blob::Shape;
+use crate::device::Run;
+
+/// The layer.
+struct Power {
+    power: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl Power {
+    fn value(&self, x: f32) -> f32 {
+        let inner = self.shift + self.scale * x;
+        if self.power == 1.0 {
+            inner
+        } else if self.power == 2.0 {
+            inner * inner
+        } else {
+            inner.powf(self.power)
+        }
+    }
+}
+
+impl Layer for Power {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let at_zero = if self.value(0.0) == 0.0 { AtZero::Zero } else { AtZero::Other };
+        elementwise::forward(run, &io, at_zero, |x| self.value(x))
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let Power { power, scale, shift } = *self;
+        let factor = power * scale;
+        if power == 1.0 || factor == 0.0 {
+            // The value is not looked at.
+            return elementwise::backward(run, &io, From::Top, |_, dy| factor * dy);
+        }
+        elementwise::refuse_in_place(&io)?;
+        if power == 2.0 {
+            return elementwise::backward(run, &io, From::Bottom, |x, dy| {
+                factor * (shift + scale * x) * dy
+            });
+        }
+        elementwise::backward(run, &io, From::Bottom, |x, dy| {
+            let slope = factor * (shift + scale * x).powf(power - 1.0);
+            // Padding channels bring dy = 0 and possibly an infinite slope.
+            if dy == 0.0 { 0.0 } else { slope * dy }
+        })
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.power_param.as_deref().cloned().unwrap_or_default();
+    Ok(Box::new(Power { power: param.power(), scale: param.scale(), shift: param.shift() }))
+}
+
+/// `Power`.
+pub static DEF: LayerDef =
+    LayerDef::new("Power", "y = (shift + scale · x) ^ power", build).in_place();

@@ -1,0 +1,181 @@
+//! Scale: y = s · x + b with s (and b, with `bias_term`) laid over the bottom from `axis` on, also
+//! in place. s is learned, or the second bottom.
+//!
+//! ```text
+//! layer { name: "scale1" type: "Scale" bottom: "bn1" top: "bn1" scale_param { bias_term: true } }
+//! ```
+//! A learned s has the extents of `num_axes` axes: 1 for one value per channel, 0 for a single
+//! value, −1 for all axes from `axis` on. It starts with 1, b with 0.
+
+use std::ops::Range;
+
+use caffe_proto::{FillerParameter, ScaleParameter};
+
+use super::per_channel::Channels;
+use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use crate::Result;
+use crate::blob::{Layout, Shape};
+use crate::device::Run;
+use crate::device::cpu::threads::Threads;
+use crate::params::ParamDef;
+
+/// The layer.
+struct Scale {
+    param: ScaleParameter,
+    /// Shape of s and b.
+    shape: Shape,
+    /// s is the second bottom.
+    from_bottom: bool,
+    /// Axes of the bottom that s is laid over.
+    axes: Range<usize>,
+    /// In place: the bottom, for the gradient of s, and the layout it is in.
+    saved: Vec<f32>,
+    saved_layout: Layout,
+    partial: Vec<[f64; 2]>,
+}
+
+impl Scale {
+    fn axes(param: &ScaleParameter, bottoms: &[Shape]) -> Result<Range<usize>> {
+        match bottoms.get(1) {
+            Some(values) => dims::laid_over(&bottoms[0], param.axis(), values),
+            None => dims::span(&bottoms[0], param.axis(), param.num_axes()),
+        }
+    }
+
+    fn values<'a>(&self, io: &'a Io<'_>) -> Result<&'a [f32]> {
+        if self.from_bottom { io.bottom(1) } else { io.param(0) }
+    }
+
+    /// Number of b among the parameters.
+    fn bias(&self) -> Option<usize> {
+        self.param.bias_term().then_some(usize::from(!self.from_bottom))
+    }
+
+    fn values_need_diff(&self, io: &Io<'_>) -> bool {
+        if self.from_bottom { io.propagate_down(1) } else { io.param_needs_diff(0) }
+    }
+
+    /// The gradients of s and b.
+    fn sum_up(
+        &mut self,
+        threads: Threads,
+        io: &Io<'_>,
+        channels: Channels,
+        dy: &[f32],
+        layout: Layout,
+    ) -> Result<()> {
+        let bias = self.bias().filter(|&i| io.param_needs_diff(i));
+        let mut partial = std::mem::take(&mut self.partial);
+        let sums = if self.values_need_diff(io) {
+            let x = if io.in_place() { &self.saved[..] } else { io.bottom_in(0, layout)? };
+            let sums = channels.sums(threads, &mut partial, |_, i| [dy[i] * x[i], dy[i]]);
+            if self.from_bottom {
+                let ds = io.bottom_diff_mut(1)?;
+                ds.iter_mut().zip(&sums).for_each(|(ds, s)| *ds = s[0] as f32);
+            } else {
+                let ds = io.param_diff_mut(0)?;
+                ds.iter_mut().zip(&sums).for_each(|(ds, s)| *ds += s[0] as f32);
+            }
+            sums
+        } else if bias.is_some() {
+            channels.sums(threads, &mut partial, |_, i| [0.0, dy[i]])
+        } else {
+            Vec::new()
+        };
+        if let Some(i) = bias {
+            io.param_diff_mut(i)?.iter_mut().zip(&sums).for_each(|(db, s)| *db += s[1] as f32);
+        }
+        self.partial = partial;
+        Ok(())
+    }
+}
+
+impl Layer for Scale {
+    fn params(&self) -> Vec<ParamDef> {
+        let one = FillerParameter { value: Some(1.0), ..Default::default() };
+        let scale = self.param.filler.clone().unwrap_or(one);
+        let bias = self.param.bias_filler.clone().unwrap_or_default();
+        let mut params = Vec::new();
+        if !self.from_bottom {
+            params.push(ParamDef::learned(self.shape.clone(), scale));
+        }
+        if self.param.bias_term() {
+            params.push(ParamDef::learned(self.shape.clone(), bias));
+        }
+        params
+    }
+
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        self.axes = Self::axes(&self.param, bottoms)?;
+        let shape = Shape::new(&bottoms[0].dims()[self.axes.clone()]);
+        dims::expect("the shape of the scale", &self.shape, &shape)?;
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let threads = run.threads();
+        let (channels, layout) =
+            Channels::over(io.bottom_shape(0), self.axes.clone(), io.bottom_layout(0));
+        let s = self.values(&io)?;
+        let zeros;
+        let b = match self.bias() {
+            Some(i) => io.param(i)?,
+            None => {
+                zeros = vec![0.0; s.len()];
+                &zeros
+            }
+        };
+        if io.in_place() {
+            let y = io.top_update_in(0, layout)?;
+            if self.values_need_diff(&io) {
+                self.saved.resize(y.len(), 0.0);
+                self.saved.copy_from_slice(y);
+                self.saved_layout = layout;
+            }
+            channels.update(threads, y, |c, _, x| s[c] * x + b[c]);
+        } else {
+            let (x, y) = (io.bottom_in(0, layout)?, io.top_mut_in(0, layout)?);
+            channels.update(threads, y, |c, i, _| s[c] * x[i] + b[c]);
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let threads = run.threads();
+        let saved = io.in_place() && self.values_need_diff(&io);
+        let there = if saved { self.saved_layout } else { io.top_diff_layout(0) };
+        let (channels, layout) = Channels::over(io.bottom_shape(0), self.axes.clone(), there);
+        let s = self.values(&io)?;
+        if io.in_place() {
+            let dx = io.bottom_diff_update_in(0, layout)?;
+            self.sum_up(threads, &io, channels, dx, layout)?;
+            channels.update(threads, dx, |c, _, dy| s[c] * dy);
+            return Ok(());
+        }
+        let dy = io.top_diff_in(0, layout)?;
+        self.sum_up(threads, &io, channels, dy, layout)?;
+        if io.propagate_down(0) {
+            channels.update(threads, io.bottom_diff_mut_in(0, layout)?, |c, i, _| s[c] * dy[i]);
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.scale_param.as_deref().cloned().unwrap_or_default();
+    let axes = Scale::axes(&param, bottoms)?;
+    Ok(Box::new(Scale {
+        shape: Shape::new(&bottoms[0].dims()[axes.clone()]),
+        from_bottom: bottoms.len() == 2,
+        param,
+        axes,
+        saved: Vec::new(),
+        saved_layout: Layout::Plain,
+        partial: Vec::new(),
+    }))
+}
+
+/// `Scale`.
+pub static DEF: LayerDef = LayerDef::new("Scale", "y = s · x + b along some axes", build)
+    .counts(Count::Between(1, 2), Count::Exactly(1))
+    .in_place();

@@ -1,0 +1,41 @@
+//! Sigmoid: y = 1 / (1 + e^−x), element by element, also in place.
+//!
+//! ```text
+//! layer { name: "gate" type: "Sigmoid" bottom: "x" top: "y" }
+//! ```
+
+use super::elementwise::{self, AtZero, From};
+use super::{Io, Layer, LayerDef, Setup};
+use crate::Result;
+use crate::blob::Shape;
+use crate::device::Run;
+
+/// The layer.
+struct Sigmoid;
+
+/// The function, which other layers use too.
+pub(super) fn sigmoid(x: f32) -> f32 {
+    // The exponent overflows to infinity at worst, which makes the result 0 as it should be.
+    1.0 / (1.0 + (-x).exp())
+}
+
+impl Layer for Sigmoid {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        elementwise::forward(run, &io, AtZero::Other, sigmoid)
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        elementwise::backward(run, &io, From::Top, |y, dy| dy * y * (1.0 - y))
+    }
+}
+
+fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    Ok(Box::new(Sigmoid))
+}
+
+/// `Sigmoid`.
+pub static DEF: LayerDef = LayerDef::new("Sigmoid", "y = 1 / (1 + e^-x)", build).in_place();

@@ -1,0 +1,212 @@
+//! Every layer against recordings of BVLC Caffe: `$CAFFE_CONFORMANCE_LAYERS`, else
+//! `../shared/conformance/layers`. The format of a case stands in that folder's README.
+//!
+//! A case runs on the plain path at the recordings' tolerance, and on the fast path at 1e-3 of each
+//! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
+//! ReLU), and with its four-axis inputs and output gradients handed over in channel blocks.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use caffe::Result;
+use caffe::blob::{BlobId, Layout, SlabId};
+use caffe::device::cpu::threads::Threads;
+use caffe::layers::by_type_name;
+use caffe::net::{Net, NetOptions, Origin};
+use caffe_proto::{NetParameter, Phase};
+
+/// One way of running a case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Exact,
+    Fast,
+    Planned,
+    Blocked(Layout),
+}
+
+const WAYS: [Way; 5] = [
+    Way::Exact,
+    Way::Fast,
+    Way::Planned,
+    Way::Blocked(Layout::Blocked8),
+    Way::Blocked(Layout::Blocked16),
+];
+
+/// The element that is furthest off, in units of what is allowed.
+struct Worst {
+    off: f32,
+    text: String,
+}
+
+struct Case {
+    param: NetParameter,
+    arrays: BTreeMap<String, Vec<f32>>,
+}
+
+impl Case {
+    fn read(folder: &Path) -> Case {
+        Case {
+            param: common::read_net(&folder.join("net.prototxt")),
+            arrays: common::read_npz(&folder.join("case.npz")),
+        }
+    }
+
+    /// The first layer type that does not exist here.
+    fn missing(&self) -> Option<&str> {
+        self.param.layer.iter().map(|l| l.r#type()).find(|t| by_type_name(t).is_err())
+    }
+
+    /// The arrays under `kind/`, with the rest of their names.
+    fn of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a [f32])> {
+        self.arrays.iter().filter_map(move |(name, values)| {
+            Some((name.strip_prefix(kind)?.strip_prefix('/')?, values.as_slice()))
+        })
+    }
+
+    fn run(&self, way: Way) -> Result<Worst> {
+        let phase = if self.arrays["phase"][0] == 1.0 { Phase::Test } else { Phase::Train };
+        let options = NetOptions {
+            exact: way == Way::Exact,
+            keep_all: way != Way::Planned,
+            threads: 2,
+            ..NetOptions::new(phase)
+        };
+        let mut net = Net::new(&self.param, &Origin::default(), &options)?;
+        for (blob, values) in self.of("input") {
+            let id = net.blob(blob)?;
+            net.data_mut(id)?.copy_from_slice(values);
+            block(&net, id, net.store().blobs[id].data, way)?;
+        }
+        for (name, values) in self.of("param") {
+            let id = param_id(&net, name)?;
+            net.params().set_values(id, values)?;
+        }
+        net.clear_param_diffs();
+        net.forward()?;
+        let mut worst = Worst { off: 0.0, text: "nothing was compared".into() };
+        for (blob, theirs) in self.of("output") {
+            let id = net.blob(blob)?;
+            compare(&mut worst, way, &format!("output/{blob}"), net.data(id)?, theirs);
+        }
+        for (name, theirs) in self.of("param_after") {
+            let id = param_id(&net, name)?;
+            compare(
+                &mut worst,
+                way,
+                &format!("param_after/{name}"),
+                net.params().values(id),
+                theirs,
+            );
+        }
+        self.backward(&mut net, way, &mut worst)?;
+        Ok(worst)
+    }
+
+    fn backward(&self, net: &mut Net, way: Way, worst: &mut Worst) -> Result<()> {
+        let results = ["input_diff", "param_diff"];
+        if results.iter().all(|kind| self.of(kind).next().is_none()) {
+            return Ok(());
+        }
+        for (blob, values) in self.of("output_diff") {
+            let id = net.blob(blob)?;
+            net.diff_mut(id)?.copy_from_slice(values);
+            block(net, id, net.store().blobs[id].diff, way)?;
+        }
+        net.backward()?;
+        for (blob, theirs) in self.of("input_diff") {
+            let id = net.blob(blob)?;
+            compare(worst, way, &format!("input_diff/{blob}"), net.diff(id)?, theirs);
+        }
+        for (name, theirs) in self.of("param_diff") {
+            let id = param_id(net, name)?;
+            compare(worst, way, &format!("param_diff/{name}"), net.params().gradient(id), theirs);
+        }
+        Ok(())
+    }
+}
+
+/// Turns a blob's memory into channel blocks, so that layers meet what a convolution gives them.
+fn block(net: &Net, id: BlobId, slab: SlabId, way: Way) -> Result<()> {
+    let shape = &net.store().blobs[id].shape;
+    if let Way::Blocked(layout) = way
+        && shape.axes() == 4
+    {
+        // The number of a call that the net will not come to.
+        let call = u64::MAX;
+        net.store().slabs[slab].update(call, layout, shape, Threads::one())?;
+    }
+    Ok(())
+}
+
+/// `layer/i` as the number of a parameter.
+fn param_id(net: &Net, name: &str) -> Result<usize> {
+    let (layer, index) = name.rsplit_once('/').unwrap();
+    Ok(net.layers()[net.layer(layer)?].params[index.parse::<usize>().unwrap()])
+}
+
+fn compare(worst: &mut Worst, way: Way, array: &str, ours: &[f32], theirs: &[f32]) {
+    if ours.len() != theirs.len() {
+        *worst = Worst {
+            off: f32::INFINITY,
+            text: format!("{array} has {} elements, theirs {}", ours.len(), theirs.len()),
+        };
+        return;
+    }
+    let largest = theirs.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for (i, (&ours, &theirs)) in ours.iter().zip(theirs).enumerate() {
+        let allowed = match way {
+            Way::Exact => 1e-4 + 1e-4 * theirs.abs(),
+            _ => 1e-6 + 1e-3 * largest,
+        };
+        let same = ours == theirs || (ours.is_nan() && theirs.is_nan());
+        let off = if same { 0.0 } else { (ours - theirs).abs() / allowed };
+        let off = if off.is_nan() { f32::INFINITY } else { off };
+        if off >= worst.off {
+            let text = format!("{array}[{i}]: ours {ours}, theirs {theirs}");
+            *worst = Worst { off, text };
+        }
+    }
+}
+
+#[test]
+fn layers_do_what_caffe_does() {
+    let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers") else {
+        return;
+    };
+    let (mut passed, mut missing, mut failed) = (0, 0, Vec::new());
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let case = Case::read(&folder);
+        if let Some(kind) = case.missing() {
+            println!("{name}: layer type not implemented ({kind})");
+            missing += 1;
+            continue;
+        }
+        for way in WAYS {
+            match case.run(way) {
+                Ok(worst) if worst.off <= 1.0 => {
+                    println!(
+                        "{name} {way:?}: pass, worst {:.3} of allowed at {}",
+                        worst.off, worst.text
+                    );
+                    passed += 1;
+                }
+                Ok(worst) => {
+                    println!(
+                        "{name} {way:?}: FAIL, {:.3} times allowed at {}",
+                        worst.off, worst.text
+                    );
+                    failed.push(format!("{name} {way:?}"));
+                }
+                Err(e) => {
+                    println!("{name} {way:?}: FAIL, {e}");
+                    failed.push(format!("{name} {way:?}"));
+                }
+            }
+        }
+    }
+    println!("{passed} runs pass, {} fail, {missing} cases of unknown layer types", failed.len());
+    assert!(failed.is_empty(), "failed: {failed:#?}");
+}
