@@ -11,7 +11,7 @@
 //! ordinary zeros to it, zero in gives zero out, and no kernel's tail handling is relied on. Not
 //! here: anything that knows Caffe's layers (the pooling window rule excepted), and bf16.
 //!
-//! All `unsafe` of the bindings is in this folder. Facts about speed: `docs/`, `benches/primitives.rs`.
+//! All `unsafe` of the bindings is in this folder. Speed: `cargo bench --bench primitives`.
 
 mod context;
 mod convolution;

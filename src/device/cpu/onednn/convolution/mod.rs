@@ -19,8 +19,10 @@ use self::weights::{Packed, Rows, Unpack};
 use super::context::Context;
 use super::error::{Result, check_len};
 use super::ffi;
-use super::primitive::{Arg, Memory, Primitive, same_format};
+use super::primitive::{Arg, Memory, Primitive, PrimitiveDesc, same_format};
+use crate::blob::layout::Layout;
 use crate::device::cpu::aligned::AlignedBuf;
+use crate::device::cpu::reorder;
 
 /// A compiled convolution of one shape.
 pub struct Convolution {
@@ -47,12 +49,58 @@ struct BackwardData {
     primitive: Primitive,
     /// Present where the kernel wants another format than forward's.
     own_weights: Option<(Packed, Memory)>,
+    /// Present where the kernel's result is blocked and the caller's plain.
+    blocked_src: Option<Memory>,
 }
 
 struct BackwardWeights {
     primitive: Primitive,
     memory: Memory,
     unpack: Unpack,
+}
+
+impl BackwardData {
+    fn new(
+        cx: &Context,
+        config: &ConvConfig,
+        plan: &Plan<'_>,
+        forward: &PrimitiveDesc,
+    ) -> Result<Self> {
+        if config.src_layout == Layout::Plain && config.dst_layout.is_blocked() {
+            return Self::through_blocks(cx, config);
+        }
+        let rows = Rows::new(config, &config.padded()?);
+        let pd = plan.choose(Pass::BackwardData, Some(forward))?;
+        let md = pd.wanted_md(ffi::dnnl_query_weights_md)?;
+        let mut own_weights = None;
+        if !same_format(cx, &md, &forward.wanted_md(ffi::dnnl_query_weights_md)?) {
+            let packed = Packed::new(cx, rows, &plan.plain_weights, &md)?;
+            own_weights = Some((packed, Memory::new(cx, &md, "packed weights")?));
+        }
+        let primitive = Primitive::new(pd, &|| format!("backward data of {config}"))?;
+        Ok(Self { primitive, own_weights, blocked_src: None })
+    }
+
+    /// The gradient of a plain image: oneDNN reads plain images with compiled kernels, but writes
+    /// their gradients with its reference loops, some hundred times slower. So the gradient is
+    /// computed blocked, in the staging buffer, and reordered.
+    fn through_blocks(cx: &Context, config: &ConvConfig) -> Result<Self> {
+        let config = ConvConfig { src_layout: config.dst_layout, ..config.clone() };
+        let padded = config.padded()?;
+        let plan = Plan::new(cx, &padded)?;
+        let forward = plan.choose(Pass::Forward, None)?;
+        let pd = plan.choose(Pass::BackwardData, Some(&forward))?;
+        let md = pd.wanted_md(ffi::dnnl_query_weights_md)?;
+        let rows = Rows::new(&config, &padded);
+        let packed = Packed::new(cx, rows, &plan.plain_weights, &md)?;
+        let blocked_src = Memory::new(cx, &plan.src, "blocked input gradient")?;
+        cx.staging().reserve(blocked_src.len());
+        Ok(Self {
+            primitive: Primitive::new(pd, &|| format!("backward data of {config}"))?,
+            own_weights: Some((packed, Memory::new(cx, &md, "packed weights")?)),
+            blocked_src: Some(blocked_src),
+        })
+    }
 }
 
 impl Convolution {
@@ -70,15 +118,7 @@ impl Convolution {
 
         let mut backward_data = None;
         if config.backward_data {
-            let pd = plan.choose(Pass::BackwardData, Some(&forward))?;
-            let md = pd.wanted_md(ffi::dnnl_query_weights_md)?;
-            let mut own_weights = None;
-            if !same_format(cx, &md, &weights_md) {
-                let packed = Packed::new(cx, rows, &plan.plain_weights, &md)?;
-                own_weights = Some((packed, Memory::new(cx, &md, "packed weights")?));
-            }
-            let primitive = Primitive::new(pd, &|| format!("backward data of {config}"))?;
-            backward_data = Some(BackwardData { primitive, own_weights });
+            backward_data = Some(BackwardData::new(cx, config, &plan, &forward)?);
         }
         let mut backward_weights = None;
         if config.backward_weights {
@@ -185,11 +225,23 @@ impl Convolution {
             Some((packed, memory)) => (&*memory, &mut packed.values),
             None => (&self.weights_memory, &mut self.weights.values),
         };
-        backward.primitive.execute([
-            Arg::In(ffi::DNNL_ARG_DIFF_DST, &self.dst, diff_dst),
-            Arg::Out(ffi::DNNL_ARG_WEIGHTS, memory, values),
-            Arg::Out(ffi::DNNL_ARG_DIFF_SRC, &self.src, diff_src),
-        ])
+        let diff_dst = Arg::In(ffi::DNNL_ARG_DIFF_DST, &self.dst, diff_dst);
+        let weights = Arg::Out(ffi::DNNL_ARG_WEIGHTS, memory, values);
+        let Some(blocked) = &backward.blocked_src else {
+            let diff_src = Arg::Out(ffi::DNNL_ARG_DIFF_SRC, &self.src, diff_src);
+            return backward.primitive.execute([diff_dst, weights, diff_src]);
+        };
+        let what = || self.config.to_string();
+        check_len("input gradient", diff_src.len(), self.src.len(), what)?;
+        let mut staging = self.cx.staging();
+        let staged = &mut staging[..blocked.len()];
+        let staged_src = Arg::Out(ffi::DNNL_ARG_DIFF_SRC, blocked, &mut *staged);
+        backward.primitive.execute([diff_dst, weights, staged_src])?;
+        let ConvConfig { n, ic: channels, input: [h, w], dst_layout, .. } = self.config;
+        let shape = reorder::Shape { n, channels, pixels: h * w };
+        let (from, to) = ((&*staged, dst_layout), (diff_src, Layout::Plain));
+        reorder::reorder(self.cx.threads(), shape, from, to);
+        Ok(())
     }
 
     /// Adds the gradients of weights and bias, in Caffe's order, to what the slices hold. Without a
