@@ -28,6 +28,8 @@ const NAP: Duration = Duration::from_millis(20);
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a failing node goes on so that its peers hear why.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long a node that was told of a fault leaves it to the culprit to end the job.
+const DEFER: Duration = Duration::from_millis(1200);
 /// How long a failing node waits for its own thread to print and to write the trace.
 const RELEASE: Duration = Duration::from_millis(1500);
 /// Operations and completions that can lie in the channels; far more than are ever open.
@@ -301,8 +303,15 @@ impl Running {
         {
             drop(self.transport.beat(&Beat::Fault(fault)));
         }
+        let culprit = self.alarm.fault().is_none_or(|fault| match fault.origin {
+            Origin::Own => true,
+            Origin::Remote => false,
+            Origin::Agreed => self.transport.rank() == 0,
+        });
+        // When all ranks abort at once, launchers print noise.
+        let least = if culprit { LAST_WORDS } else { DEFER };
         let mut released = false;
-        while start.elapsed() < RELEASE && !(released && start.elapsed() >= LAST_WORDS) {
+        while start.elapsed() < RELEASE && !(released && start.elapsed() >= least) {
             match self.inbox.recv_timeout(Duration::from_millis(1)) {
                 Ok(Command::Release) | Err(RecvTimeoutError::Disconnected) => released = true,
                 _ => {}
