@@ -4,7 +4,7 @@
 //! says so, where there is no `mpirun`.
 
 #![cfg(feature = "mpi")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Read;
 use std::path::PathBuf;

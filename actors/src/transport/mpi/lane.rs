@@ -30,7 +30,7 @@ struct Flight {
     data: Vec<f32>,
     /// Floats whose chunks have been started.
     started: usize,
-    open: Vec<Request>,
+    open: VecDeque<Request>,
 }
 
 /// The operations of one communicator.
@@ -64,34 +64,25 @@ impl MpiLane {
             }
             Op::Header { .. } => return Err("a header has a lane of its own".into()),
         };
-        self.flights.push_back(Flight { course, op, data, started: 0, open: Vec::new() });
+        self.flights.push_back(Flight { course, op, data, started: 0, open: VecDeque::new() });
         self.fill_window()
     }
 
     pub(super) fn poll(&mut self, done: &mut Vec<Done>) -> Result<(), String> {
-        for flight in &mut self.flights {
-            let mut place = 0;
-            while place < flight.open.len() {
-                if flight.open[place].test()? {
-                    flight.open.swap_remove(place);
-                } else {
-                    place += 1;
+        // Each test of an unfinished request drives the whole library, so only the oldest is
+        // tested: the others move on with it.
+        'lane: for flight in &mut self.flights {
+            while let Some(oldest) = flight.open.front_mut() {
+                if !oldest.test()? {
+                    break 'lane;
                 }
-            }
-            if flight.started < flight.data.len() {
-                break;
+                flight.open.pop_front();
             }
         }
         self.fill_window()?;
         let landed =
-            |flight: &Flight| flight.open.is_empty() && flight.started == flight.data.len();
-        let mut place = 0;
-        while let Some(flight) = self.flights.get(place) {
-            if !landed(flight) {
-                place += 1;
-                continue;
-            }
-            let Some(flight) = self.flights.remove(place) else { break };
+            |flight: &mut Flight| flight.open.is_empty() && flight.started == flight.data.len();
+        while let Some(flight) = self.flights.pop_front_if(landed) {
             done.push(match flight.op {
                 Op::Sum { lane, id, .. } => Done::Sum { lane, id, data: flight.data },
                 Op::Broadcast { id, .. } => Done::Broadcast { id, data: flight.data },
@@ -136,7 +127,7 @@ impl Flight {
             }
         };
         self.started += len;
-        self.open.push(request);
+        self.open.push_back(request);
         Ok(())
     }
 }
