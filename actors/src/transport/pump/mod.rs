@@ -231,8 +231,10 @@ impl Running {
     fn take(&mut self, command: Command) -> Result<bool, Halt> {
         match command {
             Command::Op(op) => {
-                if let Op::Sum { id, .. } = &op {
-                    self.tracer.open(Kind::Exchange, *id as u32);
+                match &op {
+                    Op::Sum { id, .. } => self.tracer.open(Kind::Exchange, *id as u32),
+                    Op::Header { .. } => self.tracer.open(Kind::Header, 0),
+                    Op::Broadcast { .. } | Op::Collect { .. } => {}
                 }
                 self.transport.post(op)?;
             }
@@ -248,8 +250,10 @@ impl Running {
         self.transport.poll(&mut self.done)?;
         let mut news = !self.done.is_empty();
         for done in self.done.drain(..) {
-            if let Done::Sum { id, .. } = &done {
-                self.tracer.close(Kind::Exchange, *id as u32);
+            match &done {
+                Done::Sum { id, .. } => self.tracer.close(Kind::Exchange, *id as u32),
+                Done::Headers { .. } => self.tracer.close(Kind::Header, 0),
+                Done::Broadcast { .. } | Done::Collect { .. } => {}
             }
             if self.outbox.try_send(News::Done(done)).is_err() {
                 return Err("the communicator takes no completions".to_owned().into());
