@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use caffe_actors::{Config, Fault, InProcess, Launch, Mode, Origin, RunReport, Schedule, run};
-use quadratic::{Behaviour, Told, Trouble, bare_loop, factories};
+use quadratic::told::Told;
+use quadratic::{Behaviour, Trouble, bare_loop, factories};
 
 fn schedule(iters: u64) -> Schedule {
     Schedule {
@@ -73,6 +74,36 @@ fn one_replica_is_the_bare_loop_bit_for_bit() {
             let machine = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
             assert!(bare_loop(&config) == machine, "{mode}, iter_size {iter_size}");
         }
+    }
+}
+
+#[test]
+fn the_machine_adds_little_to_a_step() {
+    let mut config = config(Mode::Sync, 2_000);
+    config.schedule =
+        Schedule { max_iter: 2_000, snapshot_after_train: false, ..Schedule::default() };
+    let start = Instant::now();
+    bare_loop(&config);
+    let bare = start.elapsed() / 2_000;
+    let (reports, _) = succeed(&config, &[1], &Behaviour::default());
+    let machine = reports[0].wall / 2_000;
+    println!("a step: {bare:?} in the bare loop (with reading), {machine:?} through the actors");
+    assert!(machine < bare + Duration::from_micros(300), "{bare:?} {machine:?}");
+}
+
+#[test]
+fn a_wish_at_a_drained_point_repeats_nothing() {
+    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Hogwild, &[2, 1])] {
+        let config = config(mode, 4);
+        config.requests.snapshot();
+        let behaviour = Behaviour::default();
+        let (_, told) = succeed(&config, workers, &behaviour);
+        let lines = told.lines();
+        let tests = lines.iter().filter(|line| line.starts_with("tested")).count();
+        assert_eq!(tests, 1, "{lines:?}");
+        let snapshots: Vec<u64> =
+            behaviour.log.with(|seen| seen.snapshots.iter().map(|one| one.iter).collect());
+        assert_eq!(snapshots, [0, 4], "{mode}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::fault::Halt;
 use crate::messages::{Feed, Note, Order};
 use crate::mode::{Event, Job, machine};
-use crate::observe::{RunReport, Started, Tested};
+use crate::observe::{RunReport, Started};
 use crate::store::Store;
 use crate::transport::{Lane, Op};
 
@@ -101,7 +101,7 @@ impl Communicator {
         }
     }
 
-    fn order_all(&mut self, order: impl Fn() -> Order) {
+    pub(super) fn order_all(&mut self, order: impl Fn() -> Order) {
         for device in 0..self.local() {
             self.order(device, order());
         }
@@ -150,16 +150,7 @@ impl Communicator {
                 let data = std::mem::take(&mut *self.parts.board.scores.lock());
                 self.sum_over_nodes(Lane::Test, 0, data)?;
             }
-            Duty::Evaluate if self.root() => {
-                let device = &self.parts.devices[0];
-                let (reader, queue) = device.train;
-                let first = self.iter * self.replicas() as u64;
-                let ticket = first * self.parts.schedule.iter_size as u64;
-                let feed = Feed::Train { queue, first, stride: 1, count: 1 };
-                self.parts.readers[reader].do_send(feed);
-                self.order(0, Order::Evaluate { iter: self.iter, ticket });
-                self.awaiting = 1;
-            }
+            Duty::Evaluate if self.root() => self.begin_evaluate(),
             Duty::Evaluate => {}
             Duty::Verify => self.order_all(|| Order::Verify),
             Duty::Compare => self.compare_words(vec![self.checksums[0]])?,
@@ -169,6 +160,18 @@ impl Communicator {
             }
         }
         Ok(())
+    }
+
+    /// The closing loss is one more forward, of the next ticket, on the writer's device.
+    fn begin_evaluate(&mut self) {
+        let device = &self.parts.devices[0];
+        let (reader, queue) = device.train;
+        let first = self.iter * self.replicas() as u64;
+        let ticket = first * self.parts.schedule.iter_size as u64;
+        let feed = Feed::Train { queue, first, stride: 1, count: 1 };
+        self.parts.readers[reader].do_send(feed);
+        self.order(0, Order::Evaluate { iter: self.iter, ticket });
+        self.awaiting = 1;
     }
 
     fn end(&mut self, duty: Duty) -> Result<(), Halt> {
@@ -283,8 +286,11 @@ impl Communicator {
         let iter = self.iter;
         let over = stop || iter >= schedule.max_iter;
         let stopped = stop && iter < schedule.max_iter;
+        // A wish that arrives during a test comes back to the same iteration.
+        let again = self.visited.replace(iter) == Some(iter);
         let parting = stopped && schedule.snapshot_after_train && iter > schedule.start_iter;
-        if snapshot || parting || schedule.snapshot_due(iter) {
+        let due = snapshot || parting || schedule.snapshot_due(iter);
+        if due && self.snapshotted.replace(iter) != Some(iter) {
             if self.draws() {
                 self.duties.extend([Duty::History, Duty::MeanHistory]);
             }
@@ -294,7 +300,7 @@ impl Communicator {
             if over && schedule.display_due(iter) {
                 self.duties.push_back(Duty::Evaluate);
             }
-            if schedule.test_due(iter) {
+            if schedule.test_due(iter) && !again {
                 for net in 0..schedule.test_batches.len() {
                     self.duties.extend([Duty::Test { net }, Duty::Scores { net }]);
                 }
@@ -326,109 +332,6 @@ impl Communicator {
         self.duties.push_back(Duty::Point { stop, snapshot });
         if stop && iter < self.parts.schedule.max_iter {
             self.tell(|observer| observer.stopped_early(iter));
-        }
-    }
-
-    /// Sums `data` over all nodes; [`summed_for_duty`](Self::summed_for_duty) gets the result.
-    fn sum_over_nodes(&mut self, lane: Lane, id: usize, data: Vec<f32>) -> Result<(), Halt> {
-        self.awaiting += 1;
-        if self.nodes() > 1 {
-            return self.post(Op::Sum { lane, id, data });
-        }
-        self.keep_sum(data);
-        self.awaiting -= 1;
-        Ok(())
-    }
-
-    pub(super) fn summed_for_duty(&mut self, data: Vec<f32>) -> Result<(), Halt> {
-        self.keep_sum(data);
-        self.arrived()
-    }
-
-    fn keep_sum(&mut self, mut data: Vec<f32>) {
-        let scale = 1.0 / self.replicas() as f32;
-        let board = &self.parts.board;
-        let place = match self.duty {
-            Some(Duty::Statistics) => &board.statistics,
-            Some(Duty::MeanHistory) => &board.mean_history,
-            _ => {
-                *board.scores.lock() = data;
-                return;
-            }
-        };
-        data.iter_mut().for_each(|value| *value *= scale);
-        *place.lock() = data;
-    }
-
-    fn begin_test(&mut self, net: usize) -> Result<(), Halt> {
-        self.tell(|observer| observer.testing(self.iter, net));
-        let count = self.parts.schedule.test_batches[net];
-        let width = self.plan()?.test_outputs[net];
-        *self.parts.board.scores.lock() = vec![0.0; count as usize * width];
-        let cursor = self.cursors[net];
-        let base = self.parts.meeting.first_replica(self.parts.meeting.rank) as u64;
-        let stride = self.replicas() as u64;
-        for (local, device) in self.parts.devices.iter().enumerate() {
-            let (reader, queue) = device.test;
-            let first = base + local as u64;
-            let feed = Feed::Test { net, cursor, queue, first, stride, rows: count };
-            self.parts.readers[reader].do_send(feed);
-        }
-        self.order_all(|| Order::Test { net, count });
-        Ok(())
-    }
-
-    /// Averages in batch order, in single precision, as Caffe does.
-    fn tested(&mut self, net: usize) -> Result<(), Halt> {
-        let width = self.plan()?.test_outputs[net];
-        let count = self.parts.schedule.test_batches[net];
-        self.cursors[net] += count;
-        let rows = std::mem::take(&mut *self.parts.board.scores.lock());
-        let mut scores = vec![0.0f32; width];
-        for row in rows.chunks_exact(width.max(1)) {
-            for (sum, value) in scores.iter_mut().zip(row) {
-                *sum += value;
-            }
-        }
-        scores.iter_mut().for_each(|sum| *sum /= count.max(1) as f32);
-        let tested = Tested { iter: self.iter, net, scores };
-        self.tell(|observer| observer.tested(&tested));
-        Ok(())
-    }
-
-    /// All nodes say something; [`compared`](Self::compared) hears it.
-    fn compare_words(&mut self, words: Vec<u64>) -> Result<(), Halt> {
-        if self.nodes() > 1 {
-            self.awaiting = 1;
-            self.post(Op::Header { words })?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn compared(&mut self, words: &[u64]) -> Result<(), Halt> {
-        let each = (words.len() / self.nodes()).max(1);
-        let mut ranks = words.chunks(each);
-        let first = ranks.next();
-        if let Some(place) = ranks.position(|other| Some(other) != first) {
-            let cause = match self.duty {
-                Some(Duty::Meet) => {
-                    "its net or solver differs from rank 0's; all ranks must be given the same"
-                }
-                _ => "its final weights differ from rank 0's, bit for bit; the result is not valid",
-            };
-            return Err(self.agreed(place + 1, cause));
-        }
-        self.arrived()
-    }
-
-    fn verified(&mut self) -> Result<(), Halt> {
-        let first = self.checksums[0];
-        match self.checksums.iter().position(|checksum| *checksum != first) {
-            None => Ok(()),
-            Some(device) => {
-                let cause = format!("the final weights of device {device} differ from device 0's");
-                Err(cause.into())
-            }
         }
     }
 

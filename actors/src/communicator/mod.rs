@@ -3,12 +3,13 @@
 //!
 //! It never waits for compute: it reacts to notes from devices and readers and to completions
 //! from the pump. `rounds` carries out the machine's actions while a segment runs; `duties` is
-//! the list of what to do otherwise (start, drained points, end), one file beside it for
-//! histories.
+//! the list of what to do otherwise (start, drained points, end), with `together` for sums and
+//! comparisons over all nodes and `histories` for snapshots.
 
 mod duties;
 mod histories;
 mod rounds;
+mod together;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,6 +82,9 @@ pub(crate) struct Communicator {
     /// Iterations whose tickets the readers have been given (not in hogwild).
     fed: u64,
     stopped_early: bool,
+    /// The last drained point, and the last that wrote a snapshot.
+    visited: Option<u64>,
+    snapshotted: Option<u64>,
     cursors: Vec<u64>,
     plans: Vec<Option<Plan>>,
     checksums: Vec<u64>,
@@ -120,6 +124,8 @@ impl Communicator {
             iter: schedule.start_iter,
             fed: schedule.start_iter,
             stopped_early: false,
+            visited: None,
+            snapshotted: None,
             cursors: schedule.test_cursors,
             plans: vec![None; devices],
             checksums: vec![0; devices],

@@ -18,6 +18,8 @@ use crate::replica::Cause;
 use crate::trace::Tracer;
 
 pub(crate) use hook::{enter, guarded, install_hook};
+#[cfg(feature = "mpi")]
+pub(crate) use watchdog::FAULT_STATUS;
 pub(crate) use watchdog::Watchdog;
 
 /// Who found a fault.

@@ -53,6 +53,9 @@ fn launch<A: Actor<Context = Context<A>>>(
     });
 }
 
+/// Where to give a reader's buffers back, and whom to tell.
+type ReaderHandle<B, S> = (Sender<Empty<B>>, Addr<Reader<S>>);
+
 /// The channels of one reader while they are dealt out.
 struct ReaderEnds<B> {
     queues: Vec<Queue<B>>,
@@ -102,32 +105,8 @@ impl Wires<'_> {
         for (local, batches) in batches.into_iter().enumerate() {
             let arbiter = Arbiter::new();
             let (device, inbox) = address::<Device<R>>();
-            let (cues, cues_in) = bounded(MAX_BUCKETS + 2);
-            let (gradients_out, gradients) = bounded(MAX_BUCKETS);
-            devices.push(DevicePort {
-                orders: device.recipient(),
-                cues,
-                gradients,
-                train: batches.train,
-                test: batches.test,
-            });
-            let ends = Ends {
-                loads: batches.loads,
-                tests: batches.tests,
-                cues: cues_in,
-                gradients: gradients_out,
-                notes: communicator.clone().recipient(),
-                readers: ports
-                    .iter()
-                    .map(|(empties, reader)| ReaderPort {
-                        empties: empties.clone(),
-                        feed: reader.clone().recipient(),
-                    })
-                    .collect(),
-                test_reader: batches.test.0,
-                queue: batches.train.1,
-                test_queue: batches.test.1,
-            };
+            let (port, ends) = Self::ends(batches, &device, &ports, &communicator);
+            devices.push(port);
             let make = self.device(local, ends, factories.replica.clone(), board.clone());
             launch(&arbiter, inbox, make);
             arbiters.push(arbiter);
@@ -151,6 +130,44 @@ impl Wires<'_> {
         launch(&arbiter, inbox, move || Communicator::new(parts));
         arbiters.push(arbiter);
         (arbiters, Box::new(move || communicator.do_send(Wake)))
+    }
+
+    /// Both ends of a device's channels.
+    fn ends<R, S>(
+        batches: Batches<R::Batch>,
+        device: &Addr<Device<R>>,
+        readers: &[ReaderHandle<R::Batch, S>],
+        communicator: &Addr<Communicator>,
+    ) -> (DevicePort, Ends<R::Batch>)
+    where
+        R: Replica,
+        S: BatchSource<Batch = R::Batch>,
+    {
+        let (cues, cues_in) = bounded(MAX_BUCKETS + 2);
+        let (gradients_out, gradients) = bounded(MAX_BUCKETS);
+        let port = DevicePort {
+            orders: device.clone().recipient(),
+            cues,
+            gradients,
+            train: batches.train,
+            test: batches.test,
+        };
+        let readers = readers.iter().map(|(empties, reader)| ReaderPort {
+            empties: empties.clone(),
+            feed: reader.clone().recipient(),
+        });
+        let ends = Ends {
+            loads: batches.loads,
+            tests: batches.tests,
+            cues: cues_in,
+            gradients: gradients_out,
+            notes: communicator.clone().recipient(),
+            readers: readers.collect(),
+            test_reader: batches.test.0,
+            queue: batches.train.1,
+            test_queue: batches.test.1,
+        };
+        (port, ends)
     }
 
     fn post_of(&self, actor: &str) -> Post {

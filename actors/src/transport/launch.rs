@@ -11,13 +11,10 @@ pub(super) enum Resolved {
     Mpi,
 }
 
-/// Variables in which launchers put rank and number of ranks: Open MPI, MPICH and Hydra, Slurm's
-/// PMI, in the order of trust.
-const LAUNCHERS: &[(&str, &str)] = &[
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-];
+/// Variables in which launchers put rank and number of ranks: Open MPI; MPICH, Hydra and Slurm's
+/// PMI. (Slurm's own variables are no proof: a batch script has them without any MPI.)
+const LAUNCHERS: &[(&str, &str)] =
+    &[("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")];
 
 /// Rank and number of ranks as the launcher put them into the environment; `None` when this
 /// process was started by itself. Known before [`run`](crate::run), so that only rank 0 prints.

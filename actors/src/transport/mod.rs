@@ -7,12 +7,16 @@
 
 mod inprocess;
 mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod pump;
 
 use crate::fault::Fault;
 
 pub use inprocess::InProcess;
 pub use launch::launched;
+#[cfg(feature = "mpi")]
+pub(crate) use mpi::abort_job;
 pub(crate) use pump::{Hello, Line, Meeting, News, Pump, start};
 
 /// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's

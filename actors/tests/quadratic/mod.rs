@@ -7,14 +7,16 @@
 // Shared by a test and an example: neither uses all of it, and both may panic.
 #![allow(dead_code, clippy::panic, clippy::unwrap_used)]
 
+pub mod told;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
-    BatchSource, Cause, Config, Display, Factories, Fault, Observer, Plan, Ready, Replica,
-    ReplicaPlace, RunReport, SnapshotRequest, Started, Step, Tested,
+    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest,
+    Step,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -374,59 +376,6 @@ pub fn factories(behaviour: &Behaviour) -> Factories<Bowl, Source> {
         move |place| Bowl::new(place, &one),
         move |place| Ok(Source { rank: place.rank, behaviour: other.clone() }),
     )
-}
-
-/// Everything an observer was told, as lines.
-#[derive(Clone, Debug, Default)]
-pub struct Told(pub Arc<Mutex<Vec<String>>>);
-
-impl Told {
-    fn line(&self, line: String) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(line);
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-}
-
-impl Observer for Told {
-    fn started(&mut self, started: &Started) {
-        self.line(format!("started {} of {:?}", started.rank, started.workers));
-    }
-
-    fn display(&mut self, display: &Display) {
-        let Display { iter, loss, outputs, closing } = display;
-        self.line(format!("display {iter} {loss:.4} {} {closing}", outputs.len()));
-    }
-
-    fn testing(&mut self, iter: u64, net: usize) {
-        self.line(format!("testing {iter} {net}"));
-    }
-
-    fn tested(&mut self, tested: &Tested) {
-        self.line(format!("tested {} {} {:?}", tested.iter, tested.net, tested.scores));
-    }
-
-    fn snapshotted(&mut self, iter: u64) {
-        self.line(format!("snapshot {iter}"));
-    }
-
-    fn stopped_early(&mut self, iter: u64) {
-        self.line(format!("stopped {iter}"));
-    }
-
-    fn finished(&mut self, report: &RunReport) {
-        self.line(format!("finished {} {:016x}", report.iter, report.checksum));
-    }
-
-    fn warning(&mut self, text: &str) {
-        self.line(format!("warning {text}"));
-    }
-
-    fn fault(&mut self, fault: &Fault) {
-        self.line(format!("fault {fault}"));
-    }
 }
 
 /// The bare solver loop: what every mode must do, bit for bit, with one replica.

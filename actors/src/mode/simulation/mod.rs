@@ -5,6 +5,7 @@
 //! weight; weights are lists of names; a sum is a concatenation. So "every update exactly once,
 //! with weight ρ, on every node" can be read off the lists.
 
+mod checks;
 mod rng;
 mod world;
 

@@ -10,7 +10,7 @@ use crate::header::{Header, Sample};
 use crate::mode::{Action, Event, Job, Machine, Moment, machine};
 
 /// An update: its ticket and its weight. In sync: `iter·R + replica`, weight 1.
-type Update = (u64, f32);
+pub(super) type Update = (u64, f32);
 
 /// What a world is made of.
 #[derive(Clone, Debug)]
@@ -89,14 +89,14 @@ enum Due {
 
 pub(super) struct Node {
     machine: Box<dyn Machine>,
-    z: Vec<Vec<Update>>,
+    pub(super) z: Vec<Vec<Update>>,
     f: Vec<Vec<Update>>,
     a: Vec<Vec<Update>>,
     /// Sums that have come and are not yet applied.
     incoming: Vec<Option<Vec<Update>>>,
     rho: f32,
     tickets: VecDeque<u64>,
-    idle: Vec<bool>,
+    pub(super) idle: Vec<bool>,
     running: bool,
     /// Buckets of sync's current iteration whose mean has come.
     means: usize,
@@ -106,10 +106,10 @@ pub(super) struct Node {
     snapshot: bool,
     /// Collectives posted so far on the data lane.
     posted: u64,
-    drained: Vec<(u64, bool, bool)>,
-    steps: Vec<u64>,
+    pub(super) drained: Vec<(u64, bool, bool)>,
+    pub(super) steps: Vec<u64>,
     progress: u64,
-    losses: BTreeMap<u64, u64>,
+    pub(super) losses: BTreeMap<u64, u64>,
     done: bool,
 }
 
@@ -123,13 +123,13 @@ impl Node {
 type Exchange = (usize, Vec<Vec<Update>>, usize);
 
 pub(super) struct World {
-    setup: Setup,
+    pub(super) setup: Setup,
     rng: Rng,
     now: u64,
     order: u64,
     heap: BinaryHeap<Reverse<(u64, u64)>>,
     due: BTreeMap<u64, Due>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     headers: BTreeMap<u64, Vec<Option<Header>>>,
     sums: BTreeMap<u64, Exchange>,
 }
@@ -211,7 +211,7 @@ impl World {
         self.nodes.iter().map(|node| node.steps.clone()).collect()
     }
 
-    fn replicas(&self) -> u64 {
+    pub(super) fn replicas(&self) -> u64 {
         self.setup.workers.iter().sum::<usize>() as u64
     }
 
@@ -256,26 +256,9 @@ impl World {
 
     fn act(&mut self, node: usize, action: Action) {
         match action {
-            Action::Run { from, .. } => {
-                self.nodes[node].running = true;
-                self.nodes[node].iter = from;
-                for device in 0..self.setup.workers[node] {
-                    if self.setup.mode == Mode::Sync {
-                        let delay = self.delay();
-                        self.later(delay, Due::Iterate { node, device });
-                    }
-                }
-            }
+            Action::Run { from, .. } => self.start(node, from),
             Action::Header(header) => self.post_header(node, header),
-            Action::Sum { bucket } => {
-                let iter = self.nodes[node].iter;
-                let (replicas, workers) = (self.replicas(), &self.setup.workers);
-                let first: usize = workers[..node].iter().sum();
-                let load = (first..first + workers[node])
-                    .map(|r| (iter * replicas + r as u64, 1.0))
-                    .collect();
-                self.post_sum(node, bucket, load);
-            }
+            Action::Sum { bucket } => self.give(node, bucket),
             Action::Swap { bucket } => {
                 let one = &mut self.nodes[node];
                 assert!(one.f[bucket].is_empty(), "two rounds of one bucket at once");
@@ -324,6 +307,27 @@ impl World {
             Action::Drained { iter, stop, snapshot } => self.drained(node, iter, stop, snapshot),
             Action::Broken { rank, cause } => panic!("rank {rank} {cause}: {:?}", self.setup),
         }
+    }
+
+    fn start(&mut self, node: usize, from: u64) {
+        self.nodes[node].running = true;
+        self.nodes[node].iter = from;
+        for device in 0..self.setup.workers[node] {
+            if self.setup.mode == Mode::Sync {
+                let delay = self.delay();
+                self.later(delay, Due::Iterate { node, device });
+            }
+        }
+    }
+
+    /// The local gradients of sync's iteration.
+    fn give(&mut self, node: usize, bucket: usize) {
+        let iter = self.nodes[node].iter;
+        let (replicas, workers) = (self.replicas(), &self.setup.workers);
+        let first: usize = workers[..node].iter().sum();
+        let load =
+            (first..first + workers[node]).map(|r| (iter * replicas + r as u64, 1.0)).collect();
+        self.post_sum(node, bucket, load);
     }
 
     fn post_header(&mut self, node: usize, header: Header) {
@@ -437,49 +441,5 @@ impl World {
             }
             None => one.done = true,
         }
-    }
-
-    /// All nodes drained at the same points, and every loss has been told.
-    fn check_common(&self) -> u64 {
-        let first = &self.nodes[0];
-        let replicas = self.replicas();
-        let last = first.drained.last().unwrap().0;
-        let stopped = self.setup.wishes.iter().any(|wish| wish.2);
-        assert!(stopped || last == self.setup.iters, "{:?}", self.setup);
-        for node in &self.nodes {
-            assert_eq!(node.drained, first.drained, "{:?}", self.setup);
-            assert_eq!(node.losses.len() as u64, last);
-            assert!(node.losses.values().all(|count| *count == replicas));
-        }
-        last
-    }
-
-    pub(super) fn check_sync(&self) {
-        let last = self.check_common();
-        let expected: Vec<Update> = (0..last * self.replicas()).map(|t| (t, 1.0)).collect();
-        for node in &self.nodes {
-            for bucket in &node.z {
-                assert_eq!(bucket, &expected, "{:?}", self.setup);
-            }
-            assert!(node.steps.iter().all(|steps| *steps == last));
-        }
-    }
-
-    pub(super) fn check_hogwild(&self) {
-        let last = self.check_common();
-        let tickets = last * self.replicas();
-        for node in &self.nodes {
-            for (bucket, updates) in node.z.iter().enumerate() {
-                assert_eq!(updates, &self.nodes[0].z[bucket], "{:?}", self.setup);
-                let mut seen: Vec<u64> = updates.iter().map(|update| update.0).collect();
-                seen.sort_unstable();
-                assert!(seen.iter().copied().eq(0..tickets), "{:?}", self.setup);
-                let most = 1.0 / self.replicas() as f32;
-                assert!(updates.iter().all(|(_, rho)| *rho > 0.0 && *rho <= most));
-            }
-            assert_eq!(node.steps.len(), node.idle.len());
-        }
-        let steps: u64 = self.nodes.iter().flat_map(|node| &node.steps).sum();
-        assert_eq!(steps, tickets);
     }
 }

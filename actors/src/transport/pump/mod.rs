@@ -6,7 +6,7 @@
 //! there is something to do. It also keeps the heartbeats.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread, park_timeout};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -28,6 +28,8 @@ const NAP: Duration = Duration::from_millis(20);
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a failing node goes on so that its peers hear why.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long a node that was told of a fault leaves it to the culprit to end the job.
+const DEFER: Duration = Duration::from_millis(1200);
 /// How long a failing node waits for its own thread to print and to write the trace.
 const RELEASE: Duration = Duration::from_millis(1500);
 /// Operations and completions that can lie in the channels; far more than are ever open.
@@ -54,7 +56,7 @@ pub(crate) enum News {
 pub(crate) struct Pump {
     commands: Sender<Command>,
     news: Receiver<News>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 /// Sends operations to the pump and takes their completions.
@@ -62,13 +64,16 @@ pub(crate) struct Pump {
 pub(crate) struct Line {
     commands: Sender<Command>,
     news: Receiver<News>,
+    pump: Thread,
 }
 
 impl Line {
     /// Starts an operation.
     pub(crate) fn post(&self, op: Op) -> Result<(), Halt> {
         // The pump is gone only after a fault.
-        self.commands.try_send(Command::Op(op)).map_err(|_| Halt::Stopped)
+        self.commands.try_send(Command::Op(op)).map_err(|_| Halt::Stopped)?;
+        self.pump.unpark();
+        Ok(())
     }
 
     /// The next completion, if there is one.
@@ -80,32 +85,32 @@ impl Line {
 impl Pump {
     /// The communicator's end.
     pub(crate) fn line(&self) -> Line {
-        Line { commands: self.commands.clone(), news: self.news.clone() }
+        let (commands, news) = (self.commands.clone(), self.news.clone());
+        Line { commands, news, pump: self.thread.thread().clone() }
+    }
+
+    fn tell(&self, command: Command) {
+        // A pump that has ended has raised the alarm.
+        drop(self.commands.send(command));
+        self.thread.thread().unpark();
     }
 
     /// Sets whom to wake when something has finished.
     pub(crate) fn attach(&self, wake: Box<dyn Fn() + Send>) {
-        drop(self.commands.send(Command::Attach(wake)));
+        self.tell(Command::Attach(wake));
     }
 
     /// Leaves in order; waits for all nodes to do so.
-    pub(crate) fn finish(mut self) {
-        drop(self.commands.send(Command::Finish));
-        self.join();
+    pub(crate) fn finish(self) {
+        self.tell(Command::Finish);
+        drop(self.thread.join());
     }
 
     /// Ends the whole job after a fault that has been printed; with MPI and several ranks this
     /// does not return.
-    pub(crate) fn release(mut self) {
-        drop(self.commands.send(Command::Release));
-        self.join();
-    }
-
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic of the pump has raised the alarm already.
-            drop(thread.join());
-        }
+    pub(crate) fn release(self) {
+        self.tell(Command::Release);
+        drop(self.thread.join());
     }
 }
 
@@ -154,7 +159,7 @@ pub(crate) fn start(
         .name("pump".into())
         .spawn(body)
         .map_err(|error| post.fault(format!("cannot start the pump thread: {error}")))?;
-    let pump = Pump { commands, news, thread: Some(thread) };
+    let pump = Pump { commands, news, thread };
     match meeting.recv() {
         Ok(meeting) => Ok((pump, meeting)),
         Err(_) => {
@@ -205,24 +210,19 @@ impl Running {
     /// Until told to finish.
     fn serve(&mut self) -> Result<(), Halt> {
         loop {
-            let pause = if self.transport.open() { POLL } else { NAP };
-            match self.inbox.recv_timeout(pause) {
-                Ok(command) => {
-                    if self.take(command)? {
-                        return Ok(());
-                    }
-                    while let Ok(command) = self.inbox.try_recv() {
-                        if self.take(command)? {
-                            return Ok(());
-                        }
-                    }
+            while let Ok(command) = self.inbox.try_recv() {
+                if self.take(command)? {
+                    return Ok(());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Halt::Stopped),
             }
             self.turn()?;
             if self.alarm.raised() {
                 return Err(Halt::Stopped);
+            }
+            if self.inbox.is_empty() {
+                // Not a channel's timed receive: that spins before it sleeps, and this thread
+                // does nothing but short waits.
+                park_timeout(if self.transport.open() { POLL } else { NAP });
             }
         }
     }
@@ -231,8 +231,10 @@ impl Running {
     fn take(&mut self, command: Command) -> Result<bool, Halt> {
         match command {
             Command::Op(op) => {
-                if let Op::Sum { id, .. } = &op {
-                    self.tracer.open(Kind::Exchange, *id as u32);
+                match &op {
+                    Op::Sum { id, .. } => self.tracer.open(Kind::Exchange, *id as u32),
+                    Op::Header { .. } => self.tracer.open(Kind::Header, 0),
+                    Op::Broadcast { .. } | Op::Collect { .. } => {}
                 }
                 self.transport.post(op)?;
             }
@@ -248,8 +250,10 @@ impl Running {
         self.transport.poll(&mut self.done)?;
         let mut news = !self.done.is_empty();
         for done in self.done.drain(..) {
-            if let Done::Sum { id, .. } = &done {
-                self.tracer.close(Kind::Exchange, *id as u32);
+            match &done {
+                Done::Sum { id, .. } => self.tracer.close(Kind::Exchange, *id as u32),
+                Done::Headers { .. } => self.tracer.close(Kind::Header, 0),
+                Done::Broadcast { .. } | Done::Collect { .. } => {}
             }
             if self.outbox.try_send(News::Done(done)).is_err() {
                 return Err("the communicator takes no completions".to_owned().into());
@@ -301,8 +305,15 @@ impl Running {
         {
             drop(self.transport.beat(&Beat::Fault(fault)));
         }
+        let culprit = self.alarm.fault().is_none_or(|fault| match fault.origin {
+            Origin::Own => true,
+            Origin::Remote => false,
+            Origin::Agreed => self.transport.rank() == 0,
+        });
+        // When all ranks abort at once, launchers print noise.
+        let least = if culprit { LAST_WORDS } else { DEFER };
         let mut released = false;
-        while start.elapsed() < RELEASE && !(released && start.elapsed() >= LAST_WORDS) {
+        while start.elapsed() < RELEASE && !(released && start.elapsed() >= least) {
             match self.inbox.recv_timeout(Duration::from_millis(1)) {
                 Ok(Command::Release) | Err(RecvTimeoutError::Disconnected) => released = true,
                 _ => {}

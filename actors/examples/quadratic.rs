@@ -1,0 +1,100 @@
+//! Trains a quadratic bowl under MPI: what `tests/mpi.rs` starts with `mpirun`.
+//!
+//! ```text
+//! mpirun -n 2 --bind-to none target/release/examples/quadratic hogwild iters=50 workers=2
+//! ```
+//!
+//! Arguments: `sync` or `hogwild`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
+//! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
+//! `othernet=RANK`, `launch=mpi`.
+
+#[path = "../tests/quadratic/mod.rs"]
+mod quadratic;
+
+use std::process::ExitCode;
+
+use caffe_actors::{Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested};
+use quadratic::{Behaviour, Trouble, factories};
+
+/// Prints what happens, in one line each.
+struct Print {
+    rank: usize,
+}
+
+impl Observer for Print {
+    fn started(&mut self, started: &caffe_actors::Started) {
+        println!("rank {} started on {}", started.rank, started.transport);
+    }
+
+    fn display(&mut self, display: &Display) {
+        println!("iteration {} loss {:.6}", display.iter, display.loss);
+    }
+
+    fn tested(&mut self, tested: &Tested) {
+        println!("iteration {} scores {:?}", tested.iter, tested.scores);
+    }
+
+    fn warning(&mut self, text: &str) {
+        eprintln!("warning: {text}");
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        eprintln!("rank {} ends because of: {fault}", self.rank);
+    }
+}
+
+fn at(value: &str) -> (usize, u64) {
+    let (rank, at) = value.split_once('@').unwrap_or((value, "0"));
+    (rank.parse().unwrap_or(0), at.parse().unwrap_or(0))
+}
+
+fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
+    let schedule = Schedule {
+        max_iter: 40,
+        display: 10,
+        test_interval: 20,
+        test_batches: vec![5],
+        test_cursors: vec![0],
+        snapshot: 15,
+        ..Schedule::default()
+    };
+    let mut config = Config::new(Mode::Sync, schedule);
+    let mut behaviour = Behaviour { tests: 1, ..Behaviour::default() };
+    for argument in arguments {
+        let (name, value) = argument.split_once('=').unwrap_or((&argument, ""));
+        let (rank, iter) = at(value);
+        match name {
+            "hogwild" => config.mode = Mode::Hogwild,
+            "iters" => config.schedule.max_iter = iter_of(value),
+            "workers" => config.threads = vec![1; rank.max(1)],
+            "compute" => behaviour.compute = iter_of(value),
+            "trace" => config.trace = Some(value.into()),
+            "launch" => config.launch = Launch::Mpi,
+            "panic" => behaviour.troubles.push(Trouble::Panic { rank, iter }),
+            "error" => behaviour.troubles.push(Trouble::Error { rank, iter }),
+            "stuck" => behaviour.troubles.push(Trouble::Stuck { rank, iter }),
+            "reader" => behaviour.troubles.push(Trouble::Reader { rank, ticket: iter }),
+            "othernet" => behaviour.troubles.push(Trouble::OtherNet { rank }),
+            _ => {}
+        }
+    }
+    (config, behaviour)
+}
+
+fn iter_of(value: &str) -> u64 {
+    value.parse().unwrap_or(1)
+}
+
+fn main() -> ExitCode {
+    let (config, behaviour) = configure(std::env::args().skip(1));
+    let rank = caffe_actors::launched().map_or(0, |(rank, _)| rank);
+    match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
+        Ok(RunReport { rank, iter, checksum, steps, rounds, .. }) => {
+            println!(
+                "rank {rank} finished {iter} checksum {checksum:016x} steps {steps:?} rounds {rounds}"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}

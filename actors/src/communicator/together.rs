@@ -1,0 +1,119 @@
+//! What a node does together with the others between segments: sums (statistics, histories, test
+//! scores) and comparisons (plans, final weights).
+
+use super::Communicator;
+use super::duties::Duty;
+use crate::fault::Halt;
+use crate::messages::{Feed, Order};
+use crate::observe::Tested;
+use crate::transport::{Lane, Op};
+
+impl Communicator {
+    /// Sums `data` over all nodes; [`summed_for_duty`](Self::summed_for_duty) gets the result.
+    pub(super) fn sum_over_nodes(
+        &mut self,
+        lane: Lane,
+        id: usize,
+        data: Vec<f32>,
+    ) -> Result<(), Halt> {
+        self.awaiting += 1;
+        if self.nodes() > 1 {
+            return self.post(Op::Sum { lane, id, data });
+        }
+        self.keep_sum(data);
+        self.awaiting -= 1;
+        Ok(())
+    }
+
+    pub(super) fn summed_for_duty(&mut self, data: Vec<f32>) -> Result<(), Halt> {
+        self.keep_sum(data);
+        self.arrived()
+    }
+
+    fn keep_sum(&mut self, mut data: Vec<f32>) {
+        let scale = 1.0 / self.replicas() as f32;
+        let board = &self.parts.board;
+        let place = match self.duty {
+            Some(Duty::Statistics) => &board.statistics,
+            Some(Duty::MeanHistory) => &board.mean_history,
+            _ => {
+                *board.scores.lock() = data;
+                return;
+            }
+        };
+        data.iter_mut().for_each(|value| *value *= scale);
+        *place.lock() = data;
+    }
+
+    pub(super) fn begin_test(&mut self, net: usize) -> Result<(), Halt> {
+        self.tell(|observer| observer.testing(self.iter, net));
+        let count = self.parts.schedule.test_batches[net];
+        let width = self.plan()?.test_outputs[net];
+        *self.parts.board.scores.lock() = vec![0.0; count as usize * width];
+        let cursor = self.cursors[net];
+        let base = self.parts.meeting.first_replica(self.parts.meeting.rank) as u64;
+        let stride = self.replicas() as u64;
+        for (local, device) in self.parts.devices.iter().enumerate() {
+            let (reader, queue) = device.test;
+            let first = base + local as u64;
+            let feed = Feed::Test { net, cursor, queue, first, stride, rows: count };
+            self.parts.readers[reader].do_send(feed);
+        }
+        self.order_all(|| Order::Test { net, count });
+        Ok(())
+    }
+
+    /// Averages in batch order, in single precision, as Caffe does.
+    pub(super) fn tested(&mut self, net: usize) -> Result<(), Halt> {
+        let width = self.plan()?.test_outputs[net];
+        let count = self.parts.schedule.test_batches[net];
+        self.cursors[net] += count;
+        let rows = std::mem::take(&mut *self.parts.board.scores.lock());
+        let mut scores = vec![0.0f32; width];
+        for row in rows.chunks_exact(width.max(1)) {
+            for (sum, value) in scores.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        scores.iter_mut().for_each(|sum| *sum /= count.max(1) as f32);
+        let tested = Tested { iter: self.iter, net, scores };
+        self.tell(|observer| observer.tested(&tested));
+        Ok(())
+    }
+
+    /// All nodes say something; [`compared`](Self::compared) hears it.
+    pub(super) fn compare_words(&mut self, words: Vec<u64>) -> Result<(), Halt> {
+        if self.nodes() > 1 {
+            self.awaiting = 1;
+            self.post(Op::Header { words })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn compared(&mut self, words: &[u64]) -> Result<(), Halt> {
+        let each = (words.len() / self.nodes()).max(1);
+        let mut ranks = words.chunks(each);
+        let first = ranks.next();
+        if let Some(place) = ranks.position(|other| Some(other) != first) {
+            let cause = match self.duty {
+                Some(Duty::Meet) => {
+                    "its net or solver differs from rank 0's; all ranks must be given the same"
+                }
+                _ => "its final weights differ from rank 0's, bit for bit; the result is not valid",
+            };
+            return Err(self.agreed(place + 1, cause));
+        }
+        self.arrived()
+    }
+
+    pub(super) fn verified(&mut self) -> Result<(), Halt> {
+        let first = self.checksums[0];
+        match self.checksums.iter().position(|checksum| *checksum != first) {
+            None => Ok(()),
+            Some(device) => {
+                let cause = format!("the final weights of device {device} differ from device 0's");
+                Err(cause.into())
+            }
+        }
+    }
+}

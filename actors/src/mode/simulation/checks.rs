@@ -1,0 +1,49 @@
+//! What must hold when a world has come to its end.
+
+use super::world::{Update, World};
+
+impl World {
+    /// All nodes drained at the same points, and every loss has been told.
+    fn check_common(&self) -> u64 {
+        let first = &self.nodes[0];
+        let replicas = self.replicas();
+        let last = first.drained.last().unwrap().0;
+        let stopped = self.setup.wishes.iter().any(|wish| wish.2);
+        assert!(stopped || last == self.setup.iters, "{:?}", self.setup);
+        for node in &self.nodes {
+            assert_eq!(node.drained, first.drained, "{:?}", self.setup);
+            assert_eq!(node.losses.len() as u64, last);
+            assert!(node.losses.values().all(|count| *count == replicas));
+        }
+        last
+    }
+
+    pub(super) fn check_sync(&self) {
+        let last = self.check_common();
+        let expected: Vec<Update> = (0..last * self.replicas()).map(|t| (t, 1.0)).collect();
+        for node in &self.nodes {
+            for bucket in &node.z {
+                assert_eq!(bucket, &expected, "{:?}", self.setup);
+            }
+            assert!(node.steps.iter().all(|steps| *steps == last));
+        }
+    }
+
+    pub(super) fn check_hogwild(&self) {
+        let last = self.check_common();
+        let tickets = last * self.replicas();
+        for node in &self.nodes {
+            for (bucket, updates) in node.z.iter().enumerate() {
+                assert_eq!(updates, &self.nodes[0].z[bucket], "{:?}", self.setup);
+                let mut seen: Vec<u64> = updates.iter().map(|update| update.0).collect();
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..tickets), "{:?}", self.setup);
+                let most = 1.0 / self.replicas() as f32;
+                assert!(updates.iter().all(|(_, rho)| *rho > 0.0 && *rho <= most));
+            }
+            assert_eq!(node.steps.len(), node.idle.len());
+        }
+        let steps: u64 = self.nodes.iter().flat_map(|node| &node.steps).sum();
+        assert_eq!(steps, tickets);
+    }
+}

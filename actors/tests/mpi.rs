@@ -1,0 +1,204 @@
+//! Real ranks under `mpirun`: equality, and the ends that must not hang.
+//!
+//! Starts the example `quadratic`, which cargo builds with the tests. Skipped, with a line that
+//! says so, where there is no `mpirun`.
+
+#![cfg(feature = "mpi")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The job must have ended by then.
+const SOON: Duration = Duration::from_secs(10);
+
+fn example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
+    profile.join("examples").join("quadratic")
+}
+
+fn mpirun(ranks: usize, arguments: &[&str]) -> Option<Command> {
+    let known = Command::new("mpirun").arg("--version").stdout(Stdio::piped()).output();
+    let open_mpi = match known {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).contains("Open MPI"),
+        Err(_) => {
+            println!("skipped: no mpirun on this machine");
+            return None;
+        }
+    };
+    let mut command = Command::new("mpirun");
+    command.args(["-n", &ranks.to_string()]);
+    if open_mpi {
+        command.args(["--oversubscribe", "--bind-to", "none"]);
+    }
+    command
+        .arg(example())
+        .args(arguments)
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Some(command)
+}
+
+/// Runs to the end, or kills it after a while: a hang is a failure, not a stuck test.
+fn finish(mut child: Child, within: Duration) -> (Output, Duration) {
+    let start = Instant::now();
+    let read = |stream: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stream.unwrap().read_to_end(&mut text).unwrap();
+            text
+        })
+    };
+    let stdout = read(child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let stderr = read(child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > within {
+            child.kill().unwrap();
+            panic!("mpirun was still running after {within:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let took = start.elapsed();
+    (Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }, took)
+}
+
+fn run(ranks: usize, arguments: &[&str], within: Duration) -> Option<(bool, String, Duration)> {
+    let child = mpirun(ranks, arguments)?.spawn().unwrap();
+    let (output, took) = finish(child, within);
+    let text =
+        [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned());
+    Some((output.status.success(), text.concat(), took))
+}
+
+fn checksums(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| Some(line.split_once("checksum ")?.1.split(' ').next()?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn ranks_end_with_equal_weights_and_sync_twice_with_the_same() {
+    let minute = Duration::from_secs(60);
+    let mut sync = Vec::new();
+    for (ranks, arguments) in [
+        (2, &["sync", "workers=2"][..]),
+        (2, &["sync", "workers=2"]),
+        (3, &["sync"]),
+        (2, &["hogwild", "workers=2", "compute=1"]),
+        (3, &["hogwild", "compute=1", "iters=100"]),
+    ] {
+        let Some((success, text, _)) = run(ranks, arguments, minute) else { return };
+        assert!(success, "{text}");
+        let sums = checksums(&text);
+        assert_eq!(sums.len(), ranks, "{text}");
+        assert!(sums.iter().all(|sum| *sum == sums[0]), "{text}");
+        if arguments[0] == "sync" {
+            sync.push(sums[0].clone());
+        }
+    }
+    assert_eq!(sync[0], sync[1], "the same configuration twice gave different bits");
+}
+
+fn fails(arguments: &[&str], wanted: &[&str]) {
+    for ranks in [2, 3] {
+        let mut all = vec!["iters=100000", "compute=2"];
+        all.extend(arguments);
+        let Some((success, text, took)) = run(ranks, &all, Duration::from_secs(60)) else { return };
+        assert!(!success, "{text}");
+        assert!(took < SOON, "took {took:?}: {text}");
+        for part in wanted {
+            assert!(text.contains(part), "no {part:?} in: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_one_rank_ends_all() {
+    let wanted = ["rank 1 (host ", "device ", "iteration 2", "forward", "index out of bounds"];
+    fails(&["sync", "panic=1@20"], &wanted);
+    fails(&["hogwild", "workers=2", "panic=1@20"], &wanted);
+}
+
+#[test]
+fn an_error_in_a_reader_ends_all() {
+    let wanted = ["rank 0 (host ", "reader 0, iteration", "read: records.ldb: checksum mismatch"];
+    fails(&["sync", "reader=0@50"], &wanted);
+    fails(&["hogwild", "reader=0@50"], &wanted);
+}
+
+#[test]
+fn a_stuck_device_elsewhere_does_not_keep_the_job() {
+    fails(&["sync", "stuck=0@5", "error=1@5"], &["rank 1 (host ", "loss is NaN"]);
+}
+
+#[test]
+fn a_rank_with_another_net_is_named() {
+    fails(&["sync", "othernet=1"], &["rank 1 (host ", "net or solver differs from rank 0's"]);
+}
+
+/// Children of a process, by what the kernel says.
+fn children(of: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut found: Vec<u32> = all
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent(*pid) == Some(of))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn a_killed_rank_ends_all() {
+    for mode in ["sync", "hogwild"] {
+        let Some(mut command) = mpirun(3, &[mode, "iters=1000000", "compute=5"]) else { return };
+        let child = command.spawn().unwrap();
+        let mut ranks = Vec::new();
+        let start = Instant::now();
+        while ranks.len() < 3 && start.elapsed() < SOON {
+            std::thread::sleep(Duration::from_millis(100));
+            ranks = children(child.id());
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        let killed = Command::new("kill").args(["-9", &ranks[1].to_string()]).status().unwrap();
+        assert!(killed.success());
+        let (output, took) = finish(child, Duration::from_secs(60));
+        assert!(!output.status.success());
+        assert!(took < SOON, "took {took:?}");
+        for rank in ranks {
+            let stat = std::fs::read_to_string(format!("/proc/{rank}/stat")).unwrap_or_default();
+            let gone = stat.is_empty() || stat.contains(") Z ");
+            assert!(gone, "rank process {rank} is still there: {stat}");
+        }
+    }
+}
+
+#[test]
+fn without_mpirun_mpi_is_not_needed_and_a_single_rank_works() {
+    for arguments in [&["sync"][..], &["hogwild", "workers=2"], &["sync", "launch=mpi"]] {
+        if arguments.contains(&"launch=mpi") && mpirun(1, &[]).is_none() {
+            return;
+        }
+        let output = Command::new(example())
+            .args(arguments)
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("rank 0 finished 40"), "{text}");
+        let transport = if arguments.contains(&"launch=mpi") { "M" } else { "solo" };
+        assert!(text.contains(transport), "{text}");
+    }
+}
