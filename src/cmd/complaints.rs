@@ -3,11 +3,11 @@
 use caffe_proto::text::closest;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// One clear line for a refused command line.
-pub fn explain(refusal: &clap::Error) -> String {
+/// One clear line for what clap has against the arguments of `command`.
+pub fn explain(command: &str, refusal: &clap::Error) -> String {
     let text = |kind| match refusal.get(kind) {
         Some(ContextValue::String(s)) => s.clone(),
-        Some(ContextValue::Strings(all)) => all.join(" "),
+        Some(ContextValue::Strings(all)) => all.join(", "),
         Some(ContextValue::StyledStr(s)) => s.to_string(),
         _ => String::new(),
     };
@@ -15,8 +15,12 @@ pub fn explain(refusal: &clap::Error) -> String {
     // `--mode <MODE>` is `--mode` to whoever typed it.
     let flag = arg.split(' ').next().unwrap_or_default();
     match refusal.kind() {
-        ErrorKind::MissingRequiredArgument => format!("{arg} is missing; see --help"),
-        ErrorKind::UnknownArgument => format!("`{arg}` is one word too many; see --help"),
+        ErrorKind::MissingRequiredArgument => {
+            format!("`caffe {command}` needs {arg}; `caffe {command} --help` explains")
+        }
+        ErrorKind::UnknownArgument => {
+            format!("`caffe {command}` has no use for `{arg}`; `caffe {command} --help` explains")
+        }
         ErrorKind::InvalidValue if value.is_empty() => format!("{flag} needs a value"),
         ErrorKind::InvalidValue => {
             let known = match refusal.get(ContextKind::ValidValue) {

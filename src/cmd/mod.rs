@@ -111,6 +111,7 @@ fn run(args: Vec<OsString>, log: &Log) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let args = spelling::normalise(&cli, args)?;
+    let command = args.get(1).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parsed = cli.clone().try_get_matches_from(args).and_then(|matches| {
         let parsed = Cli::from_arg_matches(&matches);
         parsed.map(|cli| cli.command)
@@ -118,7 +119,7 @@ fn run(args: Vec<OsString>, log: &Log) -> Result<ExitCode> {
     match parsed {
         Ok(command) => command.run(log)?,
         Err(refusal) if !refusal.use_stderr() => print(&refusal.render().to_string())?,
-        Err(refusal) => return Err(Error::Invalid(complaints::explain(&refusal))),
+        Err(refusal) => return Err(Error::Invalid(complaints::explain(&command, &refusal))),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use caffe_proto::solver_from_file;
 use caffe_proto::solver_parameter::SolverMode;
-use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{gpu, host};
@@ -42,28 +41,31 @@ pub struct TrainArgs {
     /// Stages for the nets' include and exclude rules
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub stage: Vec<String>,
-    /// What SIGINT does: snapshot and stop, snapshot and go on, or nothing
-    #[arg(long = "sigint_effect", value_name = "EFFECT", value_enum, default_value = "stop")]
-    pub sigint_effect: EffectArg,
-    /// What SIGHUP does
-    #[arg(long = "sighup_effect", value_name = "EFFECT", value_enum, default_value = "snapshot")]
-    pub sighup_effect: EffectArg,
-    /// How replicas share what they learn; one replica is plain Caffe in either mode
-    #[arg(long, value_parser = mode(), default_value = "hogwild")]
+    /// What SIGINT does: stop (after a snapshot), snapshot (and go on), none
+    #[arg(long = "sigint_effect", value_name = "EFFECT", value_parser = effect())]
+    #[arg(default_value = "stop", hide_possible_values = true)]
+    pub sigint_effect: Effect,
+    /// What SIGHUP does: stop, snapshot or none
+    #[arg(long = "sighup_effect", value_name = "EFFECT", value_parser = effect())]
+    #[arg(default_value = "snapshot", hide_possible_values = true)]
+    pub sighup_effect: Effect,
+    /// How replicas share what they learn: sync or hogwild
+    #[arg(long, value_parser = mode(), default_value = "hogwild", hide_possible_values = true)]
     pub mode: Mode,
     /// Replicas in this process
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: u16,
-    /// CPU threads of this process, divided among its workers [default: the cores of this host,
-    /// divided among the ranks on it]
+    /// CPU threads of this process, divided among its workers [default: this host's cores, divided
+    /// among the ranks on it]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Threads of this process that read records
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub readers: u16,
-    /// Whose batch_size the net's is: each replica's, as in Caffe, or the whole job's
-    #[arg(long, value_name = "WHOSE", value_enum, default_value = "replica")]
-    pub batch: BatchArg,
+    /// Whose the net's batch_size is: each replica's, as in Caffe, or the whole job's (global)
+    #[arg(long, value_name = "WHOSE", value_parser = batch())]
+    #[arg(default_value = "replica", hide_possible_values = true)]
+    pub batch: BatchMeaning,
     /// Plain computations only, for bit-comparisons
     #[arg(long)]
     pub exact: bool,
@@ -75,51 +77,27 @@ pub struct TrainArgs {
     pub trace_layers: bool,
 }
 
-/// `-sigint_effect`, `-sighup_effect`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EffectArg {
-    /// Write a snapshot and end
-    Stop,
-    /// Write a snapshot and go on
-    Snapshot,
-    /// Nothing
-    None,
-}
-
-/// `--batch`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BatchArg {
-    /// Each replica's
-    Replica,
-    /// The whole job's, each replica taking its part
-    Global,
-}
-
-/// Reads `--mode`.
-fn mode() -> impl TypedValueParser<Value = Mode> {
-    PossibleValuesParser::new(["sync", "hogwild"]).map(|name| match name.as_str() {
-        "sync" => Mode::Sync,
-        _ => Mode::Hogwild,
+/// Reads one of some names as the value that belongs to it.
+fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
+    known: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T> {
+    let names = known.map(|(name, _)| name);
+    PossibleValuesParser::new(names).try_map(move |name| {
+        let found = known.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value).ok_or("unknown name")
     })
 }
 
-impl From<EffectArg> for Effect {
-    fn from(effect: EffectArg) -> Self {
-        match effect {
-            EffectArg::Stop => Effect::Stop,
-            EffectArg::Snapshot => Effect::Snapshot,
-            EffectArg::None => Effect::None,
-        }
-    }
+fn effect() -> impl TypedValueParser<Value = Effect> {
+    one_of([("stop", Effect::Stop), ("snapshot", Effect::Snapshot), ("none", Effect::None)])
 }
 
-impl From<BatchArg> for BatchMeaning {
-    fn from(batch: BatchArg) -> Self {
-        match batch {
-            BatchArg::Replica => BatchMeaning::Replica,
-            BatchArg::Global => BatchMeaning::Global,
-        }
-    }
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    one_of([("sync", Mode::Sync), ("hogwild", Mode::Hogwild)])
+}
+
+fn batch() -> impl TypedValueParser<Value = BatchMeaning> {
+    one_of([("replica", BatchMeaning::Replica), ("global", BatchMeaning::Global)])
 }
 
 impl TrainArgs {
@@ -161,11 +139,11 @@ impl From<TrainArgs> for Options {
             threads: args.threads.map_or_else(host::own_cores, usize::from),
             readers: args.readers.into(),
             exact: args.exact,
-            batch: args.batch.into(),
+            batch: args.batch,
             trace: args.trace,
             trace_layers: args.trace_layers,
-            sigint: args.sigint_effect.into(),
-            sighup: args.sighup_effect.into(),
+            sigint: args.sigint_effect,
+            sighup: args.sighup_effect,
         }
     }
 }
