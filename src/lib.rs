@@ -5,10 +5,11 @@
 //! * [`device`]: what layers compute with. [`layers`]: one layer, one file.
 //! * [`net`]: layers over shared blobs. [`solver`]: update rules and the bare training loop.
 //! * [`data`]: LevelDB, transforms, converters. [`snapshot`]: models and states on disk.
-//! * `trainer` and `cmd`: the glue to the actors and the command line; only these two name
+//! * [`trainer`] and [`cmd`]: the glue to the actors and the command line; only these two name
 //!   `caffe_actors`.
 
 pub mod blob;
+pub mod cmd;
 pub mod data;
 pub mod device;
 mod error;

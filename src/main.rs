@@ -1,2 +1,5 @@
-//! The `caffe` program.
-fn main() {}
+//! The `caffe` program: everything is in [`caffe::cmd`].
+
+fn main() -> std::process::ExitCode {
+    caffe::cmd::main()
+}

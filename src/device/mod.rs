@@ -1,6 +1,7 @@
 //! Devices: where a replica computes. [`Run`] is what a layer gets to compute with.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::Result;
 use cpu::CpuRun;

@@ -1,0 +1,100 @@
+//! `-gpu`: which devices a command asks for.
+
+use crate::device::cuda::{self, Device, Driver};
+use crate::{Error, Result, bail};
+
+/// Devices named by `-gpu`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// `all`.
+    All,
+    /// Their numbers, as in `0,1`.
+    These(Vec<usize>),
+}
+
+impl Wanted {
+    /// Reads the value of `-gpu`; nothing at all means the CPU, as in Caffe.
+    ///
+    /// # Errors
+    /// Anything but `all` or a list of numbers.
+    pub fn parse(text: &str) -> Result<Option<Wanted>> {
+        let text = text.trim();
+        match text {
+            "" => return Ok(None),
+            "all" => return Ok(Some(Wanted::All)),
+            _ => {}
+        }
+        let numbers: Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+        match numbers {
+            Ok(numbers) => Ok(Some(Wanted::These(numbers))),
+            Err(_) => bail!("-gpu takes `all` or numbers such as `0,1`, not `{text}`"),
+        }
+    }
+
+    /// These of the driver's devices.
+    ///
+    /// # Errors
+    /// A number that no device has.
+    pub fn of<'d>(&self, driver: &'d Driver) -> Result<Vec<&'d Device>> {
+        let Wanted::These(numbers) = self else { return Ok(driver.devices.iter().collect()) };
+        let device = |&n: &usize| match driver.devices.get(n) {
+            Some(device) => Ok(device),
+            None => Err(Error::Invalid(format!("there is no GPU {n}; {}", found(driver)))),
+        };
+        numbers.iter().map(device).collect()
+    }
+}
+
+/// Refuses `-gpu` for commands that compute, which this version does on the CPU only.
+///
+/// # Errors
+/// Whenever a device is asked for; the message says what there is.
+pub fn refuse(gpu: &str) -> Result<()> {
+    if Wanted::parse(gpu)?.is_none() {
+        return Ok(());
+    }
+    let there = match cuda::probe() {
+        Ok(driver) => found(&driver),
+        Err(why) => why.to_string(),
+    };
+    bail!(
+        "-gpu {gpu}: this version computes on the CPU only; leave -gpu out to do so. On this \
+         machine: {there}"
+    )
+}
+
+fn found(driver: &Driver) -> String {
+    let names = driver.devices.iter().map(|d| format!("{} ({})", d.id, d.name));
+    format!("the CUDA driver finds {}", names.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_in_caffe() {
+        assert_eq!(Wanted::parse("").unwrap(), None);
+        assert_eq!(Wanted::parse("all").unwrap(), Some(Wanted::All));
+        assert_eq!(Wanted::parse("0,2").unwrap(), Some(Wanted::These(vec![0, 2])));
+        for bad in ["x", "0,", "-1", "ALL"] {
+            assert!(Wanted::parse(bad).unwrap_err().to_string().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_by_number() {
+        let device = |id| Device {
+            id,
+            name: format!("Card {id}"),
+            memory: 1,
+            capability: (9, 0),
+            limits: Default::default(),
+        };
+        let driver = Driver { version: (13, 0), devices: vec![device(0), device(1)] };
+        assert_eq!(Wanted::These(vec![1]).of(&driver).unwrap()[0].id, 1);
+        assert_eq!(Wanted::All.of(&driver).unwrap().len(), 2);
+        let error = Wanted::These(vec![0, 7]).of(&driver).unwrap_err().to_string();
+        assert!(error.contains("no GPU 7") && error.contains("1 (Card 1)"), "{error}");
+    }
+}

@@ -1,0 +1,137 @@
+//! A net from the command line's `-model`, `-weights`, `-level` and `-stage`: what `test` and `time`
+//! have in common.
+
+use std::path::{Path, PathBuf};
+
+use caffe_proto::{Phase, model_from_file, net_from_file};
+
+use super::{gpu, host};
+use crate::data::Batch;
+use crate::log::Log;
+use crate::net::{Net, NetOptions, Origin};
+use crate::solver::{DataLayers, NetPlan, Source};
+use crate::{Result, ensure};
+
+/// Seed of fillers and augmentation: these commands give the same answer every time.
+const SEED: u64 = 1701;
+
+/// Flags of a command that runs one net.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// The net, a prototxt
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// How often it runs
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub iterations: u32,
+    /// Level for the net's include and exclude rules
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub level: i32,
+    /// Stages for the net's include and exclude rules
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub stage: Vec<String>,
+    /// Devices: `all` or numbers such as 0,1; left out: the CPU
+    #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
+    pub gpu: String,
+    /// CPU threads [default: the cores this process may use]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Plain computations only, for bit-comparisons
+    #[arg(long)]
+    pub exact: bool,
+}
+
+/// A net and where its records come from.
+pub struct Model {
+    /// The net.
+    pub net: Net,
+    source: Source,
+    batches: Vec<Batch>,
+}
+
+impl ModelArgs {
+    /// Reads and builds the net.
+    ///
+    /// # Errors
+    /// Wrong flags, files that cannot be read, a net that cannot be built, data that are not there.
+    pub fn build(&self, phase: Phase, log: &Log) -> Result<Model> {
+        gpu::refuse(&self.gpu)?;
+        ensure!(self.iterations > 0, "-iterations must be at least 1");
+        log.info("caffe.cpp:281", "Use CPU.");
+        let plan = self.plan(phase, log)?;
+        let options = NetOptions {
+            state: plan.state.clone(),
+            seed: SEED,
+            threads: self.threads.map_or_else(host::own_cores, usize::from),
+            exact: self.exact,
+            keep_all: false,
+        };
+        let net = Net::new(&plan.param, &plan.origin, &options)?;
+        let source = DataLayers::of(&plan)?.open(SEED)?;
+        Ok(Model { net, source, batches: Vec::new() })
+    }
+
+    fn plan(&self, phase: Phase, log: &Log) -> Result<NetPlan> {
+        let file = net_from_file(&self.model)?;
+        for change in &file.changes {
+            log.info("upgrade_proto.cpp:66", format!("{}: {change}", self.model.display()));
+        }
+        let lines = (0..file.net.layer.len()).map(|i| file.line(i).unwrap_or(0)).collect();
+        let mut state = file.net.state.clone().unwrap_or_default();
+        state.phase = Some(phase as i32);
+        if self.level != 0 {
+            state.level = Some(self.level);
+        }
+        state.stage.extend(self.stage.iter().cloned());
+        let origin = Origin { file: self.model.display().to_string(), lines };
+        Ok(NetPlan { param: file.net, origin, state })
+    }
+}
+
+impl Model {
+    /// Copies weights, by layer name, from these files, the last one winning; tells what did not
+    /// find its counterpart.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or shapes that differ.
+    pub fn load(&mut self, weights: &[PathBuf], log: &Log) -> Result<()> {
+        let mut missing: Vec<String> = self.layers_with_weights();
+        for path in weights {
+            let report = self.net.copy_trained_from(&read_weights(path)?)?;
+            for name in &report.ignored {
+                log.info("net.cpp:744", format!("Ignoring source layer {name}"));
+            }
+            missing.retain(|name| !report.copied.contains(name));
+        }
+        for name in missing {
+            let text =
+                format!("layer `{name}` is in no weights file and keeps its filler's values");
+            log.warning("net.cpp:744", text);
+        }
+        Ok(())
+    }
+
+    /// Hands the data layers their batches number `index`.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn feed(&mut self, index: u64) -> Result<()> {
+        self.source.fill(index, &mut self.batches)?;
+        for (layer, batch) in self.net.data_layers().into_iter().zip(&mut self.batches) {
+            self.net.feed(layer, batch);
+        }
+        Ok(())
+    }
+
+    fn layers_with_weights(&self) -> Vec<String> {
+        let own = self.net.layers().iter().filter(|node| !node.params.is_empty());
+        own.map(|node| node.name().to_owned()).collect()
+    }
+}
+
+fn read_weights(path: &Path) -> Result<caffe_proto::NetParameter> {
+    let (saved, _) = model_from_file(path)?;
+    let any = saved.layer.iter().any(|layer| !layer.blobs.is_empty());
+    ensure!(any, "{}: holds no weights; give a .caffemodel", path.display());
+    Ok(saved)
+}

@@ -1,0 +1,153 @@
+//! `caffe time`: how long each layer of a net takes.
+
+use std::time::{Duration, Instant};
+
+use caffe_proto::Phase;
+use clap::ValueEnum;
+
+use super::model::{Model, ModelArgs};
+use crate::Result;
+use crate::log::{G, Log};
+use crate::net::{Pass, Watch};
+use crate::params::ParamArena;
+
+const EXAMPLES: &str = "\
+Examples:
+  caffe time -model train_val.prototxt
+  caffe time -model train_val.prototxt -phase TEST -iterations 10
+  caffe time -model deploy.prototxt --threads=1
+
+Data layers take one batch from their database, before the clock starts.";
+
+/// Time a net's layers, forward and backward
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TimeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Phase of the net
+    #[arg(long, value_enum, default_value_t = PhaseArg::Train, ignore_case = true)]
+    phase: PhaseArg,
+    /// Trained weights, one .caffemodel or several; left out: the fillers' values
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    weights: Vec<std::path::PathBuf>,
+}
+
+/// `-phase`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum PhaseArg {
+    Train,
+    Test,
+}
+
+impl TimeArgs {
+    /// Runs the benchmark.
+    ///
+    /// # Errors
+    /// Anything wrong with flags, files, net or data.
+    pub fn run(self, log: &Log) -> Result<()> {
+        let phase = match self.phase {
+            PhaseArg::Train => Phase::Train,
+            PhaseArg::Test => Phase::Test,
+        };
+        let mut model = self.model.build(phase, log)?;
+        if !self.weights.is_empty() {
+            model.load(&self.weights, log)?;
+        }
+        model.feed(0)?;
+        log.info("caffe.cpp:360", "Performing Forward");
+        log.info("caffe.cpp:365", format!("Initial loss: {}", G(model.net.forward()?)));
+        log.info("caffe.cpp:366", "Performing Backward");
+        model.net.backward()?;
+        log.info("caffe.cpp:374", "*** Benchmark begins ***");
+        let iterations = self.model.iterations;
+        log.info("caffe.cpp:375", format!("Testing for {iterations} iterations."));
+        let clock = measure(&mut model, iterations, log)?;
+        clock.report(&model, iterations, log);
+        log.info("caffe.cpp:424", "*** Benchmark ends ***");
+        Ok(())
+    }
+}
+
+/// What was measured, summed over the iterations.
+struct Clock {
+    begun: Instant,
+    /// Of each layer, forward and backward.
+    layers: [Vec<Duration>; 2],
+    /// Of all layers, forward and backward, and of both with what lies between.
+    passes: [Duration; 2],
+    total: Duration,
+}
+
+fn index(pass: Pass) -> usize {
+    match pass {
+        Pass::Forward => 0,
+        Pass::Backward => 1,
+    }
+}
+
+impl Watch for Clock {
+    fn before(&mut self, _pass: Pass, _layer: usize) {
+        self.begun = Instant::now();
+    }
+
+    fn after(&mut self, pass: Pass, layer: usize, _params: &mut ParamArena) -> Result<()> {
+        // In the backward pass a layer without work has no `before`: what passes is next to nothing.
+        self.layers[index(pass)][layer] += self.begun.elapsed();
+        self.begun = Instant::now();
+        Ok(())
+    }
+}
+
+fn measure(model: &mut Model, iterations: u32, log: &Log) -> Result<Clock> {
+    let net = &mut model.net;
+    let none = vec![Duration::ZERO; net.layers().len()];
+    let mut clock = Clock {
+        begun: Instant::now(),
+        layers: [none.clone(), none],
+        passes: Default::default(),
+        total: Duration::ZERO,
+    };
+    for iteration in 0..iterations {
+        // Gradients add up; without this they would grow from iteration to iteration.
+        net.clear_param_diffs();
+        let begun = Instant::now();
+        net.forward_watched(&mut clock)?;
+        let between = Instant::now();
+        net.backward_watched(&mut clock)?;
+        let end = Instant::now();
+        clock.passes[0] += between - begun;
+        clock.passes[1] += end - between;
+        clock.total += end - begun;
+        let text = format!(
+            "Iteration: {} forward-backward time: {} ms.",
+            iteration + 1,
+            ms(end - begun, 1)
+        );
+        log.info("caffe.cpp:403", text);
+    }
+    Ok(clock)
+}
+
+/// Mean milliseconds.
+fn ms(sum: Duration, of: u32) -> G {
+    G((sum.as_secs_f64() * 1e3 / f64::from(of)) as f32)
+}
+
+impl Clock {
+    fn report(&self, model: &Model, n: u32, log: &Log) {
+        log.info("caffe.cpp:406", "Average time per layer: ");
+        for (i, node) in model.net.layers().iter().enumerate() {
+            for (pass, place) in [("forward", "caffe.cpp:409"), ("backward", "caffe.cpp:412")] {
+                let sum = self.layers[usize::from(pass == "backward")][i];
+                log.info(place, format!("{:>10}\t{pass}: {} ms.", node.name(), ms(sum, n)));
+            }
+        }
+        let [forward, backward] = self.passes;
+        log.info("caffe.cpp:417", format!("Average Forward pass: {} ms.", ms(forward, n)));
+        log.info("caffe.cpp:419", format!("Average Backward pass: {} ms.", ms(backward, n)));
+        log.info("caffe.cpp:421", format!("Average Forward-Backward: {} ms.", ms(self.total, n)));
+        log.info("caffe.cpp:423", format!("Total Time: {} ms.", ms(self.total, 1)));
+    }
+}

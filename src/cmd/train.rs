@@ -1,0 +1,149 @@
+//! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
+
+use std::path::PathBuf;
+
+use caffe_proto::solver_from_file;
+use caffe_proto::solver_parameter::SolverMode;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::{gpu, host};
+use crate::Result;
+use crate::log::Log;
+use crate::trainer::{self, BatchMeaning, Effect, Mode, Options};
+
+const EXAMPLES: &str = "\
+Examples:
+  caffe train -solver lenet_solver.prototxt
+  caffe train -solver solver.prototxt -weights bvlc_googlenet.caffemodel
+  caffe train -solver solver.prototxt -snapshot lenet_iter_5000.solverstate
+  mpirun -n 4 caffe train --solver=solver.prototxt --mode=sync --batch=global
+  caffe train --solver=solver.prototxt --workers=2 --trace=trace";
+
+/// Train a model, or go on training one, on one node or under mpirun on many
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TrainArgs {
+    /// The solver, a prototxt
+    #[arg(long, value_name = "FILE")]
+    pub solver: PathBuf,
+    /// Go on from this .solverstate
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+    /// Begin with these weights (.caffemodel), copied by layer name
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    pub weights: Vec<PathBuf>,
+    /// Devices: `all` or numbers such as 0,1; left out: the CPU
+    #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
+    pub gpu: String,
+    /// Level for the nets' include and exclude rules
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub level: i32,
+    /// Stages for the nets' include and exclude rules
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub stage: Vec<String>,
+    /// What SIGINT does: stop (after a snapshot), snapshot (and go on), none
+    #[arg(long = "sigint_effect", value_name = "EFFECT", value_parser = effect())]
+    #[arg(default_value = "stop", hide_possible_values = true)]
+    pub sigint_effect: Effect,
+    /// What SIGHUP does: stop, snapshot or none
+    #[arg(long = "sighup_effect", value_name = "EFFECT", value_parser = effect())]
+    #[arg(default_value = "snapshot", hide_possible_values = true)]
+    pub sighup_effect: Effect,
+    /// How replicas share what they learn: sync or hogwild
+    #[arg(long, value_parser = mode(), default_value = "hogwild", hide_possible_values = true)]
+    pub mode: Mode,
+    /// Replicas in this process
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: u16,
+    /// CPU threads of this process, divided among its workers [default: this host's cores, divided
+    /// among the ranks on it]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Threads of this process that read records
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub readers: u16,
+    /// Whose the net's batch_size is: each replica's, as in Caffe, or the whole job's (global)
+    #[arg(long, value_name = "WHOSE", value_parser = batch())]
+    #[arg(default_value = "replica", hide_possible_values = true)]
+    pub batch: BatchMeaning,
+    /// Plain computations only, for bit-comparisons
+    #[arg(long)]
+    pub exact: bool,
+    /// Write a Chrome trace of every rank into this folder, for https://ui.perfetto.dev
+    #[arg(long, value_name = "DIR")]
+    pub trace: Option<PathBuf>,
+    /// Show every layer in the trace
+    #[arg(long)]
+    pub trace_layers: bool,
+}
+
+/// Reads one of some names as the value that belongs to it.
+fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
+    known: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T> {
+    let names = known.map(|(name, _)| name);
+    PossibleValuesParser::new(names).try_map(move |name| {
+        let found = known.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value).ok_or("unknown name")
+    })
+}
+
+fn effect() -> impl TypedValueParser<Value = Effect> {
+    one_of([("stop", Effect::Stop), ("snapshot", Effect::Snapshot), ("none", Effect::None)])
+}
+
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    one_of([("sync", Mode::Sync), ("hogwild", Mode::Hogwild)])
+}
+
+fn batch() -> impl TypedValueParser<Value = BatchMeaning> {
+    one_of([("replica", BatchMeaning::Replica), ("global", BatchMeaning::Global)])
+}
+
+impl TrainArgs {
+    /// Trains.
+    ///
+    /// # Errors
+    /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
+    pub fn run(self: Box<Self>, log: &Log) -> Result<()> {
+        gpu::refuse(&self.gpu)?;
+        self.warn_of_gpu_mode(log)?;
+        trainer::run(&(*self).into(), log)
+    }
+
+    /// A solver file that asks for the GPU is common, and trains as well without one.
+    fn warn_of_gpu_mode(&self, log: &Log) -> Result<()> {
+        let solver = solver_from_file(&self.solver)?.solver;
+        let rank = caffe_actors::launched().map_or(0, |(rank, _)| rank);
+        if rank == 0 && solver.solver_mode.is_some() && solver.solver_mode() == SolverMode::Gpu {
+            let text = format!(
+                "{}: solver_mode is GPU, but this version computes on the CPU: training there",
+                self.solver.display()
+            );
+            log.warning("caffe.cpp:218", text);
+        }
+        Ok(())
+    }
+}
+
+impl From<TrainArgs> for Options {
+    fn from(args: TrainArgs) -> Self {
+        Options {
+            solver: args.solver,
+            weights: args.weights,
+            snapshot: args.snapshot,
+            level: args.level,
+            stages: args.stage,
+            mode: args.mode,
+            workers: args.workers.into(),
+            threads: args.threads.map_or_else(host::own_cores, usize::from),
+            readers: args.readers.into(),
+            exact: args.exact,
+            batch: args.batch,
+            trace: args.trace,
+            trace_layers: args.trace_layers,
+            sigint: args.sigint_effect,
+            sighup: args.sighup_effect,
+        }
+    }
+}
