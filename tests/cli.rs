@@ -450,6 +450,70 @@ fn time_prints_every_layer_as_caffe_does() {
     );
 }
 
+/// A classifier of the images of [`Folder::idx`] and its solver; `extra` goes into the solver.
+fn trainable(folder: &Folder, outputs: usize, extra: &str) -> String {
+    let net = format!(
+        "layer {{ name: 'in' type: 'Data' top: 'data' top: 'label'\n\
+         \x20 data_param {{ source: '{}' batch_size: 5 }} }}\n\
+         layer {{ name: 'ip' type: 'InnerProduct' bottom: 'data' top: 'ip'\n\
+         \x20 inner_product_param {{ num_output: {outputs} weight_filler {{ type: 'xavier' }} }} }}\n\
+         layer {{ name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }}\n",
+        folder.name("db")
+    );
+    let net = folder.write(&format!("net{outputs}.prototxt"), net);
+    let solver = format!(
+        "net: '{net}' base_lr: 0.01 lr_policy: 'fixed' display: 1 max_iter: 4 snapshot: 2\n\
+         random_seed: 1 {extra}\n"
+    );
+    folder.write("solver.prototxt", solver)
+}
+
+#[test]
+fn train_learns_writes_snapshots_and_resumes() {
+    let folder = Folder::new();
+    folder.database(10);
+    let prefix = format!("snapshot_prefix: '{}'", folder.name("out"));
+    let solver = trainable(&folder, 10, &prefix);
+    let (_, log) = succeeds(&["train", "-solver", &solver, "--mode=sync", "--threads=1"]);
+    for sentence in
+        ["solver.cpp:239] Iteration 0 (", "] Iteration 3, lr = 0.01", "Optimization Done."]
+    {
+        assert!(log.contains(sentence), "{sentence} is not in\n{log}");
+    }
+    let (model, state) =
+        (folder.name("out_iter_4.caffemodel"), folder.name("out_iter_2.solverstate"));
+    let whole = fs::read(&model).unwrap();
+    fs::remove_file(&model).unwrap();
+    let (_, log) = succeeds(&["train", "-solver", &solver, "-snapshot", &state, "--mode=sync"]);
+    assert!(!log.contains("Iteration 0 ("), "{log}");
+    assert!(fs::read(&model).unwrap() == whole, "a resumed run is the undisturbed one");
+    succeeds(&["train", "-solver", &solver, "-weights", &model]);
+    succeeds(&[
+        "test",
+        "-model",
+        &folder.name("net10.prototxt"),
+        "-weights",
+        &model,
+        "-iterations",
+        "2",
+    ]);
+
+    let both = ["train", "-solver", &solver, "-snapshot", &state, "-weights", &model];
+    assert!(fails(&both).contains("not both"));
+    let other = trainable(&folder, 7, &prefix);
+    let message = fails(&["train", "-solver", &other, "-weights", &model]);
+    assert!(message.contains("layer `ip`") && message.contains("shape"), "{message}");
+    let message = fails(&["train", "-solver", &other, "-snapshot", &state]);
+    assert!(message.contains("shape"), "{message}");
+    let adam = trainable(&folder, 10, &format!("{prefix} type: 'Adam'"));
+    let message = fails(&["train", "-solver", &adam, "-snapshot", &state]);
+    assert!(message.contains("another solver type"), "{message}");
+    let cut = folder.write("cut.caffemodel", &whole[..whole.len() / 2]);
+    assert!(fails(&["train", "-solver", &adam, "-weights", &cut]).contains("truncated"));
+    let nowhere = trainable(&folder, 10, "snapshot_prefix: '/dev/null/out'");
+    assert!(fails(&["train", "-solver", &nowhere]).contains("snapshot_prefix"));
+}
+
 /// A log without level, date, time and thread.
 fn without_heads(log: &str) -> String {
     let mut plain = Vec::new();

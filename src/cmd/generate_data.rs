@@ -40,7 +40,7 @@ impl GenerateArgs {
     pub fn run(self, log: &Log) -> Result<()> {
         for made in write_synthetic(&self.output, self.train, self.test, self.seed)? {
             let text = format!("{} generated records in {}", made.records, made.path.display());
-            log.info("generate_data.rs", text);
+            log.info(concat!("generate_data.rs:", line!()), text);
         }
         Ok(())
     }

@@ -105,10 +105,10 @@ impl TrainArgs {
     ///
     /// # Errors
     /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
-    pub fn run(self: Box<Self>, log: &Log) -> Result<()> {
+    pub fn run(self, log: &Log) -> Result<()> {
         gpu::refuse(&self.gpu)?;
         self.warn_of_gpu_mode(log)?;
-        trainer::run(&(*self).into(), log)
+        trainer::run(&self.into(), log)
     }
 
     /// A solver file that asks for the GPU is common, and trains as well without one.
