@@ -69,7 +69,7 @@ pub struct TrainArgs {
     /// Plain computations only, for bit-comparisons
     #[arg(long)]
     pub exact: bool,
-    /// Write a Chrome trace of every rank into this folder, for https://ui.perfetto.dev
+    /// Write a Chrome trace of every rank into this folder, for ui.perfetto.dev
     #[arg(long, value_name = "DIR")]
     pub trace: Option<PathBuf>,
     /// Show every layer in the trace
