@@ -7,6 +7,8 @@
 //! ```
 //! As in Caffe, a class with the same score as the label's counts as a better one.
 
+use std::cmp::Ordering::Less;
+
 use super::dims::Around;
 use super::loss::Labels;
 use super::{Count, Io, Layer, LayerDef, Setup};
@@ -51,7 +53,8 @@ impl Layer for Accuracy {
             let scores = || x[i / inner * extent * inner + i % inner..].iter().step_by(inner);
             let score = x[(i / inner * extent + class) * inner + i % inner];
             // Not "at least as good": a NaN must not make a hit.
-            let others = scores().take(extent).filter(|v| !(**v < score)).count();
+            let others =
+                scores().take(extent).filter(|v| v.partial_cmp(&&score) != Some(Less)).count();
             self.counts[class].0 += 1;
             // The label's own class is among them.
             self.counts[class].1 += usize::from(others <= self.top_k);

@@ -28,7 +28,7 @@ struct Eltwise {
 
 /// Whether bottom `i` is the one that the largest value at `at` came from.
 fn is_largest(xs: &[&[f32]], i: usize, at: usize) -> bool {
-    let mut winner = usize::from(!(xs[0][at] > xs[1][at]));
+    let mut winner = if xs[0][at] > xs[1][at] { 0 } else { 1 };
     for (j, x) in xs.iter().enumerate().skip(2) {
         if x[at] > xs[winner][at] {
             winner = j;

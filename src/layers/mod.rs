@@ -23,7 +23,6 @@ mod input;
 mod io;
 mod loss;
 mod lrn;
-mod matrix;
 mod parts;
 mod per_channel;
 mod pooling;

@@ -3,7 +3,9 @@
 //! ```text
 //! layer { name: "half" type: "Power" bottom: "x" top: "y" power_param { power: 2 scale: 0.5 shift: 1 } }
 //! ```
-//! In place it has a gradient only for `power: 1`, whose derivative does not need the bottom.
+//! In place only `power: 1` has a gradient, and that is what BVLC Caffe makes of it: the slope is
+//! written over the gradient before the gradient is read, so that scale² arrives whatever the loss.
+//! Nets that were trained so keep training so; with a top of another name the gradient is right.
 
 use super::elementwise::{self, AtZero, From};
 use super::{Io, Layer, LayerDef, Setup};
@@ -44,6 +46,9 @@ impl Layer for Power {
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let Power { power, scale, shift } = *self;
         let factor = power * scale;
+        if power == 1.0 && io.in_place() {
+            return elementwise::backward(run, &io, From::Top, |_, _| factor * factor);
+        }
         if power == 1.0 || factor == 0.0 {
             // The value is not looked at.
             return elementwise::backward(run, &io, From::Top, |_, dy| factor * dy);

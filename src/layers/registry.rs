@@ -9,6 +9,7 @@ pub static LAYERS: &[&LayerDef] = &[
     &super::bias::DEF,
     &super::concat::DEF,
     &super::convolution::DEF,
+    &super::convolution::transposed::DEF,
     &super::data::DEF,
     &super::dropout::DEF,
     &super::dummy_data::DEF,

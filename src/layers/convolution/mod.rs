@@ -12,6 +12,7 @@
 
 pub(super) mod geometry;
 mod plain;
+pub(super) mod transposed;
 
 use caffe_proto::{ConvolutionParameter, LayerParameter};
 
@@ -48,6 +49,11 @@ impl Setting {
         ensure!(
             groups > 0 && channels.is_multiple_of(groups) && outputs.is_multiple_of(groups),
             "group {groups} does not divide {channels} channels and num_output {outputs}"
+        );
+        ensure!(
+            axis + 1 < bottoms[0].axes(),
+            "has no spatial axes behind axis {axis} of {}",
+            bottoms[0]
         );
         let spatial = geometry::settings(&param, bottoms[0].axes() - axis - 1)?;
         Ok(Setting { axis, channels, outputs, groups, spatial, param })
@@ -107,14 +113,10 @@ impl Setting {
     }
 
     /// Adds the bias's gradient.
-    fn bias_diff(&self, threads: Threads, io: &Io<'_>, shape: &Shape, dy: &[f32]) -> Result<()> {
-        if self.param.bias_term() && io.param_needs_diff(1) {
-            let channels = Channels::plain(Around::of(shape, self.axis));
-            let sums = channels.sums(threads, &mut Vec::new(), |_, i| [dy[i]]);
-            let db = io.param_diff_mut(1)?;
-            db.iter_mut().zip(sums).for_each(|(db, [s])| *db += s as f32);
-        }
-        Ok(())
+    fn bias_diff(&self, threads: Threads, shape: &Shape, dy: &[f32], db: &mut [f32]) {
+        let channels = Channels::plain(Around::of(shape, self.axis));
+        let sums = channels.sums(threads, &mut Vec::new(), |_, i| [dy[i]]);
+        db.iter_mut().zip(sums).for_each(|(db, [s])| *db += s as f32);
     }
 }
 
@@ -152,7 +154,7 @@ impl Layer for Convolution {
         let threads = run.threads();
         for i in 0..io.tops() {
             let y = io.top_mut(i)?;
-            self.plain.correlate(threads, io.bottom(i)?, io.param(0)?, y);
+            self.plain.correlate(threads, io.bottom(i)?, io.param(0)?, y)?;
             self.setting.add_bias(threads, &io, io.top_shape(i), y)?;
             if self.relu {
                 threads.par_chunks_mut(y, 8192, |_, y| {
@@ -169,15 +171,18 @@ impl Layer for Convolution {
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let threads = run.threads();
-        let mut dw = if io.param_needs_diff(0) { Some(io.param_diff_mut(0)?) } else { None };
+        let wanted = |i: usize| io.param_needs_diff(i).then(|| io.param_diff_mut(i)).transpose();
+        let (mut dw, mut db) = (wanted(0)?, wanted(1)?);
         for i in (0..io.tops()).filter(|&i| io.top_has_diff(i)) {
             let dy = io.top_diff(i)?;
-            self.setting.bias_diff(threads, &io, io.top_shape(i), dy)?;
+            if let Some(db) = &mut db {
+                self.setting.bias_diff(threads, io.top_shape(i), dy, db);
+            }
             if let Some(dw) = &mut dw {
-                self.plain.weights(threads, io.bottom(i)?, dy, dw);
+                self.plain.weights(threads, io.bottom(i)?, dy, dw)?;
             }
             if io.propagate_down(i) {
-                self.plain.spread(threads, dy, io.param(0)?, io.bottom_diff_mut(i)?);
+                self.plain.spread(threads, dy, io.param(0)?, io.bottom_diff_mut(i)?)?;
             }
         }
         Ok(())

@@ -4,9 +4,13 @@
 //! gradients of the tasks are added up in order. Results depend on the number of images, not on the
 //! number of threads.
 
+use std::sync::OnceLock;
+
 use super::geometry::Patches;
+use crate::Result;
+use crate::device::cpu::gemm::{Gemm, sgemm};
+use crate::device::cpu::onednn::Error;
 use crate::device::cpu::threads::Threads;
-use crate::layers::matrix::Product;
 
 /// Tasks that images are dealt to: enough for the threads of a desktop, few enough that their
 /// matrices stay small beside the activations.
@@ -25,6 +29,23 @@ pub struct Plain {
     matrices: Vec<f32>,
     /// One gradient of the weights per task.
     partial: Vec<f32>,
+}
+
+/// The first error of several tasks.
+#[derive(Default)]
+struct Fault(OnceLock<Error>);
+
+impl Fault {
+    fn note(&self, result: std::result::Result<(), Error>) {
+        if let Err(e) = result {
+            // Further ones say the same.
+            let _ = self.0.set(e);
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.0.into_inner().map_or(Ok(()), |e| Err(e.into()))
+    }
 }
 
 /// Sizes of one group's multiplication.
@@ -82,7 +103,14 @@ impl Plain {
     }
 
     /// outputs ← weights ∗ images.
-    pub fn correlate(&mut self, threads: Threads, images: &[f32], w: &[f32], outputs: &mut [f32]) {
+    pub fn correlate(
+        &mut self,
+        threads: Threads,
+        images: &[f32],
+        w: &[f32],
+        outputs: &mut [f32],
+    ) -> Result<()> {
+        let fault = Fault::default();
         let (image_len, output_len) = (self.patches.image_len(), self.output_len());
         let (each, g, inside) = (self.each, self.group(), self.inside(threads));
         let mut matrices = std::mem::take(&mut self.matrices);
@@ -90,21 +118,29 @@ impl Plain {
             for (i, output) in outputs.chunks_mut(output_len).enumerate() {
                 let image = &images[(t * each + i) * image_len..][..image_len];
                 let matrix = self.matrix(inside, image, matrix);
-                let product = Product::new(g.outputs, g.positions, g.rows);
+                let product = Gemm::dense(false, false, g.outputs, g.positions, g.rows);
                 let parts = output.chunks_mut(g.outputs * g.positions);
                 let weights = w.chunks(g.outputs * g.rows);
                 for ((y, w), x) in parts.zip(weights).zip(matrix.chunks(g.rows * g.positions)) {
-                    product.run(inside, w, x, y);
+                    fault.note(sgemm(inside, product, w, x, y));
                 }
             }
         };
         let pieces = (&mut matrices[..], self.matrix_len());
         threads.par_zip2_mut(pieces, (outputs, each * output_len), task);
         self.matrices = matrices;
+        fault.end()
     }
 
     /// images ← the transposed: every output's share of every image element under its kernel.
-    pub fn spread(&mut self, threads: Threads, outputs: &[f32], w: &[f32], images: &mut [f32]) {
+    pub fn spread(
+        &mut self,
+        threads: Threads,
+        outputs: &[f32],
+        w: &[f32],
+        images: &mut [f32],
+    ) -> Result<()> {
+        let fault = Fault::default();
         let (image_len, output_len) = (self.patches.image_len(), self.output_len());
         let (each, g, inside) = (self.each, self.group(), self.inside(threads));
         let mut matrices = std::mem::take(&mut self.matrices);
@@ -113,11 +149,11 @@ impl Plain {
                 let output = &outputs[(t * each + i) * output_len..][..output_len];
                 let direct = self.patches.is_image();
                 let target = if direct { &mut *image } else { &mut *matrix };
-                let product = Product::new(g.rows, g.positions, g.outputs).a_transposed();
+                let product = Gemm::dense(true, false, g.rows, g.positions, g.outputs);
                 let parts = target.chunks_mut(g.rows * g.positions);
                 let weights = w.chunks(g.outputs * g.rows);
                 for ((x, w), y) in parts.zip(weights).zip(output.chunks(g.outputs * g.positions)) {
-                    product.run(inside, w, y, x);
+                    fault.note(sgemm(inside, product, w, y, x));
                 }
                 if !direct {
                     self.patches.scatter(inside, matrix, image);
@@ -127,10 +163,18 @@ impl Plain {
         let pieces = (&mut matrices[..], self.matrix_len());
         threads.par_zip2_mut(pieces, (images, each * image_len), task);
         self.matrices = matrices;
+        fault.end()
     }
 
     /// dw ← dw + the weights' gradient.
-    pub fn weights(&mut self, threads: Threads, images: &[f32], outputs: &[f32], dw: &mut [f32]) {
+    pub fn weights(
+        &mut self,
+        threads: Threads,
+        images: &[f32],
+        outputs: &[f32],
+        dw: &mut [f32],
+    ) -> Result<()> {
+        let fault = Fault::default();
         let (image_len, output_len) = (self.patches.image_len(), self.output_len());
         let (each, g, inside) = (self.each, self.group(), self.inside(threads));
         let mut matrices = std::mem::take(&mut self.matrices);
@@ -140,12 +184,11 @@ impl Plain {
             let images = images.chunks(image_len).zip(outputs.chunks(output_len));
             for (image, output) in images.skip(t * each).take(each) {
                 let matrix = self.matrix(inside, image, matrix);
-                let product = Product::new(g.outputs, g.rows, g.positions);
-                let product = product.b_transposed().accumulate();
+                let product = Gemm::dense(false, true, g.outputs, g.rows, g.positions).accumulate();
                 let parts = dw.chunks_mut(g.outputs * g.rows);
                 let dys = output.chunks(g.outputs * g.positions);
                 for ((dw, dy), x) in parts.zip(dys).zip(matrix.chunks(g.rows * g.positions)) {
-                    product.run(inside, dy, x, dw);
+                    fault.note(sgemm(inside, product, dy, x, dw));
                 }
             }
         };
@@ -159,5 +202,6 @@ impl Plain {
             }
         });
         (self.matrices, self.partial) = (matrices, partial);
+        fault.end()
     }
 }

@@ -19,7 +19,7 @@ use caffe_proto::pooling_parameter::PoolMethod;
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
-use crate::rng::Philox;
+use crate::rng::{Philox, unit_f32};
 use crate::{Result, bail, ensure};
 use plain::Planes;
 pub(super) use window::{Kernel, Windows};
@@ -71,7 +71,7 @@ impl Layer for Pooling {
             Method::Draw => {
                 let shape = io.top_shape(0);
                 let first = run.step().first_record.wrapping_mul(shape.count_from(1) as u64);
-                let random = |i: usize| self.random.uniform(first.wrapping_add(i as u64));
+                let random = |i: usize| unit_f32(self.random.at(first.wrapping_add(i as u64))[0]);
                 self.planes.draw(threads, x, y, &mut self.places, random);
             }
             Method::Expect => self.planes.expect(threads, x, y),

@@ -6,9 +6,8 @@
 //!         inner_product_param { num_output: 4096 weight_filler { type: "xavier" } bias_term: true } }
 //! ```
 //! Parameters: W (num_output × elements of x; the other way round with `transpose`) and
-//! b (num_output).
-
-mod plain;
+//! b (num_output). One matrix multiplication each way, on plain memory: packing W for a private
+//! layout anew in every step would cost more than it brings.
 
 use caffe_proto::InnerProductParameter;
 
@@ -17,28 +16,33 @@ use super::per_channel::Channels;
 use super::{Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cpu::gemm::Gemm;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
-use plain::Plain;
 
 /// The layer.
 struct InnerProduct {
     param: InnerProductParameter,
-    plain: Plain,
+    /// Rows of x and y.
+    records: usize,
+    /// Elements of a row of x.
+    inputs: usize,
+    /// Elements of a row of y.
+    outputs: usize,
     partial: Vec<[f64; 1]>,
 }
 
 impl InnerProduct {
     /// y and its gradient as one row per record.
     fn channels(&self) -> Channels {
-        Channels::plain(Around { outer: self.plain.records, extent: self.plain.outputs, inner: 1 })
+        Channels::plain(Around { outer: self.records, extent: self.outputs, inner: 1 })
     }
 }
 
 impl Layer for InnerProduct {
     fn params(&self) -> Vec<ParamDef> {
-        let (outputs, inputs) = (self.plain.outputs, self.plain.inputs);
-        let shape = if self.plain.transpose { [inputs, outputs] } else { [outputs, inputs] };
+        let (outputs, inputs) = (self.outputs, self.inputs);
+        let shape = if self.param.transpose() { [inputs, outputs] } else { [outputs, inputs] };
         let weights = self.param.weight_filler.clone().unwrap_or_default();
         let mut params = vec![ParamDef::learned(Shape::from(shape), weights)];
         if self.param.bias_term() {
@@ -52,20 +56,23 @@ impl Layer for InnerProduct {
         let axis = bottoms[0].axis(self.param.axis())?;
         let inputs = bottoms[0].count_from(axis);
         ensure!(
-            inputs == self.plain.inputs,
+            inputs == self.inputs,
             "was set up for vectors of {} elements, the bottom of shape {} has {inputs}",
-            self.plain.inputs,
+            self.inputs,
             bottoms[0]
         );
-        self.plain.records = bottoms[0].count_to(axis);
+        self.records = bottoms[0].count_to(axis);
         let mut dims = bottoms[0].dims()[..axis].to_vec();
-        dims.push(self.plain.outputs);
+        dims.push(self.outputs);
         Ok(vec![Shape::new(dims)])
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
-        self.plain.forward(run.threads(), x, io.param(0)?, y);
+        // y ← x · Wᵀ
+        let w_transposed = !self.param.transpose();
+        let product = Gemm::dense(false, w_transposed, self.records, self.outputs, self.inputs);
+        run.cpu()?.sgemm(product, x, io.param(0)?, y)?;
         if self.param.bias_term() {
             let b = io.param(1)?;
             self.channels().update(run.threads(), y, |c, _, y| y + b[c]);
@@ -77,7 +84,14 @@ impl Layer for InnerProduct {
         let threads = run.threads();
         let dy = io.top_diff(0)?;
         if io.param_needs_diff(0) {
-            self.plain.weights(threads, io.bottom(0)?, dy, io.param_diff_mut(0)?);
+            // dW ← dW + dyᵀ · x
+            let (x, dw) = (io.bottom(0)?, io.param_diff_mut(0)?);
+            let (rows, columns, a, b) = match self.param.transpose() {
+                true => (self.inputs, self.outputs, x, dy),
+                false => (self.outputs, self.inputs, dy, x),
+            };
+            let product = Gemm::dense(true, false, rows, columns, self.records).accumulate();
+            run.cpu()?.sgemm(product, a, b, dw)?;
         }
         if self.param.bias_term() && io.param_needs_diff(1) {
             let sums = self.channels().sums(threads, &mut self.partial, |_, i| [dy[i]]);
@@ -85,7 +99,10 @@ impl Layer for InnerProduct {
             db.iter_mut().zip(sums).for_each(|(db, [s])| *db += s as f32);
         }
         if io.propagate_down(0) {
-            self.plain.backward(threads, dy, io.param(0)?, io.bottom_diff_mut(0)?);
+            // dx ← dy · W
+            let transpose = self.param.transpose();
+            let product = Gemm::dense(false, transpose, self.records, self.inputs, self.outputs);
+            run.cpu()?.sgemm(product, dy, io.param(0)?, io.bottom_diff_mut(0)?)?;
         }
         Ok(())
     }
@@ -95,13 +112,13 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.inner_product_param.as_deref().cloned().unwrap_or_default();
     ensure!(param.num_output() > 0, "needs num_output");
     let axis = bottoms[0].axis(param.axis())?;
-    let plain = Plain {
+    Ok(Box::new(InnerProduct {
         records: bottoms[0].count_to(axis),
         inputs: bottoms[0].count_from(axis),
         outputs: param.num_output() as usize,
-        transpose: param.transpose(),
-    };
-    Ok(Box::new(InnerProduct { param, plain, partial: Vec::new() }))
+        param,
+        partial: Vec::new(),
+    }))
 }
 
 /// `InnerProduct`.

@@ -1,0 +1,220 @@
+//! Every layer's backward pass against central differences of its forward pass.
+//!
+//! The objective is a random weighting of all tops (losses: their own weight). Every element of
+//! every bottom and parameter that has a gradient is moved both ways. Inputs keep their distance
+//! from each other and from 0, so that no step crosses a kink.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use caffe::blob::BlobId;
+use caffe::net::{Net, NetOptions};
+use caffe_proto::Phase;
+
+/// Step of the differences.
+const STEP: f32 = 1e-2;
+/// Allowed error, relative to the larger gradient or to 1.
+const ALLOWED: f64 = 3e-3;
+
+/// Pseudo-random numbers in 0..n.
+fn noise(state: &mut u64, n: usize) -> usize {
+    *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    ((*state >> 33) % n as u64) as usize
+}
+
+/// `2 3 4`: values of both signs; `+2 3`: positive ones; `#5 2`: class numbers below 5.
+struct Input<'a> {
+    dims: Vec<usize>,
+    text: &'a str,
+}
+
+impl<'a> Input<'a> {
+    fn parse(text: &'a str) -> Self {
+        let dims = text.split_whitespace().filter(|w| !w.starts_with('#'));
+        Input { dims: dims.map(|w| w.trim_start_matches('+').parse().unwrap()).collect(), text }
+    }
+
+    fn values(&self, state: &mut u64) -> Vec<f32> {
+        let n: usize = self.dims.iter().product();
+        if let Some(classes) = self.text.strip_prefix('#') {
+            let classes = classes.split_whitespace().next().unwrap().parse().unwrap();
+            return (0..n).map(|_| noise(state, classes) as f32).collect();
+        }
+        // A shuffled grid around 0.
+        let mut order: Vec<usize> = (0..n).collect();
+        (1..n).rev().for_each(|i| order.swap(i, noise(state, i + 1)));
+        let spacing = (4.0 / n as f32).max(3.0 * STEP);
+        let lowest = if self.text.starts_with('+') { 0.5 } else { -(n as f32) * spacing / 2.0 };
+        order.iter().map(|&i| lowest + (i as f32 + 0.5) * spacing).collect()
+    }
+}
+
+fn build(kind: &str, param: &str, inputs: &[Input<'_>], exact: bool) -> Net {
+    let mut text = String::from("force_backward: true ");
+    for (i, input) in inputs.iter().enumerate() {
+        let dims: String = input.dims.iter().map(|d| format!("dim: {d} ")).collect();
+        text += &format!(
+            "layer {{ name: 'in{i}' type: 'Input' top: 'x{i}' input_param {{ shape {{ {dims} }} }} }} "
+        );
+    }
+    let bottoms: String = (0..inputs.len()).map(|i| format!("bottom: 'x{i}' ")).collect();
+    let top = if param.contains("top:") { "" } else { "top: 'y'" };
+    text += &format!("layer {{ name: 'test' type: '{kind}' {bottoms} {top} {param} }}");
+    let options =
+        NetOptions { exact, keep_all: true, threads: 2, seed: 3, ..NetOptions::new(Phase::Train) };
+    common::net_of(&text, &options).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+/// The tops, with the weight of each of their elements in the objective.
+fn objective(net: &Net, state: &mut u64) -> Vec<(BlobId, Vec<f32>)> {
+    let node = net.layers().last().unwrap();
+    let tops = node.top.iter().zip(&node.loss_weight);
+    tops.map(|(&id, &weight)| {
+        let n = net.store().blobs[id].shape.count();
+        let random = |_| (noise(state, 200) as f32 - 99.5) / 100.0;
+        let weights = if node.def.is_loss { vec![weight; n] } else { (0..n).map(random).collect() };
+        (id, weights)
+    })
+    .collect()
+}
+
+fn tops(net: &mut Net, objective: &[(BlobId, Vec<f32>)]) -> Vec<Vec<f32>> {
+    net.forward().unwrap();
+    objective.iter().map(|(id, _)| net.data(*id).unwrap().to_vec()).collect()
+}
+
+/// What is moved.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Blob(BlobId),
+    Param(usize),
+}
+
+impl Subject {
+    fn gradient(self, net: &mut Net) -> Vec<f32> {
+        match self {
+            Subject::Blob(id) => net.diff(id).unwrap().to_vec(),
+            Subject::Param(id) => net.params().gradient(id).to_vec(),
+        }
+    }
+
+    fn values(self, net: &mut Net) -> Vec<f32> {
+        match self {
+            Subject::Blob(id) => net.data(id).unwrap().to_vec(),
+            Subject::Param(id) => net.params().values(id).to_vec(),
+        }
+    }
+
+    fn set(self, net: &mut Net, values: &[f32]) {
+        match self {
+            Subject::Blob(id) => net.data_mut(id).unwrap().copy_from_slice(values),
+            Subject::Param(id) => net.params().set_values(id, values).unwrap(),
+        }
+    }
+
+    /// The objective's slope in every element.
+    fn slopes(self, net: &mut Net, objective: &[(BlobId, Vec<f32>)]) -> Vec<f64> {
+        let values = self.values(net);
+        let mut moved = values.clone();
+        let mut slopes = Vec::with_capacity(values.len());
+        for i in 0..values.len() {
+            let ends = [STEP, -STEP].map(|step| {
+                moved[i] = values[i] + step;
+                self.set(net, &moved);
+                (moved[i], tops(net, objective))
+            });
+            moved[i] = values[i];
+            let [(high, plus), (low, minus)] = ends;
+            let mut sum = 0.0;
+            for (((_, weights), plus), minus) in objective.iter().zip(&plus).zip(&minus) {
+                for ((w, p), m) in weights.iter().zip(plus).zip(minus) {
+                    sum += f64::from(*w) * (f64::from(*p) - f64::from(*m));
+                }
+            }
+            slopes.push(sum / (f64::from(high) - f64::from(low)));
+        }
+        self.set(net, &values);
+        slopes
+    }
+}
+
+fn check(kind: &str, param: &str, inputs: &[&str], exact: bool) {
+    let inputs: Vec<Input<'_>> = inputs.iter().map(|text| Input::parse(text)).collect();
+    let mut net = build(kind, param, &inputs, exact);
+    let state = &mut 17;
+    for (i, input) in inputs.iter().enumerate() {
+        let id = net.blob(&format!("x{i}")).unwrap();
+        net.data_mut(id).unwrap().copy_from_slice(&input.values(state));
+    }
+    let objective = objective(&net, state);
+    let node = net.layers().last().unwrap();
+    let blobs = node.bottom.iter().take(node.def.gradient_bottoms).map(|&b| Subject::Blob(b));
+    let learned: Vec<usize> = node.params.clone();
+    let mut subjects: Vec<Subject> = blobs.collect();
+    subjects.extend(
+        learned.into_iter().filter(|&p| !net.arena().params()[p].statistic).map(Subject::Param),
+    );
+    assert!(!subjects.is_empty(), "{kind} has nothing to check");
+
+    for (id, weights) in &objective {
+        net.diff_mut(*id).unwrap().copy_from_slice(weights);
+    }
+    net.clear_param_diffs();
+    net.forward().unwrap();
+    net.backward().unwrap();
+    let gradients: Vec<Vec<f32>> = subjects.iter().map(|s| s.gradient(&mut net)).collect();
+    for (subject, ours) in subjects.iter().zip(gradients) {
+        let slopes = subject.slopes(&mut net, &objective);
+        for (i, (ours, slope)) in ours.iter().zip(slopes).enumerate() {
+            let ours = f64::from(*ours);
+            let off = (ours - slope).abs() / ours.abs().max(slope.abs()).max(1.0);
+            assert!(
+                off <= ALLOWED,
+                "{kind} {param}: {subject:?}[{i}]: backward says {ours}, differences say {slope}"
+            );
+        }
+    }
+}
+
+/// `name: type, [parameters…], [[inputs…]…]`: every set of parameters with every set of inputs.
+macro_rules! gradients {
+    ($($name:ident: $kind:literal, [$($param:literal),*], [$([$($input:literal),*]),*];)*) => {
+        $(#[test]
+        fn $name() {
+            for param in [$($param),*] {
+                for exact in [true, false] {
+                    $(check($kind, param, &[$($input),*], exact);)*
+                }
+            }
+        })*
+    };
+}
+
+gradients! {
+    relu: "ReLU", ["", "relu_param { negative_slope: 0.2 }"], [["2 3 4"], ["30"]];
+    sigmoid: "Sigmoid", [""], [["2 3 4"]];
+    tanh: "TanH", [""], [["2 3 4"]];
+    power: "Power", ["power_param { power: 2 scale: 0.5 shift: 0.3 }", "power_param { scale: -3 }", "power_param { power: 3 shift: 1 }", "power_param { power: 0 shift: 2 }"], [["2 3 4"]];
+    fractional_power: "Power", ["power_param { power: 0.37 scale: 2 shift: 0.1 }", "power_param { power: -1.5 }"], [["+2 5"]];
+    dropout: "Dropout", ["", "dropout_param { dropout_ratio: 0.8 }"], [["3 8"], ["2 3 2 2"]];
+    softmax: "Softmax", ["", "softmax_param { axis: -1 }", "softmax_param { axis: 0 }"], [["3 4"], ["2 3 2 2"]];
+    softmax_with_loss: "SoftmaxWithLoss", ["", "loss_weight: 2.5 loss_param { normalization: NONE ignore_label: 1 }", "loss_param { normalization: FULL ignore_label: 2 }", "loss_param { normalize: false }"], [["4 5", "#5 4"], ["2 4 3 2", "#4 2 3 2"]];
+    concat: "Concat", ["", "concat_param { axis: -2 }"], [["2 3 2 2", "2 3 2 2", "2 3 2 2"]];
+    slice: "Slice", ["top: 'a' top: 'b'", "top: 'a' top: 'b' top: 'c' slice_param { axis: 2 slice_point: 1 slice_point: 2 }"], [["2 4 4 2"]];
+    eltwise: "Eltwise", ["", "eltwise_param { coeff: 1 coeff: -2.5 coeff: 0.5 }", "eltwise_param { operation: PROD }", "eltwise_param { operation: PROD stable_prod_grad: false }"], [["2 3 4", "2 3 4", "2 3 4"], ["2 3 2 2", "2 3 2 2", "2 3 2 2"]];
+    flatten: "Flatten", ["", "flatten_param { axis: 2 end_axis: 2 }"], [["2 3 2 2"]];
+    reshape: "Reshape", ["reshape_param { shape { dim: 0 dim: -1 dim: 2 } }"], [["2 3 2 2"]];
+    scale: "Scale", ["", "scale_param { bias_term: true filler { type: 'gaussian' std: 1 } bias_filler { value: 0.4 } }", "scale_param { axis: 0 num_axes: -1 filler { type: 'uniform' min: 1 max: 2 } }", "scale_param { num_axes: 0 filler { value: 1.7 } }", "scale_param { axis: 2 num_axes: 2 bias_term: true }"], [["2 3 2 2"]];
+    scale_by_a_bottom: "Scale", ["scale_param { axis: 1 }", "scale_param { axis: 1 bias_term: true }"], [["2 3 2 2", "3"], ["2 3 2 2", "3 2"]];
+    bias: "Bias", ["", "bias_param { axis: 2 num_axes: -1 filler { type: 'gaussian' std: 1 } }"], [["2 3 2 2"]];
+    bias_from_a_bottom: "Bias", ["bias_param { axis: 0 }"], [["2 3 2 2", "2 3"]];
+    batch_norm: "BatchNorm", ["batch_norm_param { eps: 0.01 }", "batch_norm_param { use_global_stats: true eps: 0.5 }"], [["4 3 2 2"], ["6 4"], ["9"]];
+    pooling: "Pooling", ["pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 }", "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }", "pooling_param { pool: AVE kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 1 }", "pooling_param { pool: AVE global_pooling: true }", "pooling_param { pool: MAX kernel_size: 2 stride: 2 round_mode: FLOOR }"], [["2 2 5 4"]];
+    lrn: "LRN", ["lrn_param { local_size: 3 alpha: 0.9 }", "lrn_param { local_size: 5 alpha: 0.5 beta: 0.6 k: 2 }", "lrn_param { local_size: 3 alpha: 0.9 norm_region: WITHIN_CHANNEL }"], [["2 5 3 4"]];
+    inner_product: "InnerProduct", ["inner_product_param { num_output: 4 weight_filler { type: 'gaussian' std: 1 } bias_filler { value: 0.3 } }", "inner_product_param { num_output: 3 bias_term: false transpose: true weight_filler { type: 'gaussian' std: 1 } }", "inner_product_param { num_output: 2 axis: -1 weight_filler { type: 'gaussian' std: 1 } }"], [["3 5"], ["2 3 2 2"]];
+    convolution: "Convolution", ["convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 4 group: 2 kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 0 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 2 kernel_size: 2 dilation: 2 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 4 5 4"]];
+    convolution_of_other_dimensions: "Convolution", ["convolution_param { num_output: 3 kernel_size: 2 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 4 3"], ["2 3 6"]];
+    two_convolutions_of_one_layer: "Convolution", ["top: 'a' top: 'b' convolution_param { num_output: 2 kernel_size: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 3", "2 2 3 3"]];
+    deconvolution: "Deconvolution", ["convolution_param { num_output: 4 group: 2 kernel_size: 4 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_h: 2 kernel_w: 3 dilation: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 2"]];
+}
