@@ -59,7 +59,9 @@ pub enum Error {
         what: &'static str,
     },
     /// A loss or gradient is NaN or infinite.
-    #[error("iteration {iter}: {what} is {value}; lower base_lr, set clip_gradients, or look at the data")]
+    #[error(
+        "iteration {iter}: {what} is {value}; lower base_lr, set clip_gradients, or look at the data"
+    )]
     NotFinite {
         /// Iteration in which it was seen.
         iter: u64,
@@ -92,5 +94,10 @@ macro_rules! bail {
 /// Leaves the function with an [`Error::Invalid`] unless the condition holds.
 #[macro_export]
 macro_rules! ensure {
-    ($cond:expr, $($arg:tt)*) => { if !$cond { $crate::bail!($($arg)*) } };
+    ($cond:expr, $($arg:tt)*) => {
+        match $cond {
+            true => {}
+            false => $crate::bail!($($arg)*),
+        }
+    };
 }

@@ -1,4 +1,5 @@
 //! The arrows between crates and modules, as `docs/ARCHITECTURE.md` states them.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,7 @@
 //!
 //! A case passes when every displayed loss and rate, every test score and every weight agrees:
 //! |loss − theirs| ≤ 2e-4 · max(1, |theirs|); ‖ours − theirs‖ ≤ 1e-4 · ‖theirs‖ per blob.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,7 +91,8 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
             snapshot::restore(&mut solver, Path::new("at_10.solverstate")).map_err(fail)?.iter
         }
     };
-    let mut compare = Compare { expected: &expected, wrong: Vec::new(), seen: 0, last: NetParameter::default() };
+    let mut compare =
+        Compare { expected: &expected, wrong: Vec::new(), seen: 0, last: NetParameter::default() };
     train(&mut solver, &mut feeds, from, &mut compare).map_err(fail)?;
     if compare.seen == 0 {
         return Err("nothing was compared".into());
@@ -100,7 +102,11 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
     compare.wrong.extend(apart);
     match compare.wrong.first() {
         None => Ok(()),
-        Some(first) => Err(format!("{} disagreements, first: {first}; all: {:?}", compare.wrong.len(), compare.wrong)),
+        Some(first) => Err(format!(
+            "{} disagreements, first: {first}; all: {:?}",
+            compare.wrong.len(),
+            compare.wrong
+        )),
     }
 }
 
@@ -124,7 +130,11 @@ fn weights_apart(ours: &NetParameter, theirs: &NetParameter) -> Vec<String> {
                 norm(&mut a.data.iter().zip(&b.data).map(|(x, y)| f64::from(*x) - f64::from(*y)));
             let size = norm(&mut b.data.iter().map(|y| f64::from(*y)));
             if !(apart <= WEIGHTS * size.max(1e-12)) {
-                wrong.push(format!("{}[{k}]: apart by {:.2e} of its size", layer.name(), apart / size));
+                wrong.push(format!(
+                    "{}[{k}]: apart by {:.2e} of its size",
+                    layer.name(),
+                    apart / size
+                ));
             }
         }
     }

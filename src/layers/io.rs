@@ -57,7 +57,7 @@ impl Io<'_> {
 
     /// Whether the first top is written over the first bottom.
     pub fn in_place(&self) -> bool {
-        self.bottom.first().is_some() && self.bottom.first() == self.top.first()
+        !self.bottom.is_empty() && self.bottom.first() == self.top.first()
     }
 
     /// Whether bottom `i` wants a gradient.

@@ -340,11 +340,8 @@ impl Builder<'_> {
 
     fn finish(mut self, param: &NetParameter) -> Result<Net> {
         let force = param.force_backward();
-        let learns: Vec<bool> = self
-            .declared
-            .iter()
-            .map(|d| !d.def.statistic && d.spec.lr_mult() != 0.0)
-            .collect();
+        let learns: Vec<bool> =
+            self.declared.iter().map(|d| !d.def.statistic && d.spec.lr_mult() != 0.0).collect();
         gradient_flow::decide(&mut self.nodes, self.blobs.len(), &learns, force);
 
         let mut outputs: Vec<BlobId> = self.available.values().copied().collect();

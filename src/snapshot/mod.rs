@@ -53,7 +53,7 @@ impl Resumed {
     /// # Errors
     /// A file that is missing, damaged or no solver state.
     pub fn peek(state_path: &Path) -> Result<Resumed> {
-        Ok(Self::of(&read_state(state_path)?, state_path)?)
+        Self::of(&read_state(state_path)?, state_path)
     }
 
     fn of(state: &SolverState, state_path: &Path) -> Result<Resumed> {
@@ -97,7 +97,12 @@ pub fn check_writable(prefix: &str) -> Result<()> {
 ///
 /// # Errors
 /// A file that cannot be written; earlier snapshots stay as they are.
-pub fn write(solver: &mut Solver, prefix: &str, iter: u64, history: Option<&[f32]>) -> Result<Paths> {
+pub fn write(
+    solver: &mut Solver,
+    prefix: &str,
+    iter: u64,
+    history: Option<&[f32]>,
+) -> Result<Paths> {
     let paths = Paths::new(prefix, iter);
     let diff = solver.param().snapshot_diff();
     let (net, optimizer) = solver.parts();
@@ -189,7 +194,7 @@ fn find_model(state: &SolverState, state_path: &Path) -> Result<Option<PathBuf>>
 /// One blob per parameter and history, all parameters of the first history first. Parameters that
 /// no solver touches have a history of zeros in Caffe.
 fn to_blobs(params: &[Param], stride: usize, flat: &[f32]) -> Vec<BlobProto> {
-    let runs = if stride == 0 { 0 } else { flat.len() / stride };
+    let runs = flat.len().checked_div(stride).unwrap_or(0);
     let blob = |p: &Param, run: usize| BlobProto {
         shape: Some(p.shape.to_proto()),
         data: match p.statistic {

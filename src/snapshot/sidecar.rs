@@ -74,7 +74,10 @@ impl Sidecar {
             .and_then(|mut f| f.read_to_end(&mut bytes))
             .map_err(|e| Error::file(path, e))?;
         let Some(mut sidecar) = parse(&bytes) else {
-            bail!("{}: damaged or not a resume file; delete it to resume from the state alone", path.display())
+            bail!(
+                "{}: damaged or not a resume file; delete it to resume from the state alone",
+                path.display()
+            )
         };
         sidecar.histories.shrink_to_fit();
         Ok(sidecar)

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use caffe_proto::SolverParameter;
 
+use super::feeds::Feeds;
 use super::replica::Solver;
 use crate::Result;
-use super::feeds::Feeds;
 use crate::device::Step;
 use crate::net::{Unwatched, Value};
 

@@ -84,7 +84,9 @@ impl LrPolicy {
     pub fn steps(&self, iter: u64) -> u64 {
         match &self.kind {
             Kind::Step { size, .. } => iter / size,
-            Kind::MultiStep { values, .. } => values.iter().take_while(|&&v| v <= iter).count() as u64,
+            Kind::MultiStep { values, .. } => {
+                values.iter().take_while(|&&v| v <= iter).count() as u64
+            }
             _ => 0,
         }
     }

@@ -13,10 +13,10 @@ mod optimizer;
 mod replica;
 pub mod rules;
 
+pub use crate::net::Value;
 pub use bare::{Progress, Silent, test_cursors_at, train};
 pub use feeds::{DataLayers, Feeds, Source};
 pub use lr_policy::LrPolicy;
 pub use nets::{NetPlan, NetPlans};
 pub use optimizer::Optimizer;
-pub use crate::net::Value;
 pub use replica::{Solver, SolverOptions};

@@ -105,7 +105,7 @@ impl Job {
             if let Some(data) = layer.data_param.as_mut() {
                 let all = data.batch_size();
                 ensure!(
-                    all as usize % replicas == 0 && all > 0,
+                    all > 0 && (all as usize).is_multiple_of(replicas),
                     "layer `{name}`: batch_size {all} cannot be divided among {replicas} replicas; \
                      use --batch=replica or another batch_size"
                 );
@@ -132,10 +132,9 @@ impl Job {
     pub fn load(&self, solver: &mut Solver, replica: usize, replicas: usize) -> Result<()> {
         if let Some(path) = &self.snapshot {
             let resumed = snapshot::restore(solver, path)?;
-            if let Some(sidecar) = resumed.sidecar.filter(|s| s.replicas == replicas) {
-                if let Some(own) = sidecar.histories.get(replica) {
-                    solver.set_histories(own)?;
-                }
+            let same_job = resumed.sidecar.filter(|s| s.replicas == replicas);
+            if let Some(own) = same_job.as_ref().and_then(|s| s.histories.get(replica)) {
+                solver.set_histories(own)?;
             }
         }
         for path in &self.weights {

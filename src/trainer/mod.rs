@@ -129,9 +129,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
 
 /// Shares threads among workers: as evenly as possible, at least one each.
 fn divide(threads: usize, workers: usize) -> Vec<usize> {
-    (0..workers)
-        .map(|w| (threads / workers + usize::from(w < threads % workers)).max(1))
-        .collect()
+    (0..workers).map(|w| (threads / workers + usize::from(w < threads % workers)).max(1)).collect()
 }
 
 #[cfg(test)]

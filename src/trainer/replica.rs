@@ -37,8 +37,7 @@ impl SolverReplica {
     /// # Errors
     /// What the engine reports.
     pub fn build(job: &Arc<Job>, place: &ReplicaPlace) -> Result<Self> {
-        let options =
-            SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
+        let options = SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
         let mut solver = Solver::new(&job.solver, &job.nets(place.replicas)?, &options)?;
         job.load(&mut solver, place.replica, place.replicas)?;
         let (train, _) = job.data(place.replicas)?;
@@ -200,12 +199,7 @@ impl Replica for SolverReplica {
         Ok(())
     }
 
-    fn test(
-        &mut self,
-        net: usize,
-        batch: &mut Vec<Batch>,
-        out: &mut [f32],
-    ) -> Result<(), Cause> {
+    fn test(&mut self, net: usize, batch: &mut Vec<Batch>, out: &mut [f32]) -> Result<(), Cause> {
         let (values, _) = self.solver.test(net, batch)?;
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
         Ok(())
@@ -258,7 +252,8 @@ impl Watch for Fences<'_, '_> {
 
     fn after(&mut self, pass: Pass, index: usize, params: &mut ParamArena) -> Result<()> {
         self.layer = None;
-        while pass == Pass::Backward && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
+        while pass == Pass::Backward
+            && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
         {
             let range = self.buckets[self.next].range.clone();
             (self.ready)(self.next, &params.diff()[range]);

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Instant;
 
-use caffe_actors::{Display, Fault, Observer, RunReport, Started, Tested};
+use caffe_actors::{Display, Fault, Observer, Origin, RunReport, Started, Tested};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::job::Job;
@@ -12,6 +12,9 @@ use super::{BatchMeaning, Options};
 use crate::log::{G, Log};
 use crate::snapshot::Paths;
 use crate::solver::{LrPolicy, Value};
+
+/// Place of the lines that Caffe has no counterpart for; parsers want a file and a line.
+const PLACE: &str = "trainer.cpp:1";
 
 /// Writes to the log what the machine reports.
 pub struct Report {
@@ -71,14 +74,15 @@ impl Report {
                 0.0 => String::new(),
                 w => format!(" (* {} = {} loss)", G(w), G(w * value)),
             };
-            let text = format!("    {phase} net output #{i}: {} = {}{weighted}", name.name, G(*value));
+            let text =
+                format!("    {phase} net output #{i}: {} = {}{weighted}", name.name, G(*value));
             self.log.info(place, text);
         }
     }
 
     /// What ran together, in one place at the head of every log.
     fn banner(&self, started: &Started) {
-        let say = |text: String| self.log.info("trainer.rs", text);
+        let say = |text: String| self.log.info(PLACE, text);
         let ranks = started.hosts.len();
         let mut hosts = started.hosts.clone();
         hosts.dedup();
@@ -118,6 +122,9 @@ impl Observer for Report {
         }
         if let Ok((train, _)) = self.job.data(self.replicas) {
             self.batch = train.batch_size() as usize;
+        }
+        for change in &self.job.changes {
+            self.log.info("upgrade_proto.cpp:69", change);
         }
         self.banner(started);
         let iter = started.iter;
@@ -164,7 +171,8 @@ impl Observer for Report {
             ),
         );
         self.values("solver.cpp:258", "Train", &self.job.names().train, &display.outputs);
-        self.log.info("sgd_solver.cpp:112", format!("Iteration {iter}, lr = {}", G(self.rate(iter))));
+        self.log
+            .info("sgd_solver.cpp:112", format!("Iteration {iter}, lr = {}", G(self.rate(iter))));
     }
 
     fn testing(&mut self, iter: u64, net: usize) {
@@ -205,7 +213,7 @@ impl Observer for Report {
         let seconds = report.wall.as_secs_f64();
         let records = report.ticket.saturating_sub(self.first_ticket()) as f64 * self.batch as f64;
         self.log.info(
-            "trainer.rs",
+            PLACE,
             format!(
                 "{} iterations in {seconds:.1} s, {:.0} img/s; all {} replica(s) hold weights {:016x}",
                 report.iter - self.job.resumed.iter,
@@ -219,12 +227,17 @@ impl Observer for Report {
     }
 
     fn warning(&mut self, text: &str) {
-        self.log.warning("trainer.rs", text);
+        self.log.warning(PLACE, text);
     }
 
-    fn fault(&mut self, _fault: &Fault) {
-        // The program's end says it, once; the bar must not stand in its way.
+    fn fault(&mut self, fault: &Fault) {
         self.bar.finish_and_clear();
+        // Alone, the program says it when `run` has returned. Among several ranks it does not
+        // return (`MPI_Abort` ends them all): the culprit says it, and rank 0 for all.
+        let Some((rank, ranks)) = caffe_actors::launched() else { return };
+        if ranks > 1 && (rank == 0 || fault.origin == Origin::Own) {
+            self.log.error(PLACE, fault);
+        }
     }
 }
 

@@ -30,9 +30,10 @@ impl CpuRun {
     /// # Errors
     /// Slices too short for their matrices.
     pub fn sgemm(&self, g: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) -> Result<()> {
-        Ok(match &self.onednn {
+        match &self.onednn {
             Some(onednn) => onednn.sgemm(g, a, b, c)?,
             None => gemm::sgemm(self.threads, g, a, b, c)?,
-        })
+        }
+        Ok(())
     }
 }

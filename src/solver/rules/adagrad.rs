@@ -27,6 +27,9 @@ impl UpdateRule for AdaGrad {
 }
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
-    ensure!(param.momentum() == 0.0, "AdaGrad takes no momentum; remove `momentum` from the solver");
+    ensure!(
+        param.momentum() == 0.0,
+        "AdaGrad takes no momentum; remove `momentum` from the solver"
+    );
     Ok(Box::new(AdaGrad { delta: param.delta() }))
 }

@@ -34,12 +34,15 @@ pub trait UpdateRule: Send + Sync {
     fn update(&self, at: At, g: &mut [f32], h: [&mut [f32]; 2]);
 }
 
+/// Builds a rule from its numbers.
+type Build = fn(&SolverParameter) -> Result<Box<dyn UpdateRule>>;
+
 /// The rule of a solver, by its `type`.
 ///
 /// # Errors
 /// An unknown type, or numbers the rule cannot use.
 pub fn rule_for(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
-    let known: [(&str, fn(&SolverParameter) -> Result<Box<dyn UpdateRule>>); 6] = [
+    let known: [(&str, Build); 6] = [
         ("SGD", sgd::build),
         ("Nesterov", nesterov::build),
         ("AdaGrad", adagrad::build),
@@ -52,7 +55,15 @@ pub fn rule_for(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
         None => {
             let near = known
                 .iter()
-                .map(|(n, _)| (strsim::damerau_levenshtein(&n.to_lowercase(), &param.r#type().to_lowercase()), n))
+                .map(|(n, _)| {
+                    (
+                        strsim::damerau_levenshtein(
+                            &n.to_lowercase(),
+                            &param.r#type().to_lowercase(),
+                        ),
+                        n,
+                    )
+                })
                 .min();
             let hint = match near {
                 Some((d, n)) if d <= 2 => format!("; did you mean \"{n}\"?"),
@@ -81,7 +92,10 @@ mod tests {
 
     fn close(ours: [f32; 2], theirs: [f64; 2]) {
         for (a, b) in ours.iter().zip(theirs) {
-            assert!((f64::from(*a) - b).abs() <= 1e-6 * b.abs().max(1e-3), "{ours:?} vs {theirs:?}");
+            assert!(
+                (f64::from(*a) - b).abs() <= 1e-6 * b.abs().max(1e-3),
+                "{ours:?} vs {theirs:?}"
+            );
         }
     }
 
@@ -131,6 +145,9 @@ mod tests {
     #[test]
     fn unknown_types_get_a_hint() {
         let param = SolverParameter { r#type: Some("adam".into()), ..Default::default() };
-        assert!(rule_for(&param).err().unwrap().to_string().contains("`Adam`") || rule_for(&param).err().unwrap().to_string().contains("\"Adam\""));
+        assert!(
+            rule_for(&param).err().unwrap().to_string().contains("`Adam`")
+                || rule_for(&param).err().unwrap().to_string().contains("\"Adam\"")
+        );
     }
 }

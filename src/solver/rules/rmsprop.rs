@@ -28,7 +28,10 @@ impl UpdateRule for RmsProp {
 }
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
-    ensure!(param.momentum() == 0.0, "RMSProp takes no momentum; remove `momentum` from the solver");
+    ensure!(
+        param.momentum() == 0.0,
+        "RMSProp takes no momentum; remove `momentum` from the solver"
+    );
     let decay = param.rms_decay();
     ensure!((0.0..1.0).contains(&decay), "rms_decay must lie in [0, 1), got {decay}");
     Ok(Box::new(RmsProp { decay, delta: param.delta() }))
