@@ -129,7 +129,7 @@ fn weights_apart(ours: &NetParameter, theirs: &NetParameter) -> Vec<String> {
             let apart =
                 norm(&mut a.data.iter().zip(&b.data).map(|(x, y)| f64::from(*x) - f64::from(*y)));
             let size = norm(&mut b.data.iter().map(|y| f64::from(*y)));
-            if !(apart <= WEIGHTS * size.max(1e-12)) {
+            if apart.is_nan() || apart > WEIGHTS * size.max(1e-12) {
                 wrong.push(format!(
                     "{}[{k}]: apart by {:.2e} of its size",
                     layer.name(),

@@ -8,6 +8,7 @@ use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
 use caffe_proto::{SolverParameter, model_from_file, solver_from_file};
 
 use super::{BatchMeaning, Options};
+use crate::net::is_included;
 use crate::snapshot::{self, Resumed, Sidecar};
 use crate::solver::{DataLayers, NetPlans, Solver, Value, test_cursors_at};
 use crate::{Result, ensure};
@@ -101,6 +102,9 @@ impl Job {
             return Ok(plans);
         }
         for layer in &mut plans.train.param.layer {
+            if !is_included(layer, &plans.train.state)? {
+                continue;
+            }
             let name = layer.name().to_owned();
             if let Some(data) = layer.data_param.as_mut() {
                 let all = data.batch_size();
