@@ -201,7 +201,13 @@ impl Slab {
         }
     }
 
-    fn make_valid(&self, now: Epoch, layout: Layout, shape: &Shape, threads: Threads) -> Result<()> {
+    fn make_valid(
+        &self,
+        now: Epoch,
+        layout: Layout,
+        shape: &Shape,
+        threads: Threads,
+    ) -> Result<()> {
         let same_blocks = self.blocked_as.get() == layout && self.blocked_shape() == shape;
         let valid = match layout {
             Layout::Plain => self.plain.valid.get() || !self.blocked.valid.get(),
@@ -244,7 +250,10 @@ impl Slab {
         self.blocked.reserve(layout.padded_len(shape.dims()), self.capacity);
         // SAFETY: as in `unblock`, with the roles exchanged.
         let (src, dst) = unsafe {
-            (self.plain.slice(shape.count()), self.blocked.slice_mut(layout.padded_len(shape.dims())))
+            (
+                self.plain.slice(shape.count()),
+                self.blocked.slice_mut(layout.padded_len(shape.dims())),
+            )
         };
         reorder(threads, sizes(shape), (src, Layout::Plain), (dst, layout));
         self.blocked.lent.0.set((0, false));
@@ -306,7 +315,10 @@ mod tests {
         let slab = Slab::default();
         let shape = Shape::from([4]);
         let _w = slab.write(7, Layout::Plain, &shape).unwrap();
-        assert!(matches!(slab.read(7, Layout::Plain, &shape, Threads::one()), Err(Error::Borrow { .. })));
+        assert!(matches!(
+            slab.read(7, Layout::Plain, &shape, Threads::one()),
+            Err(Error::Borrow { .. })
+        ));
         assert!(slab.write(7, Layout::Plain, &shape).is_err());
         assert!(slab.read(8, Layout::Plain, &shape, Threads::one()).is_ok());
     }

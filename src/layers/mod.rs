@@ -103,6 +103,12 @@ pub trait Layer {
         false
     }
 
+    /// Names of the compiled kernels it runs, by direction; empty where it runs loops of its own.
+    /// Known after the first forward pass.
+    fn kernels(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// Tells a ReLU that the layer before it has taken its forward pass.
     fn set_fused(&mut self) {}
 }

@@ -96,6 +96,12 @@ impl Node {
         self.param.name()
     }
 
+    /// Names of the compiled kernels the layer runs, by direction, once it has run; empty where it
+    /// runs loops of its own.
+    pub fn kernels(&self) -> Vec<(&'static str, String)> {
+        self.layer.kernels()
+    }
+
     /// Adds the layer's name, type and place to an error.
     pub(crate) fn blame(&self, source: Error) -> Error {
         Error::Layer {

@@ -11,6 +11,7 @@
 //! and `force_nd_im2col` are accepted and make no difference: results do not depend on them.
 
 pub(super) mod geometry;
+mod onednn;
 mod plain;
 pub(super) mod transposed;
 
@@ -25,6 +26,7 @@ use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
 use geometry::{Axis, Patches};
+use onednn::Fast;
 use plain::Plain;
 
 /// What Convolution and Deconvolution know from their prototxt and their first bottoms.
@@ -123,10 +125,23 @@ impl Setting {
 /// The layer.
 struct Convolution {
     setting: Setting,
+    /// Where oneDNN does the work; then the plain path has no memory.
+    fast: Option<Fast>,
     plain: Plain,
+    /// Spatial axes and images of the present bottoms.
+    axes: Vec<Axis>,
+    images: usize,
     /// Does the work of the in-place ReLU behind it.
     relu: bool,
     tops: usize,
+}
+
+impl Convolution {
+    fn prepare_plain(&mut self) {
+        let Setting { channels, outputs, groups, .. } = self.setting;
+        let patches = Patches { channels, axes: self.axes.clone() };
+        self.plain.reshape(self.images, patches, outputs, groups);
+    }
 }
 
 impl Layer for Convolution {
@@ -134,7 +149,7 @@ impl Layer for Convolution {
         self.setting.params(self.setting.outputs, self.setting.channels / self.setting.groups)
     }
 
-    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+    fn reshape(&mut self, run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         let setting = &self.setting;
         setting.check(bottoms)?;
         let images = &bottoms[0].dims()[setting.axis + 1..];
@@ -144,13 +159,28 @@ impl Layer for Convolution {
             .map(|(&image, &setting)| Axis::new(image, setting))
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.positions));
-        let patches = Patches { channels: setting.channels, axes };
-        let images = bottoms[0].count_to(setting.axis);
-        self.plain.reshape(images, patches, setting.outputs, setting.groups);
+        self.fast = match run.cpu()?.onednn {
+            Some(_) => Fast::new(setting, &bottoms[0], &axes),
+            None => None,
+        };
+        self.images = bottoms[0].count_to(setting.axis);
+        self.axes = axes;
+        if self.fast.is_none() {
+            self.prepare_plain();
+        }
         Ok(vec![top; bottoms.len()])
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        if let Some(fast) = &mut self.fast
+            && let Some(cx) = &run.cpu()?.onednn
+        {
+            if fast.prepare(cx, &io, self.relu)? {
+                return fast.forward(&io);
+            }
+            self.fast = None;
+            self.prepare_plain();
+        }
         let threads = run.threads();
         for i in 0..io.tops() {
             let y = io.top_mut(i)?;
@@ -170,6 +200,11 @@ impl Layer for Convolution {
     }
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        if let Some(fast) = &mut self.fast
+            && let Some(cx) = &run.cpu()?.onednn
+        {
+            return fast.backward(cx, &io);
+        }
         let threads = run.threads();
         let wanted = |i: usize| io.param_needs_diff(i).then(|| io.param_diff_mut(i)).transpose();
         let (mut dw, mut db) = (wanted(0)?, wanted(1)?);
@@ -188,6 +223,10 @@ impl Layer for Convolution {
         Ok(())
     }
 
+    fn kernels(&self) -> Vec<(&'static str, String)> {
+        self.fast.as_ref().map_or_else(Vec::new, Fast::kernels)
+    }
+
     fn fuse_relu(&mut self) -> bool {
         self.relu = self.tops == 1;
         self.relu
@@ -195,8 +234,15 @@ impl Layer for Convolution {
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
-    let setting = Setting::new(setup.param, bottoms)?;
-    Ok(Box::new(Convolution { setting, plain: Plain::default(), relu: false, tops: setup.tops }))
+    Ok(Box::new(Convolution {
+        setting: Setting::new(setup.param, bottoms)?,
+        fast: None,
+        plain: Plain::default(),
+        axes: Vec::new(),
+        images: 0,
+        relu: false,
+        tops: setup.tops,
+    }))
 }
 
 /// `Convolution`.

@@ -1,6 +1,7 @@
-//! The plain path: sums over neighbours as sums of whole rows.
+//! Own loops: sums over neighbours as sums of whole rows. Plain order; within a channel also channel
+//! blocks, whose planes are planes of blocks.
 
-use crate::blob::Shape;
+use crate::blob::{Layout, Shape};
 use crate::device::cpu::threads::Threads;
 
 /// The formula's constants.
@@ -21,9 +22,12 @@ pub struct Formula {
 /// A formula on blobs of one shape.
 pub struct Plain {
     formula: Formula,
-    channels: usize,
-    width: usize,
-    area: usize,
+    /// Floats of a row of a plane, and from one place to the next in it.
+    row: usize,
+    step: usize,
+    /// Floats of a plane, and of all that can be neighbours of each other: an image or a plane.
+    plane: usize,
+    unit: usize,
     /// s of the last forward pass.
     scale: Vec<f32>,
     /// What is summed over neighbours.
@@ -58,27 +62,26 @@ impl Plain {
     /// Still without a shape.
     pub fn new(formula: Formula) -> Self {
         let (scale, terms) = (Vec::new(), Vec::new());
-        Plain { formula, channels: 0, width: 0, area: 0, scale, terms }
+        Plain { formula, row: 0, step: 1, plane: 0, unit: 0, scale, terms }
     }
 
-    /// Prepares for a bottom with axes N, C, H, W.
-    pub fn reshape(&mut self, shape: &Shape) {
-        (self.channels, self.width) = (shape[1], shape[3]);
-        self.area = shape.count_from(2);
-        self.scale.resize(shape.count(), 0.0);
-        self.terms.resize(shape.count(), 0.0);
-    }
-
-    /// Elements that can be neighbours of each other: an image or a plane.
-    fn unit(&self) -> usize {
-        if self.formula.within { self.area } else { self.channels * self.area }
+    /// Prepares for a bottom with axes N, C, H, W. Neighbours across channels are found in plain
+    /// order only.
+    pub fn reshape(&mut self, shape: &Shape, layout: Layout) {
+        self.step = layout.block();
+        self.row = shape[3] * self.step;
+        self.plane = shape[2] * self.row;
+        self.unit = if self.formula.within { self.plane } else { shape[1] * self.plane };
+        let len = layout.padded_len(shape.dims());
+        self.scale.resize(len, 0.0);
+        self.terms.resize(len, 0.0);
     }
 
     /// sums ← Σ terms over the neighbours, for one unit. `terms` is spoiled.
     fn sum_neighbours(&self, terms: &mut [f32], sums: &mut [f32]) {
         sums.fill(0.0);
         // Neighbours on one axis are rows of `len` elements: channels, or the rows of a plane.
-        let len = if self.formula.within { self.width } else { self.area };
+        let len = if self.formula.within { self.row } else { self.plane };
         let rows = terms.len() / len;
         for (r, sum) in sums.chunks_mut(len).enumerate() {
             for near in r.saturating_sub(self.formula.reach)..(r + self.formula.reach + 1).min(rows)
@@ -90,7 +93,9 @@ impl Plain {
             let reach = self.formula.reach as isize;
             for (sum, row) in sums.chunks_mut(len).zip(terms.chunks_mut(len)) {
                 row.copy_from_slice(sum);
-                (-reach..=reach).filter(|by| *by != 0).for_each(|by| add_shifted(sum, row, by));
+                for by in (-reach..=reach).filter(|by| *by != 0) {
+                    add_shifted(sum, row, by * self.step.cast_signed());
+                }
             }
         }
     }
@@ -99,7 +104,7 @@ impl Plain {
     pub fn forward(&mut self, threads: Threads, x: &[f32], y: &mut [f32]) {
         let (mut scale, mut terms) =
             (std::mem::take(&mut self.scale), std::mem::take(&mut self.terms));
-        let unit = self.unit();
+        let unit = self.unit;
         let pieces = ((&mut scale[..], unit), (&mut terms[..], unit), (y, unit));
         threads.par_zip3_mut(pieces.0, pieces.1, pieces.2, |i, scale, terms, y| {
             let x = &x[i * unit..][..unit];
@@ -116,7 +121,7 @@ impl Plain {
     /// dx from x and dy.
     pub fn backward(&mut self, threads: Threads, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         let mut terms = std::mem::take(&mut self.terms);
-        let unit = self.unit();
+        let unit = self.unit;
         let factor = 2.0 * self.formula.alpha * self.formula.beta;
         threads.par_zip2_mut((&mut terms[..], unit), (dx, unit), |i, terms, dx| {
             let at = i * unit..(i + 1) * unit;

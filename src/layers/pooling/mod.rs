@@ -10,6 +10,7 @@
 //! of each largest element in its plane. STOCHASTIC draws with a probability proportional to the
 //! value in training and takes the mean weighted with the values in TEST.
 
+mod blocked;
 mod plain;
 mod window;
 
@@ -17,10 +18,12 @@ use caffe_proto::Phase;
 use caffe_proto::pooling_parameter::PoolMethod;
 
 use super::{Count, Io, Layer, LayerDef, Setup};
-use crate::blob::Shape;
+use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::rng::{Philox, unit_f32};
+use crate::device::cpu::onednn::{PoolConfig, PoolMethod as Compiled};
 use crate::{Result, bail, ensure};
+use blocked::Blocked;
 use plain::Planes;
 pub(super) use window::{Kernel, Windows};
 
@@ -45,6 +48,10 @@ struct Pooling {
     /// Place in its plane of the element each output was taken from (MAX, STOCHASTIC in training).
     places: Vec<u32>,
     random: Philox,
+    /// The fast path and the layout it was made for.
+    blocked: Option<(Layout, Blocked)>,
+    /// Whether the last forward pass took it.
+    was_blocked: bool,
 }
 
 impl Layer for Pooling {
@@ -58,13 +65,21 @@ impl Layer for Pooling {
         self.planes = Planes::new(windows(0)?, windows(1)?);
         let (h, w) = self.planes.positions();
         let top = Shape::from([bottom[0], bottom[1], h, w]);
-        self.places.resize(if self.keeps_places() { top.count() } else { 0 }, 0);
+        self.blocked = None;
         Ok(vec![top; self.tops])
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let threads = run.threads();
+        self.was_blocked = self.prepare_blocked(run, &io)?;
+        if self.was_blocked
+            && let Some((layout, blocked)) = &mut self.blocked
+        {
+            let x = io.bottom_in(0, *layout)?;
+            return blocked.forward(threads, x, io.top_mut_in(0, *layout)?);
+        }
         let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
+        self.places.resize(if self.keeps_places() { y.len() } else { 0 }, 0);
         match self.method {
             Method::Max => self.planes.max(threads, x, y, &mut self.places),
             Method::Ave => self.planes.mean(threads, x, y),
@@ -88,6 +103,12 @@ impl Layer for Pooling {
         if !io.propagate_down(0) {
             return Ok(());
         }
+        if self.was_blocked
+            && let Some((layout, blocked)) = &mut self.blocked
+        {
+            let (dy, dx) = (io.top_diff_in(0, *layout)?, io.bottom_diff_mut_in(0, *layout)?);
+            return blocked.backward(run.threads(), dy, dx);
+        }
         let (dy, dx) = (io.top_diff(0)?, io.bottom_diff_mut(0)?);
         match self.method {
             Method::Max | Method::Draw => {
@@ -98,11 +119,49 @@ impl Layer for Pooling {
         }
         Ok(())
     }
+
+    fn kernels(&self) -> Vec<(&'static str, String)> {
+        self.blocked.as_ref().map_or_else(Vec::new, |(_, blocked)| blocked.kernels())
+    }
 }
 
 impl Pooling {
     fn keeps_places(&self) -> bool {
         matches!(self.method, Method::Max | Method::Draw)
+    }
+
+    /// Makes the fast path ready for these blobs; `false` where there is none: on the plain device,
+    /// for a plain bottom, for places as a second top, for windows without elements.
+    fn prepare_blocked(&mut self, run: &mut Run, io: &Io<'_>) -> Result<bool> {
+        let layout = io.bottom_layout(0);
+        let method = match self.method {
+            Method::Max => Compiled::Max,
+            Method::Ave => Compiled::Average,
+            Method::Draw | Method::Expect => return Ok(false),
+        };
+        let Some(cx) = &run.cpu()?.onednn else { return Ok(false) };
+        if !layout.is_blocked() || io.tops() != 1 || self.planes.any_empty() {
+            return Ok(false);
+        }
+        if self.blocked.as_ref().is_none_or(|(made_for, _)| *made_for != layout) {
+            let [n, channels, h, w] = io.bottom_shape(0).nchw()?;
+            let (rows, columns) = self.planes.positions();
+            let of = |f: fn(&Kernel) -> usize| self.kernel.map(|k| [f(&k[0]), f(&k[1])]);
+            let config = PoolConfig {
+                method,
+                n,
+                channels,
+                input: [h, w],
+                output: [rows, columns],
+                kernel: of(|k| k.size).unwrap_or([h, w]),
+                stride: of(|k| k.stride).unwrap_or([1, 1]),
+                pad: of(|k| k.pad).unwrap_or([0, 0]),
+                layout,
+                backward: io.propagate_down(0),
+            };
+            self.blocked = Blocked::new(cx, &config, &self.planes)?.map(|b| (layout, b));
+        }
+        Ok(self.blocked.is_some())
     }
 }
 
@@ -131,6 +190,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         tops: setup.tops,
         places: Vec::new(),
         random: Philox::new(setup.seed, setup.index as u64),
+        blocked: None,
+        was_blocked: false,
     }))
 }
 

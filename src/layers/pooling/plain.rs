@@ -25,19 +25,25 @@ impl Planes {
         (self.rows.each.len(), self.columns.each.len())
     }
 
+    /// Whether some window holds no element.
+    pub fn any_empty(&self) -> bool {
+        let empty = |windows: &Windows| windows.each.iter().any(|w| w.start == w.end);
+        empty(&self.rows) || empty(&self.columns)
+    }
+
     /// Elements of a plane of the bottom and of the top.
-    fn lens(&self) -> (usize, usize) {
+    pub(super) fn lens(&self) -> (usize, usize) {
         let (h, w) = self.positions();
         (self.rows.image * self.columns.image, h * w)
     }
 
     /// Every window of a plane, in order of the outputs.
-    fn windows(&self) -> impl Iterator<Item = (Window, Window)> + '_ {
+    pub(super) fn windows(&self) -> impl Iterator<Item = (Window, Window)> + '_ {
         self.rows.each.iter().flat_map(|r| self.columns.each.iter().map(|c| (*r, *c)))
     }
 
     /// Places in the plane of a window's elements.
-    fn places(&self, (rows, columns): (Window, Window)) -> impl Iterator<Item = usize> {
+    pub(super) fn places(&self, (rows, columns): (Window, Window)) -> impl Iterator<Item = usize> {
         let width = self.columns.image;
         (rows.start..rows.end)
             .flat_map(move |r| (r * width + columns.start)..(r * width + columns.end))
@@ -160,6 +166,6 @@ impl Planes {
 }
 
 /// What a window's mean divides by; 1 for a window behind the image, whose sum is 0.
-fn divisor((rows, columns): (Window, Window)) -> f32 {
+pub(super) fn divisor((rows, columns): (Window, Window)) -> f32 {
     (rows.padded * columns.padded).max(1) as f32
 }
