@@ -85,8 +85,9 @@ enum Command {
 ///
 /// To be called first thing in `main`, while the process has a single thread.
 pub fn main() -> ExitCode {
-    let shared = host::local_ranks() > 1 && !host::bound_at_launch();
-    set_openmp_defaults(if shared { Waiting::Sleep } else { Waiting::Spin });
+    // Readers, communicator and other processes share the cores with the team, and a spinning
+    // thread takes the core from one that has work.
+    set_openmp_defaults(Waiting::Sleep);
     let log = Log::new();
     match run(std::env::args_os().skip(1).collect(), &log) {
         Ok(code) => code,

@@ -222,6 +222,13 @@ impl Observer for Report {
                 report.checksum
             ),
         );
+        if report.rounds > 0 {
+            let text = format!(
+                "{} rounds between nodes, of {:.2} iterations on average",
+                report.rounds, report.round_iters
+            );
+            self.log.info(PLACE, text);
+        }
         self.log.info("solver.cpp:332", "Optimization Done.");
         self.log.info("caffe.cpp:259", "Optimization Done.");
     }
