@@ -6,8 +6,8 @@
 //! layout. Slices may be held side by side for the whole pass; asking twice in conflict is an error.
 
 use crate::Result;
-use crate::device::cpu::threads::Threads;
 use crate::blob::{BlobId, Epoch, Layout, Shape, Store};
+use crate::device::cpu::threads::Threads;
 use crate::params::{ParamArena, ParamId};
 
 /// The blobs and parameters of one layer for the length of one pass.

@@ -2,6 +2,7 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
 mod nets;
