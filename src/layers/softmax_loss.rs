@@ -73,14 +73,16 @@ impl Layer for SoftmaxWithLoss {
         let dx = io.bottom_diff_mut(0)?;
         run.threads().par_chunks_mut(dx, extent * inner, |n, dx| {
             let p = &self.prob[n * extent * inner..][..extent * inner];
-            dx.iter_mut().zip(p).for_each(|(dx, p)| *dx = weight * p);
+            dx.copy_from_slice(p);
             for at in 0..inner {
                 // Forward has refused bad labels.
                 match self.labels.class(labels, n * inner + at) {
-                    Ok(Some(class)) => dx[class * inner + at] -= weight,
+                    Ok(Some(class)) => dx[class * inner + at] -= 1.0,
                     _ => dx[at..].iter_mut().step_by(inner).for_each(|dx| *dx = 0.0),
                 }
             }
+            // Weighted last, as Caffe does: p - 1 loses no digits.
+            dx.iter_mut().for_each(|dx| *dx *= weight);
         });
         Ok(())
     }
