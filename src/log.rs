@@ -25,6 +25,7 @@ pub enum Level {
 pub struct Log {
     /// Progress bars that a line must not cut through.
     bars: Option<Arc<MultiProgress>>,
+    quiet: bool,
 }
 
 impl Log {
@@ -33,13 +34,21 @@ impl Log {
         Self::default()
     }
 
+    /// A log that says nothing: for benchmarks and embedding.
+    pub fn quiet() -> Self {
+        Log { bars: None, quiet: true }
+    }
+
     /// A log that makes way for these progress bars.
     pub fn beside(bars: MultiProgress) -> Self {
-        Log { bars: Some(Arc::new(bars)) }
+        Log { bars: Some(Arc::new(bars)), quiet: false }
     }
 
     /// Writes one record; `place` is a file and line such as `solver.cpp:239`.
     pub fn write(&self, level: Level, place: &str, text: impl fmt::Display) {
+        if self.quiet {
+            return;
+        }
         let line = format!("{}{text}\n", head(level, place));
         // A log that cannot be written is no reason to end the work it is about.
         let write = || drop(std::io::stderr().lock().write_all(line.as_bytes()));
