@@ -14,7 +14,7 @@ use crate::device::cpu::threads::Threads;
 
 /// Tasks that images are dealt to: enough for the threads of a desktop, few enough that their
 /// matrices stay small beside the activations.
-const TASKS: usize = 8;
+const TASKS: usize = 16;
 
 /// A convolution of one size. "Image" is the side that kernels move over: the bottom of a
 /// Convolution, the top of a Deconvolution. "Output" is the side with one element per position.
