@@ -91,10 +91,14 @@ impl Row {
 }
 
 /// The table, and per type what a result file holds, from `steps` steps.
-pub fn measure(bench: &mut Bench, count: Count, steps: usize, layers: bool) -> Result<(String, Value)> {
+pub fn measure(
+    bench: &mut Bench,
+    count: Count,
+    steps: usize,
+    layers: bool,
+) -> Result<(String, Value)> {
     let layer_count = bench.solver.train_net().layers().len();
-    let mut clock =
-        Clock { count, start: count.now(), seconds: vec![[f64::MAX; 2]; layer_count] };
+    let mut clock = Clock { count, start: count.now(), seconds: vec![[f64::MAX; 2]; layer_count] };
     let mut step_s = f64::MAX;
     for _ in 0..steps {
         let start = count.now();
@@ -106,10 +110,7 @@ pub fn measure(bench: &mut Bench, count: Count, steps: usize, layers: bool) -> R
         .layers()
         .iter()
         .zip(&clock.seconds)
-        .map(|(node, seconds)| Row {
-            ms: seconds.map(|s| s * 1e3),
-            gflop: gflop(net, node),
-        })
+        .map(|(node, seconds)| Row { ms: seconds.map(|s| s * 1e3), gflop: gflop(net, node) })
         .collect();
     let mut text = format!(
         "{:34} {:>9} {:>9} {:>9} {:>7} {:>7}\n",
@@ -129,8 +130,14 @@ pub fn measure(bench: &mut Bench, count: Count, steps: usize, layers: bool) -> R
         let _ = writeln!(text, "{}", row.print(name, ""));
     }
     let inside: f64 = rows.iter().map(Row::total).sum();
-    let _ =
-        writeln!(text, "{:34} {:9} {:9} {:9.3}", "update and the rest", "", "", step_s * 1e3 - inside);
+    let _ = writeln!(
+        text,
+        "{:34} {:9} {:9} {:9.3}",
+        "update and the rest",
+        "",
+        "",
+        step_s * 1e3 - inside
+    );
     let types = sorted
         .into_iter()
         .map(|(name, row)| {

@@ -64,14 +64,7 @@ impl Parts {
     }
 
     /// part ← part `i` of the whole.
-    pub fn cut(
-        &self,
-        threads: Threads,
-        layout: Layout,
-        i: usize,
-        whole: &[f32],
-        part: &mut [f32],
-    ) {
+    pub fn cut(&self, threads: Threads, layout: Layout, i: usize, whole: &[f32], part: &mut [f32]) {
         let (whole, part) = ((whole, self.whole), (part, self.extents[i]));
         channels::slice(threads, self.images(layout), whole, part, self.first(i));
     }
