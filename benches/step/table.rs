@@ -1,31 +1,54 @@
-//! Time per layer and per layer type.
+//! Time per layer and per layer type: of each layer the best of all steps, as other work on the
+//! machine only adds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Instant;
 
 use caffe::Result;
 use caffe::net::{Net, Node, Pass, Watch};
 use caffe::params::ParamArena;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::Bench;
 
-/// Seconds of every layer and direction.
+/// Which seconds are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// Those on the wall.
+    Wall,
+    /// Those that each of so many threads worked: right on a busy machine, too, as long as threads
+    /// sleep when they wait.
+    Worked(usize),
+}
+
+impl Count {
+    fn now(self) -> f64 {
+        let (clock, threads) = match self {
+            Count::Wall => (ClockId::Monotonic, 1),
+            Count::Worked(threads) => (ClockId::ProcessCPUTime, threads),
+        };
+        let now = clock_gettime(clock);
+        (now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9) / threads as f64
+    }
+}
+
+/// Least seconds of every layer and direction.
 struct Clock {
-    start: Instant,
+    count: Count,
+    start: f64,
     seconds: Vec<[f64; 2]>,
 }
 
 impl Watch for Clock {
     fn before(&mut self, _pass: Pass, _index: usize) {
-        self.start = Instant::now();
+        self.start = self.count.now();
     }
 
     fn after(&mut self, pass: Pass, index: usize, _params: &mut ParamArena) -> Result<()> {
-        let now = Instant::now();
-        self.seconds[index][usize::from(pass == Pass::Backward)] +=
-            (now - self.start).as_secs_f64();
+        let now = self.count.now();
+        let least = &mut self.seconds[index][usize::from(pass == Pass::Backward)];
+        *least = least.min(now - self.start);
         // Layers without a backward pass are only told to have ended.
         self.start = now;
         Ok(())
@@ -68,23 +91,26 @@ impl Row {
 }
 
 /// The table, and per type what a result file holds, from `steps` steps.
-pub fn measure(bench: &mut Bench, steps: usize, layers: bool) -> Result<(String, Value)> {
-    let count = bench.solver.train_net().layers().len();
-    let mut clock = Clock { start: Instant::now(), seconds: vec![[0.0; 2]; count] };
-    let start = Instant::now();
+pub fn measure(
+    bench: &mut Bench,
+    count: Count,
+    steps: usize,
+    layers: bool,
+) -> Result<(String, Value)> {
+    let layer_count = bench.solver.train_net().layers().len();
+    let mut clock = Clock { count, start: count.now(), seconds: vec![[f64::MAX; 2]; layer_count] };
+    let mut step_s = f64::MAX;
     for _ in 0..steps {
+        let start = count.now();
         bench.step(&mut clock)?;
+        step_s = step_s.min(count.now() - start);
     }
-    let step_ms = start.elapsed().as_secs_f64() * 1e3 / steps as f64;
     let net = bench.solver.train_net();
     let rows: Vec<Row> = net
         .layers()
         .iter()
         .zip(&clock.seconds)
-        .map(|(node, seconds)| Row {
-            ms: seconds.map(|s| s * 1e3 / steps as f64),
-            gflop: gflop(net, node),
-        })
+        .map(|(node, seconds)| Row { ms: seconds.map(|s| s * 1e3), gflop: gflop(net, node) })
         .collect();
     let mut text = format!(
         "{:34} {:>9} {:>9} {:>9} {:>7} {:>7}\n",
@@ -104,8 +130,14 @@ pub fn measure(bench: &mut Bench, steps: usize, layers: bool) -> Result<(String,
         let _ = writeln!(text, "{}", row.print(name, ""));
     }
     let inside: f64 = rows.iter().map(Row::total).sum();
-    let _ =
-        writeln!(text, "{:34} {:9} {:9} {:9.3}", "update and the rest", "", "", step_ms - inside);
+    let _ = writeln!(
+        text,
+        "{:34} {:9} {:9} {:9.3}",
+        "update and the rest",
+        "",
+        "",
+        step_s * 1e3 - inside
+    );
     let types = sorted
         .into_iter()
         .map(|(name, row)| {

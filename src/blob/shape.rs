@@ -66,6 +66,17 @@ impl Shape {
         layout.is_blocked() && !self.0[1].is_multiple_of(layout.block())
     }
 
+    /// The layout whose order in memory `layout` is for this shape: images of one pixel whose
+    /// channels fill whole blocks lie in plain order in every layout.
+    pub fn memory_layout(&self, layout: Layout) -> Layout {
+        let pixels = self.0.get(2..).unwrap_or_default().iter().product::<usize>();
+        if self.axes() < 2 || (pixels == 1 && !self.is_padded_in(layout)) {
+            Layout::Plain
+        } else {
+            layout
+        }
+    }
+
     /// The four extents of an image batch; missing trailing axes count as 1.
     ///
     /// # Errors

@@ -108,6 +108,7 @@ impl Slab {
 
     /// The layout that can be read now without a conversion, for a blob of `shape`.
     pub fn layout(&self, shape: &Shape) -> Layout {
+        // Single pixels count as plain, see `Shape::memory_layout`.
         if self.blocked.valid.get() && self.blocked_shape() == shape {
             self.blocked_as.get()
         } else {
@@ -137,6 +138,7 @@ impl Slab {
         shape: &Shape,
         threads: Threads,
     ) -> Result<&[f32]> {
+        let layout = shape.memory_layout(layout);
         self.make_valid(now, layout, shape, threads)?;
         let rep = self.rep(layout);
         rep.lent.read(now, "a blob")?;
@@ -150,6 +152,7 @@ impl Slab {
     /// [`Error::Borrow`] when that representation is lent in this call.
     #[allow(clippy::mut_from_ref)]
     pub fn write(&self, now: Epoch, layout: Layout, shape: &Shape) -> Result<&mut [f32]> {
+        let layout = shape.memory_layout(layout);
         let rep = self.rep(layout);
         rep.lent.write(now, "a blob")?;
         rep.reserve(layout.padded_len(shape.dims()), self.capacity);
@@ -170,7 +173,7 @@ impl Slab {
         shape: &Shape,
         threads: Threads,
     ) -> Result<&mut [f32]> {
-        self.make_valid(now, layout, shape, threads)?;
+        self.make_valid(now, shape.memory_layout(layout), shape, threads)?;
         self.write(now, layout, shape)
     }
 
@@ -308,6 +311,17 @@ mod tests {
         slab.update(2, Layout::Blocked16, &image, Threads::one()).unwrap();
         let f = slab.read(3, Layout::Plain, &flat, Threads::one()).unwrap();
         assert!(f.iter().enumerate().all(|(i, &v)| v == i as f32));
+    }
+
+    #[test]
+    fn single_pixels_without_padding_are_never_converted() {
+        let slab = Slab::default();
+        let shape = Shape::from([2, 32, 1, 1]);
+        slab.write(1, Layout::Blocked16, &shape).unwrap().fill(3.0);
+        assert_eq!(slab.layout(&shape), Layout::Plain);
+        assert_eq!(slab.read(2, Layout::Plain, &shape, Threads::one()).unwrap(), [3.0; 64]);
+        slab.read(3, Layout::Blocked8, &shape, Threads::one()).unwrap();
+        assert_eq!(slab.reorders(), 0);
     }
 
     #[test]

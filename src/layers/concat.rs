@@ -3,9 +3,9 @@
 //! ```text
 //! layer { name: "inception/output" type: "Concat" bottom: "a" bottom: "b" top: "y" concat_param { axis: 1 } }
 //! ```
-//! Along the channels of blocked blobs whose channels fill whole blocks it copies blocks.
+//! Along the channels of blocked blobs it copies blocks, where the bottoms' channels fill them.
 
-use super::parts::{self, Parts};
+use super::parts::Parts;
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
@@ -34,8 +34,10 @@ impl Layer for Concat {
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let layout = self.parts.layout((0..io.bottoms()).map(|i| io.bottom_layout(i)));
-        let xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Vec<_>>>()?;
-        parts::join(run.threads(), &self.parts, &xs, io.top_mut_in(0, layout)?);
+        let y = io.top_mut_in(0, layout)?;
+        for i in 0..io.bottoms() {
+            self.parts.place(run.threads(), layout, i, io.bottom_in(i, layout)?, y);
+        }
         Ok(())
     }
 
@@ -43,7 +45,7 @@ impl Layer for Concat {
         let layout = self.parts.layout([io.top_diff_layout(0)]);
         let dy = io.top_diff_in(0, layout)?;
         for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
-            parts::cut(run.threads(), &self.parts, i, dy, io.bottom_diff_mut_in(i, layout)?);
+            self.parts.cut(run.threads(), layout, i, dy, io.bottom_diff_mut_in(i, layout)?);
         }
         Ok(())
     }

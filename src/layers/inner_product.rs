@@ -11,14 +11,18 @@
 
 use caffe_proto::InnerProductParameter;
 
-use super::dims::Around;
-use super::per_channel::Channels;
 use super::{Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::gemm::Gemm;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
+
+/// Elements that make it worth waking a thread.
+const GRAIN: usize = 1 << 14;
+
+/// Outputs per task in sums over the records.
+const CHUNK: usize = 128;
 
 /// The layer.
 struct InnerProduct {
@@ -29,14 +33,6 @@ struct InnerProduct {
     inputs: usize,
     /// Elements of a row of y.
     outputs: usize,
-    partial: Vec<[f64; 1]>,
-}
-
-impl InnerProduct {
-    /// y and its gradient as one row per record.
-    fn channels(&self) -> Channels {
-        Channels::plain(Around { outer: self.records, extent: self.outputs, inner: 1 })
-    }
 }
 
 impl Layer for InnerProduct {
@@ -75,7 +71,9 @@ impl Layer for InnerProduct {
         run.cpu()?.sgemm(product, x, io.param(0)?, y)?;
         if self.param.bias_term() {
             let b = io.param(1)?;
-            self.channels().update(run.threads(), y, |c, _, y| y + b[c]);
+            run.threads().limited(y.len(), GRAIN).par_chunks_mut(y, self.outputs, |_, y| {
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+            });
         }
         Ok(())
     }
@@ -94,9 +92,15 @@ impl Layer for InnerProduct {
             run.cpu()?.sgemm(product, a, b, dw)?;
         }
         if self.param.bias_term() && io.param_needs_diff(1) {
-            let sums = self.channels().sums(threads, &mut self.partial, |_, i| [dy[i]]);
+            // db ← db + the sum of dy over the records, in double precision
             let db = io.param_diff_mut(1)?;
-            db.iter_mut().zip(sums).for_each(|(db, [s])| *db += s as f32);
+            threads.limited(dy.len(), GRAIN).par_chunks_mut(db, CHUNK, |i, db| {
+                let mut sums = [0.0; CHUNK];
+                for dy in dy.chunks(self.outputs) {
+                    sums.iter_mut().zip(&dy[i * CHUNK..]).for_each(|(s, dy)| *s += f64::from(*dy));
+                }
+                db.iter_mut().zip(sums).for_each(|(db, s)| *db += s as f32);
+            });
         }
         if io.propagate_down(0) {
             // dx ← dy · W
@@ -117,7 +121,6 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         inputs: bottoms[0].count_from(axis),
         outputs: param.num_output() as usize,
         param,
-        partial: Vec::new(),
     }))
 }
 

@@ -17,6 +17,12 @@ struct Relu {
     fused: bool,
 }
 
+/// What x and its gradient are multiplied by. A choice of values, not of ways: in place, two ways
+/// would become a store on one of them only, which compilers do not vectorize.
+fn factor(x: f32, slope: f32) -> f32 {
+    if x > 0.0 { 1.0 } else { slope }
+}
+
 impl Layer for Relu {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         Ok(vec![bottoms[0].clone()])
@@ -28,12 +34,12 @@ impl Layer for Relu {
         }
         let slope = self.negative_slope;
         // Not `max`, which would turn a NaN into 0 and hide it.
-        elementwise::forward(run, &io, AtZero::Zero, |x| if x > 0.0 { x } else { slope * x })
+        elementwise::forward(run, &io, AtZero::Zero, |x| x * factor(x, slope))
     }
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let slope = self.negative_slope;
-        elementwise::backward(run, &io, From::Bottom, |x, dy| if x > 0.0 { dy } else { slope * dy })
+        elementwise::backward(run, &io, From::Bottom, |x, dy| dy * factor(x, slope))
     }
 
     fn set_fused(&mut self) {

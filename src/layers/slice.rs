@@ -5,7 +5,7 @@
 //! layer { name: "cut" type: "Slice" bottom: "x" top: "a" top: "b" slice_param { axis: 1 slice_point: 2 } }
 //! ```
 
-use super::parts::{self, Parts};
+use super::parts::Parts;
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
@@ -66,7 +66,7 @@ impl Layer for Slice {
         let layout = self.parts.layout([io.bottom_layout(0)]);
         let x = io.bottom_in(0, layout)?;
         for i in 0..io.tops() {
-            parts::cut(run.threads(), &self.parts, i, x, io.top_mut_in(i, layout)?);
+            self.parts.cut(run.threads(), layout, i, x, io.top_mut_in(i, layout)?);
         }
         Ok(())
     }
@@ -78,10 +78,13 @@ impl Layer for Slice {
         let there =
             |i: usize| if io.top_has_diff(i) { io.top_diff_layout(i) } else { Layout::Plain };
         let layout = self.parts.layout((0..io.tops()).map(there));
-        let dys = (0..io.tops())
-            .map(|i| if io.top_has_diff(i) { io.top_diff_in(i, layout) } else { Ok(&[][..]) })
-            .collect::<Result<Vec<_>>>()?;
-        parts::join(run.threads(), &self.parts, &dys, io.bottom_diff_mut_in(0, layout)?);
+        let dx = io.bottom_diff_mut_in(0, layout)?;
+        if (0..io.tops()).any(|i| !io.top_has_diff(i)) {
+            dx.fill(0.0);
+        }
+        for i in (0..io.tops()).filter(|&i| io.top_has_diff(i)) {
+            self.parts.place(run.threads(), layout, i, io.top_diff_in(i, layout)?, dx);
+        }
         Ok(())
     }
 }

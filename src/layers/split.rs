@@ -5,13 +5,15 @@
 //! layer { name: "x_split" type: "Split" bottom: "x" top: "x_split_0" top: "x_split_1" }
 //! ```
 
+use super::dims::first_blocked;
 use super::{Alias, Count, Io, Layer, LayerDef, Setup};
 use crate::Result;
-use crate::blob::{Layout, Shape};
+use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cpu::channels;
 
-/// Elements per task.
-const CHUNK: usize = 8 * 1024;
+/// Gradients that are added up in one pass over memory.
+const TOGETHER: usize = 8;
 
 /// The layer.
 struct Split {
@@ -34,27 +36,26 @@ impl Layer for Split {
         }
         // Tops that feed no loss (an Accuracy) bring no gradient. Work in a blocked layout as soon
         // as one of the others is: its producer is a fast primitive, and so is the reader.
-        let live: Vec<usize> = (0..io.tops()).filter(|&j| io.top_has_diff(j)).collect();
-        let layouts = live.iter().map(|&j| io.top_diff_layout(j));
-        let layout = layouts.into_iter().find(|l| *l != Layout::Plain).unwrap_or_default();
-        let dys: Vec<&[f32]> =
-            live.iter().map(|&j| io.top_diff_in(j, layout)).collect::<Result<_>>()?;
+        let live = || (0..io.tops()).filter(|&j| io.top_has_diff(j));
+        let layout = first_blocked(live().map(|j| io.top_diff_layout(j)));
         let dx = io.bottom_diff_mut_in(0, layout)?;
-        run.threads().par_chunks_mut(dx, CHUNK, |i, dx| {
-            let at = i * CHUNK..i * CHUNK + dx.len();
-            let Some((first, rest)) = dys.split_first() else { return dx.fill(0.0) };
-            match rest.split_first() {
-                None => dx.copy_from_slice(&first[at.clone()]),
-                Some((second, _)) => {
-                    let pairs = first[at.clone()].iter().zip(&second[at.clone()]);
-                    dx.iter_mut().zip(pairs).for_each(|(dx, (a, b))| *dx = a + b);
-                }
+        let mut live = live().peekable();
+        let mut add = false;
+        loop {
+            let mut dys: [&[f32]; TOGETHER] = [&[]; TOGETHER];
+            let mut count = 0;
+            while count < TOGETHER
+                && let Some(j) = live.next()
+            {
+                dys[count] = io.top_diff_in(j, layout)?;
+                count += 1;
             }
-            for dy in rest.iter().skip(1) {
-                dx.iter_mut().zip(&dy[at.clone()]).for_each(|(dx, dy)| *dx += dy);
+            channels::sum(run.threads(), &dys[..count], dx, add);
+            add = true;
+            if live.peek().is_none() {
+                return Ok(());
             }
-        });
-        Ok(())
+        }
     }
 }
 

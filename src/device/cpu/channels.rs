@@ -7,10 +7,11 @@
 //!
 //! ```
 //! use caffe::blob::layout::Layout;
-//! use caffe::device::cpu::{channels::{Images, concat}, threads::Threads};
+//! use caffe::device::cpu::{channels::{Images, place}, threads::Threads};
 //! let images = Images { n: 1, pixels: 2, layout: Layout::Plain };
 //! let mut joined = [0.0; 6];
-//! concat(Threads::one(), images, &[(&[1.0, 2.0], 1), (&[3.0, 4.0, 5.0, 6.0], 2)], &mut joined);
+//! place(Threads::one(), images, (&[1.0, 2.0], 1), (&mut joined, 3), 0);
+//! place(Threads::one(), images, (&[3.0, 4.0, 5.0, 6.0], 2), (&mut joined, 3), 1);
 //! assert_eq!(joined, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 //! ```
 
@@ -37,25 +38,28 @@ impl Images {
     }
 }
 
-/// dst ← the parts' channels one after the other; a part is (data, channels). Padding channels of
-/// `dst` become zero. Lengths are those of the layout.
-pub fn concat(threads: Threads, images: Images, parts: &[(&[f32], usize)], dst: &mut [f32]) {
-    let total = parts.iter().map(|part| part.1).sum();
-    let len = images.image_len(total);
-    threads.limited(dst.len(), GRAIN).par_chunks_mut(dst, len, |b, dst| {
-        let mut first = 0;
-        for &(part, channels) in parts {
-            let part_len = images.image_len(channels);
-            let src = &part[b * part_len..][..part_len];
-            copy_channels(images, (src, 0), (&mut *dst, first), channels);
-            first += channels;
+/// The `channels` channels of `dst`, which has `total`, from channel `first` on ← part. Parts come in
+/// order: the last block of one may reach into the next. Padding channels of `dst` become zero with
+/// its last part. Lengths are those of the layout.
+pub fn place(
+    threads: Threads,
+    images: Images,
+    (part, channels): (&[f32], usize),
+    (dst, total): (&mut [f32], usize),
+    first: usize,
+) {
+    let (len, part_len) = (images.image_len(total), images.image_len(channels));
+    threads.limited(part.len(), GRAIN).par_chunks_mut(dst, len, |b, dst| {
+        let src = &part[b * part_len..][..part_len];
+        copy_channels(images, (src, 0), (&mut *dst, first), channels);
+        if first + channels == total {
+            zero_padding(images, dst, total);
         }
-        zero_padding(images, dst, total);
     });
 }
 
 /// part ← `channels` channels of `src`, which has `total`, from channel `first` on: the inverse of
-/// [`concat`], one part at a time. Padding channels of `part` become zero.
+/// [`place`]. Padding channels of `part` become zero.
 pub fn slice(
     threads: Threads,
     images: Images,
@@ -70,28 +74,46 @@ pub fn slice(
     });
 }
 
-/// dst ← the sum of the parts, element by element (all in one layout, so zero padding stays zero).
-pub fn sum(threads: Threads, parts: &[&[f32]], dst: &mut [f32]) {
+/// dst ← the sum of the parts (with `add`, and of what it holds), element by element. All are in one
+/// layout, so zero padding stays zero.
+pub fn sum(threads: Threads, parts: &[&[f32]], dst: &mut [f32], add: bool) {
     let threads = threads.limited(dst.len(), GRAIN);
     let chunk = dst.len().div_ceil(threads.count()).next_multiple_of(16);
-    let Some((first, others)) = parts.split_first() else {
-        dst.fill(0.0);
-        return;
-    };
     threads.par_chunks_mut(dst, chunk, |i, dst| {
-        let at = i * chunk;
         // In pieces that stay in the first-level cache while all parts are added.
         for (j, dst) in dst.chunks_mut(2048).enumerate() {
-            let at = at + j * 2048;
-            let len = dst.len();
-            dst.copy_from_slice(&first[at..][..len]);
-            for part in others {
-                for (d, s) in dst.iter_mut().zip(&part[at..][..len]) {
-                    *d += s;
-                }
-            }
+            add_up(parts, i * chunk + j * 2048, dst, add);
         }
     });
+}
+
+/// One piece of [`sum`], which starts at `at` in every part.
+fn add_up(parts: &[&[f32]], at: usize, dst: &mut [f32], add: bool) {
+    let len = dst.len();
+    let mut rest: &[&[f32]] = match (parts, add) {
+        (_, true) => parts,
+        ([], false) => {
+            dst.fill(0.0);
+            parts
+        }
+        ([one], false) => {
+            dst.copy_from_slice(&one[at..][..len]);
+            &[]
+        }
+        ([one, two, rest @ ..], false) => {
+            let pairs = one[at..][..len].iter().zip(&two[at..][..len]);
+            dst.iter_mut().zip(pairs).for_each(|(d, (a, b))| *d = a + b);
+            rest
+        }
+    };
+    while let [one, two, more @ ..] = rest {
+        let pairs = one[at..][..len].iter().zip(&two[at..][..len]);
+        dst.iter_mut().zip(pairs).for_each(|(d, (a, b))| *d = (*d + a) + b);
+        rest = more;
+    }
+    if let [one] = rest {
+        dst.iter_mut().zip(&one[at..][..len]).for_each(|(d, s)| *d += s);
+    }
 }
 
 /// Copies channels within one image each.
@@ -156,10 +178,10 @@ mod tests {
                     (0..parts.len()).map(|i| parts[..i].iter().sum()).collect();
                 let data: Vec<_> =
                     parts.iter().zip(&firsts).map(|(&c, &f)| numbered(images, c, f, 0.0)).collect();
-                let refs: Vec<_> =
-                    data.iter().zip(&parts).map(|(d, &c)| (d.as_slice(), c)).collect();
                 let mut whole = vec![f32::NAN; 3 * images.image_len(total)];
-                concat(Threads::new(2), images, &refs, &mut whole);
+                for ((d, &c), &first) in data.iter().zip(&parts).zip(&firsts) {
+                    place(Threads::new(2), images, (d, c), (&mut whole, total), first);
+                }
                 assert_eq!(whole, numbered(images, total, 0, 0.0), "{layout} {parts:?}");
                 for ((&c, &first), wanted) in parts.iter().zip(&firsts).zip(&data) {
                     let mut part = vec![f32::NAN; wanted.len()];
@@ -174,12 +196,16 @@ mod tests {
     #[test]
     fn sums_add_every_element_of_every_part() {
         let parts: Vec<Vec<f32>> =
-            (1..4).map(|k| (0..40_000).map(|i| (i * k) as f32).collect()).collect();
+            (1..6).map(|k| (0..40_000).map(|i| (i * k) as f32).collect()).collect();
         let refs: Vec<_> = parts.iter().map(Vec::as_slice).collect();
-        let mut out = vec![f32::NAN; 40_000];
-        sum(Threads::new(2), &refs, &mut out);
-        assert!(out.iter().enumerate().all(|(i, &v)| v == (i * 6) as f32));
-        sum(Threads::new(2), &[], &mut out);
-        assert!(out.iter().all(|&v| v == 0.0));
+        for count in 0..=refs.len() {
+            for add in [false, true] {
+                let mut out = vec![if add { 1.0 } else { f32::NAN }; 40_000];
+                sum(Threads::new(2), &refs[..count], &mut out, add);
+                let factor = (1..=count).sum::<usize>();
+                let wanted = |i: usize| (i * factor + usize::from(add)) as f32;
+                assert!(out.iter().enumerate().all(|(i, &v)| v == wanted(i)), "{count} {add}");
+            }
+        }
     }
 }

@@ -16,8 +16,9 @@
 use super::onednn::Error;
 use super::threads::Threads;
 
-/// Rows and columns of a panel of C.
-const PANEL: [usize; 2] = [128, 256];
+/// Rows and columns of a panel of C: small enough that the narrow products of inner products (a
+/// batch by some outputs) make several.
+const PANEL: [usize; 2] = [128, 64];
 
 /// One multiplication C ← alpha · op(A) · op(B) + beta · C. op(A) is M×K, op(B) is K×N, C is M×N;
 /// matrices are row-major and `ld*` is the distance of two rows *as stored*. With `beta` 0, C is
