@@ -1,6 +1,8 @@
 //! The fast path on whole example nets: compiled kernels everywhere, activations that keep their
 //! layout, and the plain path's numbers.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::path::Path;

@@ -12,7 +12,7 @@
 use caffe_proto::Phase;
 
 use super::dims::Around;
-use super::per_channel::Channels;
+use super::per_channel::{Channels, Sums};
 use super::{Io, Layer, LayerDef, Setup, dims};
 use crate::Result;
 use crate::blob::{Layout, Shape};
@@ -32,7 +32,9 @@ struct BatchNorm {
     /// In place: the top, for the gradient, since the next layer may overwrite it, and its layout.
     saved: Vec<f32>,
     saved_layout: Layout,
-    partial: Vec<[f64; 2]>,
+    sums: Sums<2>,
+    /// Per channel: what is subtracted before summing, later the means of sums.
+    scratch: [Vec<f32>; 2],
 }
 
 fn channel_count(bottom: &Shape) -> usize {
@@ -52,16 +54,21 @@ impl BatchNorm {
     /// Mean and variance of x; into the running sums, too.
     fn measure(&mut self, threads: Threads, io: &Io<'_>, loops: Channels, x: &[f32]) -> Result<()> {
         let m = loops.per_channel() as f64;
-        // Two passes: a variance from Σx² loses all its digits where the mean is large.
-        let sums = loops.sums(threads, &mut self.partial, |_, i| [x[i], 0.0]);
-        self.mean.iter_mut().zip(&sums).for_each(|(mean, s)| *mean = (s[0] / m) as f32);
-        let mean = &self.mean;
-        let sums = loops.sums(threads, &mut self.partial, |c, i| [(x[i] - mean[c]).powi(2), 0.0]);
+        // In one pass: x and x², each less the channel's first value, so that the variance keeps
+        // its digits where the mean is large.
+        let shift = &mut self.scratch[0];
+        loops.firsts(x, shift);
+        loops.totals(threads, [shift], [x], &mut self.sums, |[shift], [x]| {
+            let x = x - shift;
+            [x, x * x]
+        });
         let unbiased = if m > 1.0 { m / (m - 1.0) } else { 1.0 };
         let (means, variances, weight) = (io.param_mut(0)?, io.param_mut(1)?, io.param_mut(2)?);
         weight[0] = weight[0] * self.fraction + 1.0;
         for c in 0..self.channels {
-            let variance = sums[c][0] / m;
+            let [sum, squares] = self.sums.total[c].map(|s| s / m);
+            let variance = (squares - sum * sum).max(0.0);
+            self.mean[c] = (f64::from(self.scratch[0][c]) + sum) as f32;
             self.inverse[c] = 1.0 / (variance as f32 + self.eps).sqrt();
             means[c] = means[c] * self.fraction + self.mean[c];
             variances[c] = variances[c] * self.fraction + (unbiased * variance) as f32;
@@ -85,27 +92,12 @@ impl BatchNorm {
         io.in_place() && io.propagate_down(0) && !self.use_global_stats
     }
 
-    /// dx from dy through the batch's own mean and variance; `normal(c, i)` is a normalized value,
-    /// `dx` holds dy where `dy` is none.
-    fn through_statistics(
-        &mut self,
-        threads: Threads,
-        loops: Channels,
-        normal: impl Fn(&Self, usize, usize) -> f32 + Sync,
-        dy: Option<&[f32]>,
-        dx: &mut [f32],
-    ) {
-        let mut partial = std::mem::take(&mut self.partial);
-        let given = dy.unwrap_or(dx);
-        let sums =
-            loops.sums(threads, &mut partial, |c, i| [given[i], given[i] * normal(self, c, i)]);
-        self.partial = partial;
+    /// The means over each channel of dy and of dy times the normalized values, from their sums.
+    fn mean_sums(&mut self, loops: Channels) {
         let m = loops.per_channel() as f64;
-        let means: Vec<[f32; 2]> = sums.iter().map(|s| s.map(|s| (s / m) as f32)).collect();
-        loops.update(threads, dx, |c, i, old| {
-            let dy = dy.map_or(old, |dy| dy[i]);
-            self.inverse[c] * (dy - means[c][0] - normal(self, c, i) * means[c][1])
-        });
+        for (i, means) in self.scratch.iter_mut().enumerate() {
+            means.iter_mut().zip(&self.sums.total).for_each(|(to, s)| *to = (s[i] / m) as f32);
+        }
     }
 }
 
@@ -133,15 +125,18 @@ impl Layer for BatchNorm {
         } else {
             self.measure(threads, &io, loops, x.unwrap_or(y))?;
         }
-        let (mean, inverse) = (&self.mean, &self.inverse);
+        let saves = self.saves(&io);
+        let coefficients = [&self.mean[..], &self.inverse];
         match x {
-            Some(x) => loops.update(threads, y, |c, i, _| (x[i] - mean[c]) * inverse[c]),
-            None => loops.update(threads, y, |c, _, x| (x - mean[c]) * inverse[c]),
-        }
-        if self.saves(&io) {
-            self.saved.resize(y.len(), 0.0);
-            self.saved.copy_from_slice(y);
-            self.saved_layout = layout;
+            Some(x) => loops.map(threads, coefficients, [x], y, |[m, i], [x], _| (x - m) * i),
+            None if saves => {
+                self.saved.resize(y.len(), 0.0);
+                self.saved_layout = layout;
+                loops.map_two(threads, coefficients, [], [y, &mut self.saved], |[m, i], [], x| {
+                    [(x - m) * i; 2]
+                });
+            }
+            None => loops.map(threads, coefficients, [], y, |[m, i], [], x| (x - m) * i),
         }
         Ok(())
     }
@@ -156,20 +151,34 @@ impl Layer for BatchNorm {
         if io.in_place() {
             let dx = io.bottom_diff_update_in(0, layout)?;
             if self.use_global_stats {
-                loops.update(threads, dx, |c, _, dy| dy * self.inverse[c]);
-            } else {
-                self.through_statistics(threads, loops, |bn, _, i| bn.saved[i], None, dx);
+                loops.map(threads, [&self.inverse], [], dx, |[i], [], dy| dy * i);
+                return Ok(());
             }
+            let normal = &self.saved[..];
+            loops.totals(threads, [], [dx, normal], &mut self.sums, |[], [dy, n]| [dy, dy * n]);
+            self.mean_sums(loops);
+            let [a, b] = &self.scratch;
+            loops.map(threads, [&self.inverse, a, b], [&self.saved], dx, |[i, a, b], [n], dy| {
+                i * (dy - a - n * b)
+            });
             return Ok(());
         }
         let (dy, dx) = (io.top_diff_in(0, layout)?, io.bottom_diff_mut_in(0, layout)?);
         if self.use_global_stats {
-            loops.update(threads, dx, |c, i, _| dy[i] * self.inverse[c]);
-        } else {
-            let x = io.bottom_in(0, layout)?;
-            let normal = |bn: &Self, c: usize, i: usize| (x[i] - bn.mean[c]) * bn.inverse[c];
-            self.through_statistics(threads, loops, normal, Some(dy), dx);
+            loops.map(threads, [&self.inverse], [dy], dx, |[i], [dy], _| dy * i);
+            return Ok(());
         }
+        let x = io.bottom_in(0, layout)?;
+        let coefficients = [&self.mean[..], &self.inverse];
+        loops.totals(threads, coefficients, [dy, x], &mut self.sums, |[m, i], [dy, x]| {
+            [dy, dy * ((x - m) * i)]
+        });
+        self.mean_sums(loops);
+        let [a, b] = &self.scratch;
+        let coefficients = [&self.mean[..], &self.inverse, a, b];
+        loops.map(threads, coefficients, [dy, x], dx, |[m, i, a, b], [dy, x], _| {
+            i * (dy - a - (x - m) * i * b)
+        });
         Ok(())
     }
 }
@@ -186,7 +195,8 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         inverse: vec![0.0; channels],
         saved: Vec::new(),
         saved_layout: Layout::Plain,
-        partial: Vec::new(),
+        sums: Sums::default(),
+        scratch: [vec![0.0; channels], vec![0.0; channels]],
     }))
 }
 

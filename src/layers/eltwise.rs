@@ -43,29 +43,42 @@ fn fold(y: &mut [f32], x: &[f32], op: impl Fn(f32, f32) -> f32) {
 }
 
 impl Eltwise {
-    /// One piece of the top.
-    fn value(&self, xs: &[&[f32]], y: &mut [f32]) {
+    /// The piece of the top that starts at `from`.
+    fn value(&self, xs: &[&[f32]], from: usize, y: &mut [f32]) {
+        let len = y.len();
+        let piece = |j: usize| &xs[j][from..][..len];
         match self.operation {
             EltwiseOp::Sum => {
                 let first = self.coeff[0];
-                y.iter_mut().zip(xs[0]).for_each(|(y, x)| *y = first * x);
-                for (x, &c) in xs.iter().zip(&self.coeff).skip(1) {
-                    fold(y, x, |y, x| y + c * x);
+                y.iter_mut().zip(piece(0)).for_each(|(y, x)| *y = first * x);
+                for (j, &c) in self.coeff.iter().enumerate().skip(1) {
+                    fold(y, piece(j), |y, x| y + c * x);
                 }
             }
             EltwiseOp::Prod => {
-                y.copy_from_slice(xs[0]);
-                xs[1..].iter().for_each(|x| fold(y, x, |y, x| y * x));
+                y.copy_from_slice(piece(0));
+                (1..xs.len()).for_each(|j| fold(y, piece(j), |y, x| y * x));
             }
             EltwiseOp::Max => {
-                y.copy_from_slice(xs[0]);
-                xs[1..].iter().for_each(|x| fold(y, x, f32::max));
+                y.copy_from_slice(piece(0));
+                (1..xs.len()).for_each(|j| fold(y, piece(j), f32::max));
             }
         }
     }
 
-    /// One piece of the gradient of bottom `i`.
-    fn slope(&self, xs: &[&[f32]], y: &[f32], dy: &[f32], i: usize, dx: &mut [f32]) {
+    /// The piece of the gradient of bottom `i` that starts at `from`. `xs` and `y` may be empty
+    /// where the gradient is not computed from values.
+    fn slope(
+        &self,
+        xs: &[&[f32]],
+        y: &[f32],
+        dy: &[f32],
+        i: usize,
+        (from, dx): (usize, &mut [f32]),
+    ) {
+        let len = dx.len();
+        let piece = |j: usize| &xs[j][from..][..len];
+        let dy = &dy[from..][..len];
         match self.operation {
             EltwiseOp::Sum => {
                 let c = self.coeff[i];
@@ -73,17 +86,18 @@ impl Eltwise {
             }
             EltwiseOp::Prod if self.stable_prod_grad => {
                 dx.copy_from_slice(dy);
-                let others = xs.iter().enumerate().filter(|(j, _)| *j != i);
-                others.for_each(|(_, x)| fold(dx, x, |dx, x| dx * x));
+                let others = (0..xs.len()).filter(|j| *j != i);
+                others.for_each(|j| fold(dx, piece(j), |dx, x| dx * x));
             }
             EltwiseOp::Prod => {
-                for ((dx, dy), (y, x)) in dx.iter_mut().zip(dy).zip(y.iter().zip(xs[i])) {
+                let values = y[from..].iter().zip(piece(i));
+                for ((dx, dy), (y, x)) in dx.iter_mut().zip(dy).zip(values) {
                     *dx = y / x * dy;
                 }
             }
             EltwiseOp::Max => {
                 for (at, (dx, dy)) in dx.iter_mut().zip(dy).enumerate() {
-                    *dx = if is_largest(xs, i, at) { *dy } else { 0.0 };
+                    *dx = if is_largest(xs, i, from + at) { *dy } else { 0.0 };
                 }
             }
         }
@@ -93,11 +107,6 @@ impl Eltwise {
     fn needs_values(&self) -> bool {
         self.operation != EltwiseOp::Sum
     }
-}
-
-/// The same piece of every slice.
-fn piece<'a>(xs: &[&'a [f32]], i: usize, len: usize) -> Vec<&'a [f32]> {
-    xs.iter().map(|x| &x[i * CHUNK..][..len]).collect()
 }
 
 impl Layer for Eltwise {
@@ -112,7 +121,7 @@ impl Layer for Eltwise {
         let layout = dims::first_blocked((0..io.bottoms()).map(|i| io.bottom_layout(i)));
         let xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Vec<_>>>()?;
         run.threads().par_chunks_mut(io.top_mut_in(0, layout)?, CHUNK, |i, y| {
-            self.value(&piece(&xs, i, y.len()), y);
+            self.value(&xs, i * CHUNK, y);
         });
         Ok(())
     }
@@ -135,9 +144,7 @@ impl Layer for Eltwise {
         for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
             let dx = io.bottom_diff_mut_in(i, layout)?;
             run.threads().par_chunks_mut(dx, CHUNK, |at, dx| {
-                let from = (at * CHUNK).min(y.len());
-                let y = &y[from..(from + dx.len()).min(y.len())];
-                self.slope(&piece(&xs, at, dx.len()), y, &dy[at * CHUNK..][..dx.len()], i, dx);
+                self.slope(&xs, y, dy, i, (at * CHUNK, dx));
             });
         }
         Ok(())

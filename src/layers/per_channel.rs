@@ -58,6 +58,11 @@ impl Channels {
         self.inner * self.block
     }
 
+    /// Enough that small ones (inner extent 1) are worth a task.
+    fn tiles_per_task(self) -> usize {
+        (4096 / self.tile().max(1)).max(1)
+    }
+
     /// First channel of a tile's block and how many of its channels are real.
     fn at(self, tile: usize) -> (usize, usize) {
         let first = tile % self.groups() * self.block;
@@ -71,8 +76,7 @@ impl Channels {
         y: &mut [f32],
         f: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
     ) {
-        // Enough tiles per task that small ones (inner extent 1) are worth a task.
-        let tiles = (4096 / self.tile().max(1)).max(1);
+        let tiles = self.tiles_per_task();
         threads.par_chunks_mut(y, tiles * self.tile(), |i, y| {
             for (j, y) in y.chunks_mut(self.tile().max(1)).enumerate() {
                 let tile = i * tiles + j;
@@ -138,6 +142,162 @@ impl Channels {
     }
 }
 
+/// Sums per channel and the memory they are made in; both keep their size from call to call.
+#[derive(Default)]
+pub struct Sums<const N: usize> {
+    /// Of every channel.
+    pub total: Vec<[f64; N]>,
+    partial: Vec<[f64; N]>,
+}
+
+/// The hot loops: what [`Channels::update`] and [`Channels::sums`] do, over slices that are passed
+/// in, so that a block of channels is one vector operation. `coefficients` hold a value per channel;
+/// for the padding channels they are 0, and `f` must make 0 of them.
+impl Channels {
+    /// y = f(the channel's coefficients, the inputs' elements, y).
+    pub fn map<const K: usize, const M: usize>(
+        self,
+        threads: Threads,
+        coefficients: [&[f32]; K],
+        inputs: [&[f32]; M],
+        y: &mut [f32],
+        f: impl Fn([f32; K], [f32; M], f32) -> f32 + Sync,
+    ) {
+        let f = |c, x, y| [f(c, x, y), 0.0];
+        self.for_each(threads, y, |tile, _, _, y| match self.block {
+            16 => self.map_tile::<16, K, M>(tile, coefficients, inputs, y, &mut [], &f),
+            8 => self.map_tile::<8, K, M>(tile, coefficients, inputs, y, &mut [], &f),
+            _ => self.map_tile::<1, K, M>(tile, coefficients, inputs, y, &mut [], &f),
+        });
+    }
+
+    /// y and z = f(the channel's coefficients, the inputs' elements, y).
+    pub fn map_two<const K: usize, const M: usize>(
+        self,
+        threads: Threads,
+        coefficients: [&[f32]; K],
+        inputs: [&[f32]; M],
+        [y, z]: [&mut [f32]; 2],
+        f: impl Fn([f32; K], [f32; M], f32) -> [f32; 2] + Sync,
+    ) {
+        let (tile, tiles) = (self.tile().max(1), self.tiles_per_task());
+        threads.par_zip2_mut((y, tiles * tile), (z, tiles * tile), |i, y, z| {
+            let pairs = y.chunks_mut(tile).zip(z.chunks_mut(tile));
+            for (j, (y, z)) in pairs.enumerate() {
+                let tile = i * tiles + j;
+                match self.block {
+                    16 => self.map_tile::<16, K, M>(tile, coefficients, inputs, y, z, &f),
+                    8 => self.map_tile::<8, K, M>(tile, coefficients, inputs, y, z, &f),
+                    _ => self.map_tile::<1, K, M>(tile, coefficients, inputs, y, z, &f),
+                }
+            }
+        });
+    }
+
+    /// One tile of `map` (`z` is empty) or `map_two`.
+    fn map_tile<const B: usize, const K: usize, const M: usize>(
+        self,
+        tile: usize,
+        coefficients: [&[f32]; K],
+        inputs: [&[f32]; M],
+        y: &mut [f32],
+        z: &mut [f32],
+        f: &impl Fn([f32; K], [f32; M], f32) -> [f32; 2],
+    ) {
+        let lanes = self.lanes::<B, K>(tile, coefficients);
+        let inputs = inputs.map(|x| x[tile * self.tile()..][..y.len()].as_chunks::<B>().0);
+        let ((y, _), (z, _)) = (y.as_chunks_mut::<B>(), z.as_chunks_mut::<B>());
+        let mut z = z.iter_mut();
+        for (p, y) in y.iter_mut().enumerate() {
+            let x = inputs.map(|x| x[p]);
+            let mut second = [0.0; B];
+            for j in 0..B {
+                let c = std::array::from_fn(|k| lanes[k][j]);
+                [y[j], second[j]] = f(c, x.map(|x| x[j]), y[j]);
+            }
+            if let Some(z) = z.next() {
+                *z = second;
+            }
+        }
+    }
+
+    /// sums.total = for every channel the sums of f(its coefficients, the inputs' elements).
+    pub fn totals<const N: usize, const K: usize, const M: usize>(
+        self,
+        threads: Threads,
+        coefficients: [&[f32]; K],
+        inputs: [&[f32]; M],
+        sums: &mut Sums<N>,
+        f: impl Fn([f32; K], [f32; M]) -> [f32; N] + Sync,
+    ) {
+        let row = self.groups() * self.block;
+        sums.partial.clear();
+        sums.partial.resize(self.outer * row, [0.0; N]);
+        threads.par_chunks_mut(&mut sums.partial, self.block, |tile, sums| match self.block {
+            16 => self.sum_tile::<16, N, K, M>(tile, coefficients, inputs, sums, &f),
+            8 => self.sum_tile::<8, N, K, M>(tile, coefficients, inputs, sums, &f),
+            _ => self.sum_tile::<1, N, K, M>(tile, coefficients, inputs, sums, &f),
+        });
+        sums.total.clear();
+        sums.total.resize(self.channels, [0.0; N]);
+        for partial in sums.partial.chunks(row) {
+            for (total, sum) in sums.total.iter_mut().zip(partial) {
+                total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
+            }
+        }
+    }
+
+    fn sum_tile<const B: usize, const N: usize, const K: usize, const M: usize>(
+        self,
+        tile: usize,
+        coefficients: [&[f32]; K],
+        inputs: [&[f32]; M],
+        sums: &mut [[f64; N]],
+        f: &impl Fn([f32; K], [f32; M]) -> [f32; N],
+    ) {
+        let lanes = self.lanes::<B, K>(tile, coefficients);
+        let inputs = inputs.map(|x| x[tile * self.tile()..][..self.tile()].as_chunks::<B>().0);
+        let mut total = [[0.0f64; B]; N];
+        for p in 0..self.inner {
+            let x = inputs.map(|x| x[p]);
+            let mut values = [[0.0f32; B]; N];
+            for j in 0..B {
+                let c = std::array::from_fn(|k| lanes[k][j]);
+                let each = f(c, x.map(|x| x[j]));
+                (0..N).for_each(|n| values[n][j] = each[n]);
+            }
+            for (total, values) in total.iter_mut().zip(&values) {
+                total.iter_mut().zip(values).for_each(|(t, v)| *t += f64::from(*v));
+            }
+        }
+        for (j, sums) in sums.iter_mut().enumerate() {
+            *sums = total.map(|total| total[j]);
+        }
+    }
+
+    /// The coefficients of a tile's channels.
+    fn lanes<const B: usize, const K: usize>(
+        self,
+        tile: usize,
+        coefficients: [&[f32]; K],
+    ) -> [[f32; B]; K] {
+        let (first, real) = self.at(tile);
+        coefficients.map(|c| {
+            let mut lanes = [0.0; B];
+            lanes[..real].copy_from_slice(&c[first..][..real]);
+            lanes
+        })
+    }
+
+    /// Every channel's first element.
+    pub fn firsts(self, x: &[f32], firsts: &mut [f32]) {
+        for (c, first) in firsts.iter_mut().enumerate() {
+            let at = c / self.block * self.tile() + c % self.block;
+            *first = x.get(at).copied().unwrap_or(0.0);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +317,20 @@ mod tests {
         let two = blocked.sums(Threads::new(2), &mut Vec::new(), |c, i| [tiles[i], c as f32]);
         assert_eq!(one, two);
         assert_eq!(one[1], [2.0 + 3.0 + 8.0 + 9.0, 4.0]);
+        let (mut one, mut two) = (Sums::default(), Sums::default());
+        let k = [1.0, 2.0, 3.0];
+        plain.totals(Threads::one(), [&k], [&x], &mut one, |[k], [x]| [x, k * x]);
+        blocked.totals(Threads::new(2), [&k], [&tiles], &mut two, |[k], [x]| [x, k * x]);
+        assert_eq!(one.total, two.total);
+        assert_eq!(one.total[1], [22.0, 44.0]);
+        let (mut y, mut z) = (tiles.clone(), vec![7.0; 32]);
+        let outputs = [&mut y[..], &mut z[..]];
+        blocked.map_two(Threads::new(2), [&k], [&tiles], outputs, |[k], [x], y| [k * x, y]);
+        assert_eq!(y[..8], [0.0, 4.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(z[..4], [0.0, 2.0, 4.0, tiles[3]]);
+        let mut first = [9.0; 3];
+        blocked.firsts(&tiles, &mut first);
+        assert_eq!(first, [0.0, 2.0, 4.0]);
         blocked.update(Threads::new(2), &mut tiles, |c, _, y| y + c as f32);
         assert_eq!(tiles[..8], [0.0, 3.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use caffe_proto::{FillerParameter, ScaleParameter};
 
-use super::per_channel::Channels;
+use super::per_channel::{Channels, Sums};
 use super::{Count, Io, Layer, LayerDef, Setup, dims};
 use crate::Result;
 use crate::blob::{Layout, Shape};
@@ -31,7 +31,9 @@ struct Scale {
     /// In place: the bottom, for the gradient of s, and the layout it is in.
     saved: Vec<f32>,
     saved_layout: Layout,
-    partial: Vec<[f64; 2]>,
+    sums: Sums<2>,
+    /// b where there is none.
+    zeros: Vec<f32>,
 }
 
 impl Scale {
@@ -65,27 +67,22 @@ impl Scale {
         layout: Layout,
     ) -> Result<()> {
         let bias = self.bias().filter(|&i| io.param_needs_diff(i));
-        let mut partial = std::mem::take(&mut self.partial);
-        let sums = if self.values_need_diff(io) {
+        if self.values_need_diff(io) {
             let x = if io.in_place() { &self.saved[..] } else { io.bottom_in(0, layout)? };
-            let sums = channels.sums(threads, &mut partial, |_, i| [dy[i] * x[i], dy[i]]);
+            channels.totals(threads, [], [dy, x], &mut self.sums, |[], [dy, x]| [dy * x, dy]);
+            let sums = self.sums.total.iter().map(|s| s[0] as f32);
             if self.from_bottom {
-                let ds = io.bottom_diff_mut(1)?;
-                ds.iter_mut().zip(&sums).for_each(|(ds, s)| *ds = s[0] as f32);
+                io.bottom_diff_mut(1)?.iter_mut().zip(sums).for_each(|(ds, s)| *ds = s);
             } else {
-                let ds = io.param_diff_mut(0)?;
-                ds.iter_mut().zip(&sums).for_each(|(ds, s)| *ds += s[0] as f32);
+                io.param_diff_mut(0)?.iter_mut().zip(sums).for_each(|(ds, s)| *ds += s);
             }
-            sums
         } else if bias.is_some() {
-            channels.sums(threads, &mut partial, |_, i| [0.0, dy[i]])
-        } else {
-            Vec::new()
-        };
-        if let Some(i) = bias {
-            io.param_diff_mut(i)?.iter_mut().zip(&sums).for_each(|(db, s)| *db += s[1] as f32);
+            channels.totals(threads, [], [dy], &mut self.sums, |[], [dy]| [0.0, dy]);
         }
-        self.partial = partial;
+        if let Some(i) = bias {
+            let sums = self.sums.total.iter().map(|s| s[1] as f32);
+            io.param_diff_mut(i)?.iter_mut().zip(sums).for_each(|(db, s)| *db += s);
+        }
         Ok(())
     }
 }
@@ -117,25 +114,26 @@ impl Layer for Scale {
         let (channels, layout) =
             Channels::over(io.bottom_shape(0), self.axes.clone(), io.bottom_layout(0));
         let s = self.values(&io)?;
-        let zeros;
+        let save = io.in_place() && self.values_need_diff(&io);
         let b = match self.bias() {
             Some(i) => io.param(i)?,
             None => {
-                zeros = vec![0.0; s.len()];
-                &zeros
+                self.zeros.resize(s.len(), 0.0);
+                &self.zeros
             }
         };
-        if io.in_place() {
+        if save {
             let y = io.top_update_in(0, layout)?;
-            if self.values_need_diff(&io) {
-                self.saved.resize(y.len(), 0.0);
-                self.saved.copy_from_slice(y);
-                self.saved_layout = layout;
-            }
-            channels.update(threads, y, |c, _, x| s[c] * x + b[c]);
+            self.saved.resize(y.len(), 0.0);
+            self.saved_layout = layout;
+            let outputs = [y, &mut self.saved[..]];
+            channels.map_two(threads, [s, b], [], outputs, |[s, b], [], x| [s * x + b, x]);
+        } else if io.in_place() {
+            let y = io.top_update_in(0, layout)?;
+            channels.map(threads, [s, b], [], y, |[s, b], [], x| s * x + b);
         } else {
             let (x, y) = (io.bottom_in(0, layout)?, io.top_mut_in(0, layout)?);
-            channels.update(threads, y, |c, i, _| s[c] * x[i] + b[c]);
+            channels.map(threads, [s, b], [x], y, |[s, b], [x], _| s * x + b);
         }
         Ok(())
     }
@@ -149,13 +147,14 @@ impl Layer for Scale {
         if io.in_place() {
             let dx = io.bottom_diff_update_in(0, layout)?;
             self.sum_up(threads, &io, channels, dx, layout)?;
-            channels.update(threads, dx, |c, _, dy| s[c] * dy);
+            channels.map(threads, [s], [], dx, |[s], [], dy| s * dy);
             return Ok(());
         }
         let dy = io.top_diff_in(0, layout)?;
         self.sum_up(threads, &io, channels, dy, layout)?;
         if io.propagate_down(0) {
-            channels.update(threads, io.bottom_diff_mut_in(0, layout)?, |c, i, _| s[c] * dy[i]);
+            let dx = io.bottom_diff_mut_in(0, layout)?;
+            channels.map(threads, [s], [dy], dx, |[s], [dy], _| s * dy);
         }
         Ok(())
     }
@@ -171,7 +170,8 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         axes,
         saved: Vec::new(),
         saved_layout: Layout::Plain,
-        partial: Vec::new(),
+        sums: Sums::default(),
+        zeros: Vec::new(),
     }))
 }
 
