@@ -1,7 +1,7 @@
 //! The text form of messages: prototxt.
 //!
 //! [`parse`] reads what protobuf's own C++ parser reads and refuses what it refuses, but says
-//! where: file, line, column, the line itself, and what was probably meant. [`print`] writes in the
+//! where: file, line, column, the line itself, and what was probably meant. [`print()`] writes in the
 //! style of Caffe's own files. [`LayerLines`] finds the lines of a net's layers, so that later
 //! stages can name them too.
 //!
