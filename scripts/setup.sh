@@ -14,6 +14,7 @@ needs=(
   "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"
   "libdnnl-dev:lib:libdnnl.so.2"
   "libgomp1:lib:libgomp.so.1"
+  "procps:cmd:ps"
 )
 
 present() { # kind, what
