@@ -21,7 +21,8 @@ present() { # kind, what
   case "$1" in
     cmd) command -v "$2" >/dev/null ;;
     glob) compgen -G "$2" >/dev/null ;;
-    lib) PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -qF "$2" ;;
+    # Not a pipe: grep -q would end ldconfig by SIGPIPE, which pipefail takes for "missing".
+    lib) grep -qF "$2" <<<"$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null)" ;;
   esac
 }
 
