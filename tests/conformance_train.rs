@@ -17,12 +17,13 @@ use caffe_proto::{NetParameter, model_from_file, solver_from_file};
 const LOSS: f32 = 2e-4;
 const WEIGHTS: f64 = 1e-4;
 
-/// Cases that f32 cannot decide, with the reason; they are run and reported, and do not fail the
-/// test. Everything else must pass.
-const UNDECIDED: [(&str, &str); 1] = [(
+/// Cases that do NOT agree with the reference to their end: the first iteration that is not compared,
+/// and what is known of the reason. Everything before it must agree, as everything else must.
+const FORKS: [(&str, u64, &str); 1] = [(
     "mean_file",
-    "one value before a ReLU is +7e-9 in iteration 1, a rounding error of its summands; the \
-     reference's order of summation left it at or below 0, sums in f64 put it above",
+    7,
+    "one value before a ReLU is +7e-9 in iteration 1, a rounding error of its summands, also with \
+     sums in f64; the reference behaves as if it were not positive. Not proven to be the only cause",
 )];
 
 /// `expect.json`.
@@ -38,13 +39,15 @@ struct Compare<'a> {
     expected: &'a Expected,
     wrong: Vec<String>,
     seen: usize,
+    /// First iteration that is not compared.
+    until: u64,
     /// Weights at the closing snapshot: the closing loss still moves BatchNorm's statistics.
     last: NetParameter,
 }
 
 impl Compare<'_> {
     fn check(&mut self, what: &str, iter: u64, ours: f32, theirs: Option<&f32>, tolerance: f32) {
-        let Some(&theirs) = theirs else { return };
+        let Some(&theirs) = theirs.filter(|_| iter < self.until) else { return };
         self.seen += 1;
         let fits = (ours - theirs).abs() <= tolerance * theirs.abs().max(1.0);
         if !fits {
@@ -99,15 +102,25 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
             snapshot::restore(&mut solver, Path::new("at_10.solverstate")).map_err(fail)?.iter
         }
     };
-    let mut compare =
-        Compare { expected: &expected, wrong: Vec::new(), seen: 0, last: NetParameter::default() };
+    let name = case.file_name().unwrap_or_default();
+    let fork = FORKS.iter().find(|(case, ..)| name == *case);
+    let until = fork.map_or(u64::MAX, |(_, from, _)| *from);
+    let mut compare = Compare {
+        expected: &expected,
+        wrong: Vec::new(),
+        seen: 0,
+        until,
+        last: NetParameter::default(),
+    };
     train(&mut solver, &mut feeds, from, &mut compare).map_err(fail)?;
     if compare.seen == 0 {
         return Err("nothing was compared".into());
     }
     let theirs = model_from_file("final.caffemodel").map_err(|e| e.to_string())?.0;
     let apart = weights_apart(&compare.last, &theirs);
-    compare.wrong.extend(apart);
+    if fork.is_none() {
+        compare.wrong.extend(apart);
+    }
     match compare.wrong.first() {
         None => Ok(()),
         Some(first) => Err(format!(
@@ -181,9 +194,6 @@ fn training_runs_agree_with_the_reference() {
                         passed += 1;
                         println!("pass  {name} ({path}{how})");
                     }
-                    Err(why) if UNDECIDED.iter().any(|(case, _)| *case == name) => {
-                        println!("UNDECIDED  {name} ({path}{how}): {why}");
-                    }
                     Err(why) => {
                         failed += 1;
                         println!("FAIL  {name} ({path}{how}): {why}");
@@ -192,8 +202,8 @@ fn training_runs_agree_with_the_reference() {
             }
         }
     }
-    for (case, reason) in UNDECIDED {
-        println!("{case} is undecided in f32: {reason}");
+    for (case, from, reason) in FORKS {
+        println!("{case} is compared up to iteration {from} only: {reason}");
     }
     println!("{passed} passed, {failed} failed");
     assert_eq!(failed, 0);
