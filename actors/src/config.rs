@@ -112,6 +112,9 @@ pub struct Config {
     /// How replicas share what they learn. With one replica in the job every mode is the bare
     /// solver loop.
     pub mode: Mode,
+    /// In `hogwild`: replicas compute where their next update will meet the weights, ahead by
+    /// what they cannot yet see of the others (1), a part of it, or not at all (0).
+    pub look_ahead: f32,
     /// What happens when.
     pub schedule: Schedule,
     /// Compute threads of each device actor of this node; their number is the number of device
@@ -145,6 +148,7 @@ impl Config {
     pub fn new(mode: Mode, schedule: Schedule) -> Self {
         Config {
             mode,
+            look_ahead: 1.0,
             schedule,
             threads: vec![1],
             readers: 1,
@@ -164,6 +168,7 @@ impl Config {
     pub(crate) fn hash(&self) -> u64 {
         let mut digest = Digest::default();
         self.mode.hash(&mut digest);
+        self.look_ahead.to_bits().hash(&mut digest);
         let s = &self.schedule;
         (s.start_iter, s.max_iter, s.iter_size, s.display, s.average_loss).hash(&mut digest);
         (s.test_interval, s.test_initialization, s.snapshot).hash(&mut digest);

@@ -27,6 +27,7 @@ struct Chunk {
 pub(crate) struct Store {
     buckets: Vec<Vec<Mutex<Chunk>>>,
     rho: AtomicU32,
+    ahead: AtomicU32,
     alone: bool,
 }
 
@@ -39,18 +40,20 @@ impl Store {
         };
         let buckets =
             weights.iter().map(|bucket| bucket.chunks(CHUNK).map(chunk).collect()).collect();
-        Store { buckets, rho: AtomicU32::new(0), alone }
+        Store { buckets, rho: AtomicU32::new(0), ahead: AtomicU32::new(0), alone }
     }
 
-    /// Sets the weight of updates from now on.
-    pub(crate) fn set_rho(&self, rho: f32) {
+    /// Sets ρ and c of updates from now on.
+    pub(crate) fn set_weight(&self, rho: f32, ahead: f32) {
         self.rho.store(rho.to_bits(), Ordering::Relaxed);
+        self.ahead.store(ahead.to_bits(), Ordering::Relaxed);
     }
 
-    /// a −= ρu (alone: z −= ρu), and the fresh w into `weights`, chunk by chunk. `turn` in
+    /// a −= ρu (alone: z −= ρu), and the fresh w − cu into `weights`, chunk by chunk. `turn` in
     /// `0.0..1.0` says where in the bucket to start.
     pub(crate) fn push(&self, bucket: usize, turn: f64, update: &[f32], weights: &mut [f32]) {
         let rho = f32::from_bits(self.rho.load(Ordering::Relaxed));
+        let ahead = f32::from_bits(self.ahead.load(Ordering::Relaxed));
         let chunks = &self.buckets[bucket];
         let first = (chunks.len() as f64 * turn) as usize;
         for place in 0..chunks.len() {
@@ -63,6 +66,10 @@ impl Store {
                 *value -= rho * u;
             }
             chunk.read(&mut weights[from..to]);
+            drop(chunk);
+            for (weight, u) in weights[from..to].iter_mut().zip(&update[from..to]) {
+                *weight -= ahead * u;
+            }
         }
     }
 
@@ -128,7 +135,7 @@ mod tests {
     #[test]
     fn an_update_survives_swaps_and_rounds_exactly_once() {
         let store = Store::new(&[vec![1.0; LEN]], false);
-        store.set_rho(0.5);
+        store.set_weight(0.5, 0.0);
         let (mut w, mut wire) = (vec![0.0; LEN], Vec::new());
         store.push(0, 0.7, &vec![1.0; LEN], &mut w);
         assert!(w.iter().all(|w| *w == 0.5));
@@ -154,9 +161,12 @@ mod tests {
     #[test]
     fn alone_pushes_go_into_z() {
         let store = Store::new(&[vec![1.0; 3], vec![2.0; 5]], true);
-        store.set_rho(1.0);
+        store.set_weight(1.0, 2.0);
         let mut w = vec![0.0; 5];
         store.push(1, 0.0, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut w);
+        // Two updates ahead of z = [1, 0, −1, −2, −3].
+        assert_eq!(w, [-1.0, -4.0, -7.0, -10.0, -13.0]);
+        store.pull(1, &mut w);
         assert_eq!(w, [1.0, 0.0, -1.0, -2.0, -3.0]);
         store.pull(0, &mut w[..3]);
         assert_eq!(w[..3], [1.0; 3]);

@@ -52,6 +52,10 @@ pub struct TrainArgs {
     /// How replicas share what they learn: sync or hogwild
     #[arg(long, value_parser = mode(), default_value = "hogwild", hide_possible_values = true)]
     pub mode: Mode,
+    /// In hogwild, compute at where the weights will be, allowing for what the other replicas push
+    /// meanwhile: 1 for all of it, 0 for nothing
+    #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = look_ahead)]
+    pub look_ahead: f32,
     /// Replicas in this process
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: u16,
@@ -96,6 +100,11 @@ fn mode() -> impl TypedValueParser<Value = Mode> {
     one_of([("sync", Mode::Sync), ("hogwild", Mode::Hogwild)])
 }
 
+fn look_ahead(text: &str) -> std::result::Result<f32, String> {
+    let part: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=4.0).contains(&part) { Ok(part) } else { Err("must lie in 0..4".to_owned()) }
+}
+
 fn batch() -> impl TypedValueParser<Value = BatchMeaning> {
     one_of([("replica", BatchMeaning::Replica), ("global", BatchMeaning::Global)])
 }
@@ -135,6 +144,7 @@ impl From<TrainArgs> for Options {
             level: args.level,
             stages: args.stage,
             mode: args.mode,
+            look_ahead: args.look_ahead,
             workers: args.workers.into(),
             threads: args.threads.map_or_else(host::own_cores, usize::from),
             readers: args.readers.into(),

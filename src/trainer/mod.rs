@@ -53,6 +53,8 @@ pub struct Options {
     pub stages: Vec<String>,
     /// How replicas share what they learn.
     pub mode: Mode,
+    /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
+    pub look_ahead: f32,
     /// Device actors of this process.
     pub workers: usize,
     /// CPU threads of this process, divided among its workers.
@@ -83,6 +85,7 @@ impl Options {
             level: 0,
             stages: Vec::new(),
             mode: Mode::Hogwild,
+            look_ahead: 1.0,
             workers: 1,
             threads: 1,
             readers: 1,
@@ -109,6 +112,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     let requests = Requests::default();
     signals::install(options.sigint, options.sighup, &requests)?;
     let mut config = Config::new(options.mode, job.schedule());
+    config.look_ahead = options.look_ahead;
     config.threads = divide(options.threads, options.workers);
     config.readers = options.readers.max(1);
     config.identities = job.identities()?;

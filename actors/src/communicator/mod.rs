@@ -51,6 +51,7 @@ pub(crate) struct DevicePort {
 pub(crate) struct Parts {
     pub(crate) post: Post,
     pub(crate) mode: Mode,
+    pub(crate) look_ahead: f32,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,

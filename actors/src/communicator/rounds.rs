@@ -36,9 +36,9 @@ impl Communicator {
             Action::Grant { first, count } => self.grant(first, count),
             Action::Swap { bucket } => return self.swap(bucket),
             Action::Apply { bucket } => self.apply(bucket),
-            Action::Rho(rho) => {
+            Action::Weight { rho, ahead } => {
                 if let Some(store) = self.parts.board.store.get() {
-                    store.set_rho(rho);
+                    store.set_weight(rho, ahead * self.parts.look_ahead);
                 }
             }
             Action::Park => self.cue(|| Cue::Park),

@@ -99,8 +99,9 @@ pub(crate) enum Action {
     Swap { bucket: usize },
     /// z += Σf, f ← 0.
     Apply { bucket: usize },
-    /// The weight of updates from now on.
-    Rho(f32),
+    /// From now on updates weigh `rho`, and replicas compute as many of their own updates
+    /// `ahead` of the weights.
+    Weight { rho: f32, ahead: f32 },
     /// No ticket is left in this segment: local devices park.
     Park,
     /// Send [`Event::Timer`] then.

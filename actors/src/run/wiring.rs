@@ -116,6 +116,7 @@ impl Wires<'_> {
         let parts = Parts {
             post: self.post_of("communicator"),
             mode: self.config.mode,
+            look_ahead: self.config.look_ahead,
             meeting: self.meeting,
             schedule: self.config.schedule.clone(),
             requests: self.config.requests.clone(),

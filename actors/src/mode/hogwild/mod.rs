@@ -2,7 +2,8 @@
 //! background and nobody waits for a replica.
 //!
 //! Per node and bucket: z agreed weights, f in flight, a own updates since the last swap;
-//! replicas read w = z + f + a and push a += ρu. A round is a header, then (if any node has news)
+//! replicas read w = z + f + a and push a += ρu. They compute at w − c·u, where their next update
+//! will meet the weights (`pace.rs` says how c follows from what they cannot see). A round is a header, then (if any node has news)
 //! f ← a, a ← 0, Σf of every bucket, z += Σf, f ← 0. The machine decides *when*; the
 //! communicator's store does the arithmetic.
 //!
@@ -79,10 +80,15 @@ impl Hogwild {
         (self.stop, self.snapshot) = (false, false);
         actions.push(Action::Run { from, to });
         if self.round == 0 {
-            actions.push(Action::Rho(self.pace.rho()));
+            actions.push(self.weight());
         }
         self.pace.begin(moment.now);
         self.header(moment, actions);
+    }
+
+    fn weight(&self) -> Action {
+        let (rho, ahead) = (self.pace.rho(), self.pace.ahead(self.job.local()));
+        Action::Weight { rho, ahead }
     }
 
     /// Starts a round. What is said here is captured before the round's first swap.
@@ -136,7 +142,7 @@ impl Hogwild {
         }
         let finished = headers.iter().map(|header| header.finished).sum();
         if self.pace.round(moment.now, finished, news) {
-            actions.push(Action::Rho(self.pace.rho()));
+            actions.push(self.weight());
         }
         if news && self.job.buckets > 0 {
             self.phase = Phase::Data { left: self.job.buckets, last };

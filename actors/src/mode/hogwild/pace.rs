@@ -1,4 +1,5 @@
-//! How fast rounds follow each other, how many tickets a node holds, and the weight ρ.
+//! How fast rounds follow each other, how many tickets a node holds, the weight ρ, and how far
+//! replicas look ahead.
 //!
 //! Rounds are paced by time: half an iteration of the job lies between two of them, so that an
 //! update is old by about one iteration when it arrives and the exchange costs what it must.
@@ -83,6 +84,19 @@ impl Pace {
         (1.0 / (self.replicas * self.round_iters.max(1.0))) as f32
     }
 
+    /// How many of its own updates the other replicas' unseen ones are worth, for a replica of a
+    /// node with `local` devices: where its next update meets the weights, they have moved on by
+    /// about that much. ρ·((K − 1) + (R − K)·D): the node's own replicas push once each while it
+    /// computes; those of other nodes are seen after D iterations: it computes for one, half a
+    /// round passes until the next swap, and the exchange takes what is no rest.
+    pub(super) fn ahead(&self, local: usize) -> f32 {
+        let near = local as f64 - 1.0;
+        let far = self.replicas - local as f64;
+        let round = self.round_iters;
+        let delay = 1.0 + 0.5 * round + (round - PART).max(0.0);
+        (f64::from(self.rho()) * (near + far * delay)) as f32
+    }
+
     /// How long to rest before the next round.
     pub(super) fn rest(&self, draining: bool) -> Duration {
         if draining {
@@ -116,6 +130,20 @@ mod tests {
         assert!(pace.round(Duration::from_millis(10), 8, true));
         assert_eq!(pace.rho(), 0.125);
         assert_eq!(pace.round_iters(), 2.0);
+    }
+
+    #[test]
+    fn looks_ahead_as_far_as_others_are_out_of_sight() {
+        // One node: R − 1 others push 1/R each.
+        assert_eq!(Pace::new(4).ahead(4), 0.75);
+        // Two nodes of one, rounds of one iteration: the other is seen 2 iterations late.
+        let mut pace = Pace::new(2);
+        pace.round(Duration::from_millis(10), 2, true);
+        assert_eq!(pace.ahead(1), 1.0);
+        // Long rounds weigh less and are seen later.
+        let mut pace = Pace::new(2);
+        pace.round(Duration::from_millis(10), 8, true);
+        assert_eq!(pace.ahead(1), 0.125 * (1.0 + 2.0 + 3.5));
     }
 
     #[test]

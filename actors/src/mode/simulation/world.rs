@@ -284,7 +284,7 @@ impl World {
                     self.later(delay, Due::Draw { node, device });
                 }
             }
-            Action::Rho(rho) => self.nodes[node].rho = rho,
+            Action::Weight { rho, .. } => self.nodes[node].rho = rho,
             Action::Park => {
                 let one = &self.nodes[node];
                 assert!(one.tickets.is_empty() && one.idle.iter().all(|idle| *idle));
