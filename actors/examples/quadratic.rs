@@ -4,7 +4,7 @@
 //! mpirun -n 2 --bind-to none target/release/examples/quadratic hogwild iters=50 workers=2
 //! ```
 //!
-//! Arguments: `sync` or `hogwild`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
+//! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
 //! `othernet=RANK`, `launch=mpi`.
 
@@ -65,6 +65,8 @@ fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
         let (rank, iter) = at(value);
         match name {
             "hogwild" => config.mode = Mode::Hogwild,
+            "ssp" => config.mode = Mode::Ssp { staleness: 1 },
+            "local-sgd" => config.mode = Mode::LocalSgd { every: 3 },
             "iters" => config.schedule.max_iter = iter_of(value),
             "workers" => config.threads = vec![1; rank.max(1)],
             "compute" => behaviour.compute = iter_of(value),

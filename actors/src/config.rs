@@ -22,14 +22,39 @@ pub enum Mode {
     Sync,
     /// Replicas draw tickets and push their own updates; rounds run in the background.
     Hogwild,
+    /// As `Hogwild`, but no ticket q starts before all tickets ≤ q − R·(`staleness` + 1) are
+    /// finished and visible where it starts.
+    Ssp {
+        /// s: by how many iterations replicas may be apart.
+        staleness: u64,
+    },
+    /// `Sync` within each node; the nodes' weights are averaged every so many iterations.
+    LocalSgd {
+        /// k: iterations from one average to the next, at least 1.
+        every: u64,
+    },
+}
+
+impl Mode {
+    /// Whether replicas draw tickets from their node and push into its weights.
+    pub(crate) fn draws(self) -> bool {
+        matches!(self, Mode::Hogwild | Mode::Ssp { .. })
+    }
+
+    /// Whether all replicas of a job have the same solver history.
+    pub fn shares_history(self) -> bool {
+        self == Mode::Sync
+    }
 }
 
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Mode::Sync => "sync",
-            Mode::Hogwild => "hogwild",
-        })
+        match self {
+            Mode::Sync => f.write_str("sync"),
+            Mode::Hogwild => f.write_str("hogwild"),
+            Mode::Ssp { staleness } => write!(f, "ssp (staleness {staleness})"),
+            Mode::LocalSgd { every } => write!(f, "local-sgd (exchange every {every})"),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod board;
 mod clock;
 mod communicator;
 mod config;
+mod deck;
 mod device;
 mod digest;
 mod fault;

@@ -28,6 +28,7 @@ use actix::Message;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::header::Sample;
+use crate::mode::Then;
 use crate::replica::Plan;
 
 /// Train batches on their way from reader to device, and empty on their way back.
@@ -58,10 +59,11 @@ pub(crate) struct Gradient {
 /// Communicator → device, while it runs a segment.
 #[derive(Debug)]
 pub(crate) enum Cue {
-    /// The job's mean gradient of a bucket, and the device's own buffer back.
+    /// The mean gradient of a bucket (or the sum of the nodes' parts of its average), and the
+    /// device's own buffer back.
     Mean { bucket: usize, mean: Arc<Vec<f32>>, spare: Vec<f32> },
-    /// All buckets of the iteration have been sent: update, then go on or park.
-    Next { go_on: bool },
+    /// All buckets have been sent: update, then do this.
+    Next(Then),
     /// No ticket is left: park.
     Park,
 }

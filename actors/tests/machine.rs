@@ -11,6 +11,10 @@ use caffe_actors::{Config, Fault, InProcess, Launch, Mode, Origin, RunReport, Sc
 use quadratic::told::Told;
 use quadratic::{Behaviour, Trouble, bare_loop, factories};
 
+const SSP: Mode = Mode::Ssp { staleness: 1 };
+const LOCAL: Mode = Mode::LocalSgd { every: 4 };
+const ALL: [Mode; 4] = [Mode::Sync, Mode::Hogwild, SSP, LOCAL];
+
 fn schedule(iters: u64) -> Schedule {
     Schedule {
         max_iter: iters,
@@ -65,7 +69,7 @@ fn succeed(config: &Config, workers: &[usize], behaviour: &Behaviour) -> (Vec<Ru
 
 #[test]
 fn one_replica_is_the_bare_loop_bit_for_bit() {
-    for mode in [Mode::Sync, Mode::Hogwild] {
+    for mode in ALL {
         for iter_size in [1, 3] {
             let mut config = config(mode, 20);
             config.schedule.iter_size = iter_size;
@@ -93,7 +97,7 @@ fn the_machine_adds_little_to_a_step() {
 
 #[test]
 fn a_wish_at_a_drained_point_repeats_nothing() {
-    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Hogwild, &[2, 1])] {
+    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Hogwild, &[2, 1]), (SSP, &[1, 1])] {
         let config = config(mode, 4);
         config.requests.snapshot();
         let behaviour = Behaviour::default();
@@ -151,10 +155,16 @@ fn sync_of_replicas_equals_one_replica_with_iter_size() {
 }
 
 #[test]
-fn hogwild_ends_bit_identical_and_takes_every_ticket_once() {
+fn all_nodes_end_bit_identical_and_every_ticket_is_taken_once() {
+    for mode in [Mode::Hogwild, SSP, Mode::Ssp { staleness: 0 }, LOCAL] {
+        ends_identical(mode);
+    }
+}
+
+fn ends_identical(mode: Mode) {
     for workers in [&[1, 1][..], &[3], &[2, 1], &[1, 2, 1], &[1, 1, 1, 1]] {
         for iter_size in [1, 2] {
-            let mut config = config(Mode::Hogwild, 20);
+            let mut config = config(mode, 20);
             config.schedule.iter_size = iter_size;
             config.readers = 2;
             let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
@@ -172,14 +182,33 @@ fn hogwild_ends_bit_identical_and_takes_every_ticket_once() {
 }
 
 #[test]
-fn hogwild_learns() {
-    let config = config(Mode::Hogwild, 60);
-    let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
-    succeed(&config, &[2, 1], &behaviour);
-    let weights = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
-    for i in [0, 3, 999, 39_999] {
-        let mean = (0..180).map(|q| quadratic::target(q, i)).sum::<f32>() / 180.0;
-        assert!((weights[i] - mean).abs() < 0.25, "element {i}: {} for {mean}", weights[i]);
+fn every_mode_learns() {
+    for mode in ALL {
+        let config = config(mode, 60);
+        let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
+        succeed(&config, &[2, 1], &behaviour);
+        let weights = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
+        for i in [0, 3, 999, 39_999] {
+            let mean = (0..180).map(|q| quadratic::target(q, i)).sum::<f32>() / 180.0;
+            assert!((weights[i] - mean).abs() < 0.25, "{mode} {i}: {} for {mean}", weights[i]);
+        }
+    }
+}
+
+#[test]
+fn averages_after_every_iteration_are_sync_with_local_histories() {
+    // One step from the same weights with the same rate: the average of the nodes' weights is
+    // the weight after the mean gradient.
+    let weights = |mode| {
+        let mut config = config(mode, 1);
+        config.schedule.test_interval = 0;
+        let behaviour = Behaviour::default();
+        succeed(&config, &[2, 1], &behaviour);
+        behaviour.log.with(|seen| seen.final_weights.pop().unwrap())
+    };
+    let (sync, local) = (weights(Mode::Sync), weights(Mode::LocalSgd { every: 1 }));
+    for (a, b) in sync.iter().zip(&local) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
     }
 }
 
@@ -197,8 +226,13 @@ fn a_straggler_takes_fewer_tickets_in_hogwild() {
 
 #[test]
 fn everything_happens_in_caffes_order() {
-    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Sync, &[2, 1]), (Mode::Hogwild, &[1, 2])]
-    {
+    for (mode, workers) in [
+        (Mode::Sync, &[1][..]),
+        (Mode::Sync, &[2, 1]),
+        (Mode::Hogwild, &[1, 2]),
+        (SSP, &[2, 1]),
+        (LOCAL, &[1, 2]),
+    ] {
         let behaviour = Behaviour::default();
         let (_, told) = succeed(&config(mode, 15), workers, &behaviour);
         let lines: Vec<String> = told
@@ -233,7 +267,7 @@ fn everything_happens_in_caffes_order() {
         assert_eq!(snapshots.len(), 2);
         assert_eq!((snapshots[0].iter, snapshots[0].ticket), (9, 9 * replicas as u64));
         assert_eq!(snapshots[0].cursors, [10]);
-        let streamed = if mode == Mode::Hogwild { replicas } else { 0 };
+        let streamed = if mode == Mode::Sync { 0 } else { replicas };
         assert_eq!(snapshots[1].replicas, (0..streamed).collect::<Vec<_>>());
     }
 }
@@ -264,8 +298,13 @@ fn statistics_are_averaged_when_all_have_drained() {
 
 #[test]
 fn requests_take_effect_on_all_nodes_together() {
-    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Sync, &[1, 2]), (Mode::Hogwild, &[2, 1])]
-    {
+    for (mode, workers) in [
+        (Mode::Sync, &[1][..]),
+        (Mode::Sync, &[1, 2]),
+        (Mode::Hogwild, &[2, 1]),
+        (SSP, &[1, 2]),
+        (LOCAL, &[2, 1]),
+    ] {
         let mut config = config(mode, 100_000);
         config.schedule.test_interval = 0;
         config.schedule.snapshot = 0;
@@ -297,7 +336,7 @@ fn fail(workers: &[usize], trouble: Trouble, mode: Mode) -> (Vec<Fault>, Vec<Tol
 
 #[test]
 fn a_panic_ends_all_nodes_with_place_and_cause() {
-    for mode in [Mode::Sync, Mode::Hogwild] {
+    for mode in ALL {
         let (faults, told) = fail(&[2, 1, 1], Trouble::Panic { rank: 1, iter: 3 }, mode);
         for (rank, fault) in faults.iter().enumerate() {
             assert_eq!((fault.rank, &*fault.actor), (1, "device 0"));

@@ -94,6 +94,13 @@ fn ranks_end_with_equal_weights_and_sync_twice_with_the_same() {
         (3, &["sync"]),
         (2, &["hogwild", "workers=2", "compute=1"]),
         (3, &["hogwild", "compute=1", "iters=100"]),
+        (4, &["hogwild", "compute=1"]),
+        (2, &["ssp", "workers=2", "compute=1"]),
+        (3, &["ssp", "compute=1"]),
+        (4, &["ssp", "compute=1"]),
+        (2, &["local-sgd", "workers=2"]),
+        (3, &["local-sgd"]),
+        (4, &["local-sgd"]),
     ] {
         let Some((success, text, _)) = run(ranks, arguments, minute) else { return };
         assert!(success, "{text}");

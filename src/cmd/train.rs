@@ -49,9 +49,15 @@ pub struct TrainArgs {
     #[arg(long = "sighup_effect", value_name = "EFFECT", value_parser = effect())]
     #[arg(default_value = "snapshot", hide_possible_values = true)]
     pub sighup_effect: Effect,
-    /// How replicas share what they learn: sync or hogwild
+    /// How replicas share what they learn: sync, hogwild, ssp or local-sgd
     #[arg(long, value_parser = mode(), default_value = "hogwild", hide_possible_values = true)]
-    pub mode: Mode,
+    pub mode: ModeName,
+    /// In ssp: by how many iterations replicas may be apart
+    #[arg(long, value_name = "S", default_value_t = 3)]
+    pub staleness: u64,
+    /// In local-sgd: iterations from one average of the nodes' weights to the next
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub exchange_every: u64,
     /// In hogwild, compute at where the weights will be, allowing for what the other replicas push
     /// meanwhile: 1 for all of it, 0 for nothing
     #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = look_ahead)]
@@ -96,8 +102,22 @@ fn effect() -> impl TypedValueParser<Value = Effect> {
     one_of([("stop", Effect::Stop), ("snapshot", Effect::Snapshot), ("none", Effect::None)])
 }
 
-fn mode() -> impl TypedValueParser<Value = Mode> {
-    one_of([("sync", Mode::Sync), ("hogwild", Mode::Hogwild)])
+/// A mode without its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModeName {
+    /// [`Mode::Sync`]
+    Sync,
+    /// [`Mode::Hogwild`]
+    Hogwild,
+    /// [`Mode::Ssp`]
+    Ssp,
+    /// [`Mode::LocalSgd`]
+    LocalSgd,
+}
+
+fn mode() -> impl TypedValueParser<Value = ModeName> {
+    use ModeName::{Hogwild, LocalSgd, Ssp, Sync};
+    one_of([("sync", Sync), ("hogwild", Hogwild), ("ssp", Ssp), ("local-sgd", LocalSgd)])
 }
 
 fn look_ahead(text: &str) -> std::result::Result<f32, String> {
@@ -143,7 +163,12 @@ impl From<TrainArgs> for Options {
             snapshot: args.snapshot,
             level: args.level,
             stages: args.stage,
-            mode: args.mode,
+            mode: match args.mode {
+                ModeName::Sync => Mode::Sync,
+                ModeName::Hogwild => Mode::Hogwild,
+                ModeName::Ssp => Mode::Ssp { staleness: args.staleness },
+                ModeName::LocalSgd => Mode::LocalSgd { every: args.exchange_every },
+            },
             look_ahead: args.look_ahead,
             workers: args.workers.into(),
             threads: args.threads.map_or_else(host::own_cores, usize::from),

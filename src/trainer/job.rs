@@ -160,7 +160,7 @@ impl Job {
 
     /// Whether replicas keep histories of their own, which a mean cannot replace.
     pub fn keeps_own_histories(&self) -> bool {
-        self.mode != Mode::Sync
+        !self.mode.shares_history()
     }
 
     /// What to add to a train ticket so that the run goes on at the record where the resumed one

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::Communicator;
 use crate::board::sum_of;
-use crate::config::Mode;
 use crate::fault::Halt;
 use crate::messages::{Feed, Note, Order};
 use crate::mode::{Event, Job, machine};
@@ -72,7 +71,12 @@ impl Communicator {
 
     /// Whether replicas draw tickets and push into a store of the node.
     pub(super) fn draws(&self) -> bool {
-        self.parts.mode == Mode::Hogwild && self.replicas() > 1
+        self.parts.mode.draws() && self.replicas() > 1
+    }
+
+    /// Whether replicas have solver histories of their own.
+    pub(super) fn private_histories(&self) -> bool {
+        !self.parts.mode.shares_history() && self.replicas() > 1
     }
 
     /// Starts duties until one has something to wait for.
@@ -291,7 +295,7 @@ impl Communicator {
         let parting = stopped && schedule.snapshot_after_train && iter > schedule.start_iter;
         let due = snapshot || parting || schedule.snapshot_due(iter);
         if due && self.snapshotted.replace(iter) != Some(iter) {
-            if self.draws() {
+            if self.private_histories() {
                 self.duties.extend([Duty::History, Duty::MeanHistory]);
             }
             self.duties.push_back(Duty::Snapshot);

@@ -20,7 +20,7 @@ pub(super) struct Streaming {
 
 impl Communicator {
     pub(super) fn begin_snapshot(&mut self) -> Result<(), Halt> {
-        let private = self.draws();
+        let private = self.private_histories();
         if !self.root() {
             return if private { self.send_histories() } else { Ok(()) };
         }

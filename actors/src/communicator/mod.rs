@@ -24,6 +24,7 @@ use self::histories::Streaming;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{Mode, Requests};
+use crate::deck::Gate;
 use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
 use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
@@ -41,6 +42,8 @@ pub(crate) struct DevicePort {
     pub(crate) orders: Recipient<Order>,
     pub(crate) cues: Sender<Cue>,
     pub(crate) gradients: Receiver<Gradient>,
+    /// Tells it that more tickets may start.
+    pub(crate) opened: Sender<()>,
     /// Its train queue: reader, and queue in that reader.
     pub(crate) train: (usize, usize),
     /// Its test queue.
@@ -57,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) requests: Requests,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) board: Arc<Board>,
+    pub(crate) gate: Arc<dyn Gate>,
     pub(crate) observer: SharedObserver,
     pub(crate) line: Line,
     pub(crate) devices: Vec<DevicePort>,
@@ -102,6 +106,8 @@ pub(crate) struct Communicator {
     round: u64,
     /// Hash of a mean, to be compared in the next header; 0 for none.
     mean_hash: u64,
+    /// The devices give their parts of an average (`local-sgd`).
+    merging: bool,
 
     steps: Vec<u64>,
     rounds: u64,
@@ -137,6 +143,7 @@ impl Communicator {
             words: Vec::new(),
             round: 0,
             mean_hash: 0,
+            merging: false,
             steps: vec![0; devices],
             rounds: 0,
             since: Instant::now(),

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use super::Communicator;
 use super::duties::Duty;
+use crate::config::Mode;
 use crate::digest::Digest;
 use crate::fault::Halt;
 use crate::header::Header;
 use crate::messages::{Cue, Feed, Order};
-use crate::mode::{Action, Event};
+use crate::mode::{Action, Event, Then};
 use crate::store::CHUNK;
 use crate::trace::Kind;
 use crate::transport::{Done, Lane, Op};
@@ -27,12 +28,10 @@ impl Communicator {
             Action::Run { from, to } => self.run_segment(from, to),
             Action::Header(header) => return self.header(header),
             Action::Sum { bucket } => return self.sum(bucket),
+            Action::SumHere { bucket } => return self.sum_here(bucket),
+            Action::Merge { bucket } => return self.merge(bucket),
             Action::Mean { bucket } => self.mean(bucket),
-            Action::Next { go_on } => {
-                self.rounds += u64::from(self.nodes() > 1);
-                self.hash_mean();
-                self.cue(|| Cue::Next { go_on });
-            }
+            Action::Next(then) => self.next(then),
             Action::Grant { first, count } => self.grant(first, count),
             Action::Swap { bucket } => return self.swap(bucket),
             Action::Apply { bucket } => self.apply(bucket),
@@ -41,6 +40,7 @@ impl Communicator {
                     store.set_weight(rho, ahead * self.parts.look_ahead);
                 }
             }
+            Action::Open { below } => self.open(below),
             Action::Park => self.cue(|| Cue::Park),
             Action::WakeAt(at) => self.wake_at = Some(at),
             Action::Loss(part) => {
@@ -154,8 +154,58 @@ impl Communicator {
         }
     }
 
+    /// The devices have all they need for an iteration or an average.
+    fn next(&mut self, then: Then) {
+        // In `local-sgd` only an average is equal on all nodes.
+        let local = matches!(self.parts.mode, Mode::LocalSgd { .. });
+        let agreed = !local || self.merging;
+        self.merging = then == Then::Merge;
+        if agreed {
+            self.rounds += u64::from(self.nodes() > 1);
+            self.hash_mean();
+        }
+        self.cue(|| Cue::Next(then));
+    }
+
+    /// More tickets may start; `below` is a step ticket.
+    fn open(&self, below: u64) {
+        self.parts.gate.open(below.saturating_mul(self.parts.schedule.iter_size as u64));
+        for device in &self.parts.devices {
+            // Full means that the device has yet to look.
+            device.opened.try_send(()).ok();
+        }
+    }
+
     /// Sums the local gradients of a bucket, in device order, and starts their exchange.
     fn sum(&mut self, bucket: usize) -> Result<(), Halt> {
+        let wire = self.aggregate(bucket)?;
+        if self.nodes() > 1 {
+            return self.post(Op::Sum { lane: Lane::Data, id: bucket, data: wire });
+        }
+        self.summed(bucket, wire, self.replicas());
+        self.events.push_back(Event::Summed { bucket });
+        Ok(())
+    }
+
+    /// Sums the local gradients of a bucket; they go no further.
+    fn sum_here(&mut self, bucket: usize) -> Result<(), Halt> {
+        let sum = self.aggregate(bucket)?;
+        self.summed(bucket, sum, self.local());
+        self.events.push_back(Event::Summed { bucket });
+        Ok(())
+    }
+
+    /// Starts the exchange of what the first device has given.
+    fn merge(&mut self, bucket: usize) -> Result<(), Halt> {
+        let wire = std::mem::take(&mut self.wires[bucket]);
+        let Some(data) = self.given[0][bucket].replace(wire) else {
+            return Err(format!("bucket {bucket} is complete but not there").into());
+        };
+        self.post(Op::Sum { lane: Lane::Data, id: bucket, data })
+    }
+
+    /// The sum of the local gradients of a bucket, in device order.
+    fn aggregate(&mut self, bucket: usize) -> Result<Vec<f32>, Halt> {
         let span = self.parts.post.tracer.span(Kind::Aggregate);
         let mut wire = std::mem::take(&mut self.wires[bucket]);
         if let [only] = &mut self.given[..] {
@@ -174,19 +224,16 @@ impl Communicator {
             add_all(&parts, &mut wire);
         }
         drop(span);
-        if self.nodes() > 1 {
-            return self.post(Op::Sum { lane: Lane::Data, id: bucket, data: wire });
-        }
-        self.summed(bucket, wire);
-        self.events.push_back(Event::Summed { bucket });
-        Ok(())
+        Ok(wire)
     }
 
-    /// The job's sum of a bucket's gradients is here: makes it the mean.
-    fn summed(&mut self, bucket: usize, mut sum: Vec<f32>) {
-        let scale = 1.0 / self.replicas() as f32;
-        for value in &mut sum {
-            *value *= scale;
+    /// The sum of a bucket's gradients of `parts` replicas is here: makes it the mean.
+    fn summed(&mut self, bucket: usize, mut sum: Vec<f32>, parts: usize) {
+        if parts > 1 {
+            let scale = 1.0 / parts as f32;
+            for value in &mut sum {
+                *value *= scale;
+            }
         }
         // All devices have dropped the last mean: they gave this bucket after using it.
         match Arc::get_mut(&mut self.means[bucket]) {
@@ -232,7 +279,9 @@ impl Communicator {
                 if self.draws() {
                     self.wires[id] = data;
                 } else {
-                    self.summed(id, data);
+                    // Parts of an average are weighted already.
+                    let parts = if self.merging { 1 } else { self.replicas() };
+                    self.summed(id, data, parts);
                 }
                 self.feed(Event::Summed { bucket: id })
             }

@@ -49,6 +49,9 @@ impl<R: Replica> Device<R> {
         for (bucket, weights) in weights.iter().enumerate() {
             own.replica.write_weights(bucket, weights)?;
         }
+        if matches!(self.mode, Mode::LocalSgd { .. }) {
+            own.agreed.clone_from(&weights);
+        }
         if own.plan.statistics > 0 {
             own.replica.write_statistics(&self.board.statistics.lock())?;
         }
@@ -61,7 +64,7 @@ impl<R: Replica> Device<R> {
         if own.plan.statistics > 0 {
             own.replica.write_statistics(&self.board.statistics.lock())?;
         }
-        if let (Mode::Hogwild, Some(store)) = (self.mode, self.board.store.get()) {
+        if let Some(store) = self.board.store.get() {
             for (bucket, weights) in own.buffers.iter_mut().enumerate() {
                 store.pull(bucket, weights);
                 own.replica.write_weights(bucket, weights)?;

@@ -1,9 +1,10 @@
 //! The device actor: owns one replica on one thread and carries out the communicator's orders.
 //!
-//! `train` runs segments (the bare loop, sync, hogwild); `drained` does what happens between
+//! `train` runs segments (the bare loop, sync, hogwild), `average` is local-sgd's part; `drained` does what happens between
 //! them. While a segment runs the mailbox is not looked at: batches and cues come over channels,
 //! and every wait also listens to the node's stop channel and to a deadline.
 
+mod average;
 mod drained;
 mod train;
 
@@ -15,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, after, select};
 
 use crate::board::Board;
 use crate::config::{Mode, ReplicaFactory, Requests};
+use crate::deck::Deck;
 use crate::fault::{Halt, Never, Post, enter, guarded};
 use crate::messages::{Cue, Feed, Gradient, Load, Note, Order, TestLoad};
 use crate::reader::Empty;
@@ -31,6 +33,9 @@ pub(crate) struct ReaderPort<B> {
 /// A device's ends of all channels.
 pub(crate) struct Ends<B> {
     pub(crate) loads: Receiver<Load<B>>,
+    /// The node's loads that may not start yet, and the word that more may.
+    pub(crate) deck: Arc<Deck<B>>,
+    pub(crate) opened: Receiver<()>,
     pub(crate) tests: Receiver<TestLoad<B>>,
     pub(crate) cues: Receiver<Cue>,
     pub(crate) gradients: Sender<Gradient>,
@@ -66,6 +71,8 @@ pub(crate) struct Own<R: Replica> {
     plan: Plan,
     /// One buffer per bucket: a gradient on its way (sync), or fresh weights (hogwild).
     buffers: Vec<Vec<f32>>,
+    /// The weights on which all nodes agreed last (local-sgd), per bucket.
+    agreed: Vec<Vec<f32>>,
     /// A load whose batches are not all used.
     load: Option<(Load<R::Batch>, usize)>,
 }
@@ -131,7 +138,7 @@ impl<R: Replica> Device<R> {
             return Err(format!("has {has} test nets, but the schedule tests {wants}").into());
         }
         self.note(Note::Built { local: self.place.local, plan: Box::new(plan.clone()) });
-        self.own = Some(Own { replica, plan, buffers, load: None });
+        self.own = Some(Own { replica, plan, buffers, agreed: Vec::new(), load: None });
         Ok(())
     }
 

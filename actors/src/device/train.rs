@@ -9,6 +9,7 @@ use crate::config::Mode;
 use crate::fault::Halt;
 use crate::header::Sample;
 use crate::messages::{Cue, Gradient, Load, Note};
+use crate::mode::Then;
 use crate::replica::{Ready, Replica, Step};
 use crate::trace::Kind;
 
@@ -16,8 +17,8 @@ impl<R: Replica> Device<R> {
     pub(super) fn run(&mut self, own: &mut Own<R>, from: u64, to: u64) -> Result<(), Halt> {
         let iter = match self.mode {
             _ if self.alone() => self.run_alone(own, from, to)?,
-            Mode::Sync => self.run_sync(own, from)?,
-            Mode::Hogwild => self.run_hogwild(own)?,
+            Mode::Sync | Mode::LocalSgd { .. } => self.run_sync(own, from)?,
+            Mode::Hogwild | Mode::Ssp { .. } => self.run_hogwild(own)?,
         };
         let local = self.place.local;
         if own.plan.statistics > 0 && !self.alone() {
@@ -53,12 +54,15 @@ impl<R: Replica> Device<R> {
             let step = iter * replicas + self.place.replica as u64;
             let sample = self.step_giving(own, iter, step)?;
             self.note(Note::Computed { local, iter, sample });
-            let go_on = self.take_means(own)?;
+            let mut then = self.take_means(own)?;
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update(iter)?;
             drop(span);
             iter += 1;
-            if !go_on {
+            if then == Then::Merge {
+                then = self.average(own)?;
+            }
+            if then == Then::Park {
                 return Ok(iter);
             }
         }
@@ -101,15 +105,15 @@ impl<R: Replica> Device<R> {
         Ok(sample)
     }
 
-    /// Takes cues until the iteration is complete; whether there is another.
-    fn take_means(&self, own: &mut Own<R>) -> Result<bool, Halt> {
+    /// Takes cues until the iteration is complete; what comes then.
+    fn take_means(&self, own: &mut Own<R>) -> Result<Then, Halt> {
         loop {
             match self.wait(&self.ends.cues, Kind::WaitGradient)? {
                 Cue::Mean { bucket, mean, spare } => {
                     own.replica.set_gradient(bucket, &mean)?;
                     own.buffers[bucket] = spare;
                 }
-                Cue::Next { go_on } => return Ok(go_on),
+                Cue::Next(then) => return Ok(then),
                 Cue::Park => return Err("told to park inside an iteration".to_owned().into()),
             }
         }
@@ -134,16 +138,29 @@ impl<R: Replica> Device<R> {
         Ok(last)
     }
 
-    /// The next load of the node, or `None` when told to park.
+    /// The next load of the node that may start, or `None` when told to park.
     fn draw(&self) -> Result<Option<Load<R::Batch>>, Halt> {
-        if let Ok(load) = self.ends.loads.try_recv() {
+        let deck = &self.ends.deck;
+        if let Some(load) = deck.take() {
+            return Ok(Some(load));
+        }
+        if let Some(load) = self.ends.loads.try_recv().ok().and_then(|load| deck.pass(load)) {
             return Ok(Some(load));
         }
         let _span = self.post.tracer.span(Kind::WaitBatch);
         let start = Instant::now();
         loop {
+            if let Some(load) = deck.take() {
+                return Ok(Some(load));
+            }
             select! {
-                recv(self.ends.loads) -> load => return load.map(Some).map_err(|_| Halt::Stopped),
+                recv(self.ends.loads) -> load => {
+                    let load = deck.pass(load.map_err(|_| Halt::Stopped)?);
+                    if load.is_some() {
+                        return Ok(load);
+                    }
+                }
+                recv(self.ends.opened) -> opened => opened.map_err(|_| Halt::Stopped)?,
                 recv(self.ends.cues) -> cue => match cue {
                     Ok(Cue::Park) => return Ok(None),
                     Ok(_) => return Err("got a cue of another mode".to_owned().into()),

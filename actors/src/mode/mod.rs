@@ -7,11 +7,13 @@
 //! A machine runs one *segment* after another: the iterations between two drained points. Tests,
 //! snapshots and averaging happen between segments and are none of its business.
 //!
-//! One file each: [`single`] (the bare loop), [`sync`], [`hogwild`]. A further mode is one more
+//! One file each: [`single`] (the bare loop), [`sync`], [`hogwild`], [`ssp`], [`local_sgd`]. A further mode is one more
 //! file and one more arm in [`machine`].
 
 mod hogwild;
+mod local_sgd;
 mod single;
+mod ssp;
 mod sync;
 
 #[cfg(test)]
@@ -87,12 +89,16 @@ pub(crate) enum Action {
     Run { from: u64, to: u64 },
     /// Exchange headers with all nodes.
     Header(Header),
-    /// Sum the local gradients of a bucket and exchange it.
+    /// Sum the local gradients of a bucket and exchange it: the sum becomes the job's mean.
     Sum { bucket: usize },
-    /// Give a bucket's mean gradient to the local devices.
+    /// Sum the local gradients of a bucket: the sum becomes the node's mean.
+    SumHere { bucket: usize },
+    /// Exchange the node's part of a bucket's average, which its first device has given.
+    Merge { bucket: usize },
+    /// Give a bucket's mean gradient, or average, to the local devices.
     Mean { bucket: usize },
-    /// The iteration's buckets are all given.
-    Next { go_on: bool },
+    /// The local devices have all they need for the iteration, or for taking the average.
+    Next(Then),
     /// Let the local devices train on these step tickets.
     Grant { first: u64, count: u64 },
     /// f ← a, a ← 0, exchange Σf.
@@ -102,6 +108,8 @@ pub(crate) enum Action {
     /// From now on updates weigh `rho`, and replicas compute as many of their own updates
     /// `ahead` of the weights.
     Weight { rho: f32, ahead: f32 },
+    /// Tickets below this one may start.
+    Open { below: u64 },
     /// No ticket is left in this segment: local devices park.
     Park,
     /// Send [`Event::Timer`] then.
@@ -114,6 +122,24 @@ pub(crate) enum Action {
     Drained { iter: u64, stop: bool, snapshot: bool },
     /// The nodes contradict each other: rank and what is wrong.
     Broken { rank: usize, cause: String },
+}
+
+/// What devices do when they have all they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The next iteration.
+    GoOn,
+    /// Average the weights of all nodes.
+    Merge,
+    /// Park.
+    Park,
+}
+
+impl Then {
+    /// Another iteration, or none.
+    pub(crate) fn go_on(go_on: bool) -> Self {
+        if go_on { Then::GoOn } else { Then::Park }
+    }
 }
 
 /// A mode on one node.
@@ -135,6 +161,10 @@ pub(crate) fn machine(mode: Mode, job: Job) -> Box<dyn Machine> {
     match mode {
         Mode::Sync => Box::new(sync::Sync::new(job)),
         Mode::Hogwild => Box::new(hogwild::Hogwild::new(job)),
+        Mode::Ssp { staleness } => Box::new(ssp::Ssp::new(job, staleness)),
+        // Nothing to average between nodes.
+        Mode::LocalSgd { .. } if job.nodes() == 1 => Box::new(sync::Sync::new(job)),
+        Mode::LocalSgd { every } => Box::new(local_sgd::LocalSgd::new(job, every)),
     }
 }
 

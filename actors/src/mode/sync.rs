@@ -5,7 +5,7 @@
 //! backward. When all buckets and the header are there, the iteration is complete: header `i`
 //! decides whether iteration `i + 1` starts.
 
-use super::{Action, Event, Job, Machine, Moment, contradiction};
+use super::{Action, Event, Job, Machine, Moment, Then, contradiction};
 use crate::header::{Header, LossPart, Sample};
 
 /// The state of one iteration on one node.
@@ -103,7 +103,7 @@ impl Sync {
         if !go_on {
             self.parking = self.job.local();
         }
-        actions.push(Action::Next { go_on });
+        actions.push(Action::Next(Then::go_on(go_on)));
         actions.push(Action::Progress(self.iter));
     }
 }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::board::Board;
 use crate::communicator::{Communicator, DevicePort, Parts, SharedObserver};
 use crate::config::{Config, Factories, Mode, ReplicaFactory};
+use crate::deck::Deck;
 use crate::device::{Device, Ends, ReaderPort};
 use crate::fault::Post;
 use crate::messages::{Load, TestLoad, Wake};
@@ -74,7 +75,7 @@ struct Batches<B> {
 impl Wires<'_> {
     /// Whether the devices draw from one queue.
     fn draws(&self) -> bool {
-        self.config.mode == Mode::Hogwild && self.meeting.replicas() > 1
+        self.config.mode.draws() && self.meeting.replicas() > 1
     }
 
     /// Starts everything; the actors wait for the communicator's orders.
@@ -101,11 +102,13 @@ impl Wires<'_> {
             arbiters.push(arbiter);
         }
 
+        let bounded = matches!(self.config.mode, Mode::Ssp { .. });
+        let deck = Arc::new(Deck::new(!bounded));
         let mut devices = Vec::new();
         for (local, batches) in batches.into_iter().enumerate() {
             let arbiter = Arbiter::new();
             let (device, inbox) = address::<Device<R>>();
-            let (port, ends) = Self::ends(batches, &device, &ports, &communicator);
+            let (port, ends) = Self::ends(batches, &deck, &device, &ports, &communicator);
             devices.push(port);
             let make = self.device(local, ends, factories.replica.clone(), board.clone());
             launch(&arbiter, inbox, make);
@@ -122,6 +125,7 @@ impl Wires<'_> {
             requests: self.config.requests.clone(),
             clock: self.config.clock.clone(),
             board,
+            gate: deck,
             observer: self.observer.clone(),
             line: self.line,
             devices,
@@ -136,6 +140,7 @@ impl Wires<'_> {
     /// Both ends of a device's channels.
     fn ends<R, S>(
         batches: Batches<R::Batch>,
+        deck: &Arc<Deck<R::Batch>>,
         device: &Addr<Device<R>>,
         readers: &[ReaderHandle<R::Batch, S>],
         communicator: &Addr<Communicator>,
@@ -146,10 +151,12 @@ impl Wires<'_> {
     {
         let (cues, cues_in) = bounded(MAX_BUCKETS + 2);
         let (gradients_out, gradients) = bounded(MAX_BUCKETS);
+        let (opened, opened_in) = bounded(1);
         let port = DevicePort {
             orders: device.clone().recipient(),
             cues,
             gradients,
+            opened,
             train: batches.train,
             test: batches.test,
         };
@@ -159,6 +166,8 @@ impl Wires<'_> {
         });
         let ends = Ends {
             loads: batches.loads,
+            deck: deck.clone(),
+            opened: opened_in,
             tests: batches.tests,
             cues: cues_in,
             gradients: gradients_out,

@@ -74,6 +74,16 @@ impl Hogwild {
         }
     }
 
+    /// The round that is resting or under way.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// The lowest ticket not finished on this node.
+    pub(super) fn oldest(&self) -> u64 {
+        self.running.first().copied().unwrap_or(self.next)
+    }
+
     fn begin(&mut self, moment: &Moment, from: u64, to: u64, actions: &mut Vec<Action>) {
         let replicas = self.job.replicas();
         (self.next, self.limit) = (from * replicas, to * replicas);
@@ -99,7 +109,7 @@ impl Hogwild {
             round: self.round,
             finished: self.finished,
             outstanding,
-            oldest: self.running.first().copied().unwrap_or(self.next),
+            oldest: self.oldest(),
             want: self.pace.pool(self.job.local()).saturating_sub(outstanding),
             parked: self.parked(),
             dirty: self.dirty && self.job.nodes() > 1,

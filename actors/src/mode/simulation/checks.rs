@@ -29,6 +29,23 @@ impl World {
         }
     }
 
+    /// Of `local-sgd`: every ticket once, with weight 1 (its part of the average is the device's
+    /// arithmetic), in the same order everywhere.
+    pub(super) fn check_local_sgd(&self) {
+        let last = self.check_common();
+        let tickets = last * self.replicas();
+        for node in &self.nodes {
+            for (bucket, updates) in node.z.iter().enumerate() {
+                assert_eq!(updates, &self.nodes[0].z[bucket], "{:?}", self.setup);
+                let mut seen: Vec<u64> = updates.iter().map(|update| update.0).collect();
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..tickets), "{:?}", self.setup);
+            }
+            assert!(node.steps.iter().all(|steps| *steps == last));
+        }
+    }
+
+    /// Of `hogwild` and `ssp`. The bound of the latter is checked whenever a ticket starts.
     pub(super) fn check_hogwild(&self) {
         let last = self.check_common();
         let tickets = last * self.replicas();

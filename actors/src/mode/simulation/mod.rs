@@ -37,6 +37,24 @@ fn hogwild_counts_every_update_once_everywhere_and_never_hangs() {
 }
 
 #[test]
+fn ssp_keeps_its_bound_and_never_hangs() {
+    for seed in 0..schedules(6_000) {
+        let staleness = [0, 1, 2, 5, 40][seed as usize % 5];
+        let world = World::run(Setup::random(Mode::Ssp { staleness }, seed));
+        world.check_hogwild();
+    }
+}
+
+#[test]
+fn local_sgd_takes_every_ticket_once_and_never_hangs() {
+    for seed in 0..schedules(6_000) {
+        let every = [1, 2, 3, 7, 100][seed as usize % 5];
+        let world = World::run(Setup::random(Mode::LocalSgd { every }, seed));
+        world.check_local_sgd();
+    }
+}
+
+#[test]
 fn a_straggler_takes_fewer_tickets_and_costs_little() {
     let mut setup = Setup {
         workers: vec![4, 4],

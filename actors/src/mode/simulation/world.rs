@@ -1,13 +1,13 @@
 //! Fake nodes, devices, network and time around the real machines.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::Rng;
 use crate::config::Mode;
 use crate::header::{Header, Sample};
-use crate::mode::{Action, Event, Job, Machine, Moment, machine};
+use crate::mode::{Action, Event, Job, Machine, Moment, Then, machine};
 
 /// An update: its ticket and its weight. In sync: `iter·R + replica`, weight 1.
 pub(super) type Update = (u64, f32);
@@ -101,7 +101,10 @@ pub(super) struct Node {
     /// Buckets of sync's current iteration whose mean has come.
     means: usize,
     iter: u64,
-    go_on: bool,
+    /// The devices give their parts of an average.
+    averaging: bool,
+    /// Tickets below this one may start.
+    open: u64,
     stop: bool,
     snapshot: bool,
     /// Collectives posted so far on the data lane.
@@ -174,7 +177,8 @@ impl World {
                     running: false,
                     means: 0,
                     iter: 0,
-                    go_on: false,
+                    averaging: false,
+                    open: if matches!(setup.mode, Mode::Ssp { .. }) { 0 } else { u64::MAX },
                     stop: false,
                     snapshot: false,
                     posted: 0,
@@ -259,6 +263,16 @@ impl World {
             Action::Run { from, .. } => self.start(node, from),
             Action::Header(header) => self.post_header(node, header),
             Action::Sum { bucket } => self.give(node, bucket),
+            Action::SumHere { bucket } => {
+                let load = self.gradients(node);
+                self.nodes[node].a[bucket].extend(load);
+                let delay = self.delay() / 10;
+                self.later(delay, Due::Machine(node, Event::Summed { bucket }));
+            }
+            Action::Merge { bucket } => {
+                let load = std::mem::take(&mut self.nodes[node].a[bucket]);
+                self.post_sum(node, bucket, load);
+            }
             Action::Swap { bucket } => {
                 let one = &mut self.nodes[node];
                 assert!(one.f[bucket].is_empty(), "two rounds of one bucket at once");
@@ -274,9 +288,11 @@ impl World {
             Action::Mean { bucket } => {
                 let one = &mut self.nodes[node];
                 one.means += 1;
-                one.z[bucket].extend(one.incoming[bucket].take().unwrap());
+                // The mean of a node's own gradients has gone into a.
+                one.z[bucket].extend(one.incoming[bucket].take().into_iter().flatten());
             }
-            Action::Next { go_on } => self.next(node, go_on),
+            Action::Next(then) => self.next(node, then),
+            Action::Open { below } => self.open(node, below),
             Action::Grant { first, count } => {
                 self.nodes[node].tickets.extend(first..first + count);
                 for device in 0..self.setup.workers[node] {
@@ -313,7 +329,7 @@ impl World {
         self.nodes[node].running = true;
         self.nodes[node].iter = from;
         for device in 0..self.setup.workers[node] {
-            if self.setup.mode == Mode::Sync {
+            if !self.setup.mode.draws() {
                 let delay = self.delay();
                 self.later(delay, Due::Iterate { node, device });
             }
@@ -322,12 +338,16 @@ impl World {
 
     /// The local gradients of sync's iteration.
     fn give(&mut self, node: usize, bucket: usize) {
+        let load = self.gradients(node);
+        self.post_sum(node, bucket, load);
+    }
+
+    /// The gradients of a node's devices in the current iteration.
+    fn gradients(&self, node: usize) -> Vec<Update> {
         let iter = self.nodes[node].iter;
         let (replicas, workers) = (self.replicas(), &self.setup.workers);
         let first: usize = workers[..node].iter().sum();
-        let load =
-            (first..first + workers[node]).map(|r| (iter * replicas + r as u64, 1.0)).collect();
-        self.post_sum(node, bucket, load);
+        (first..first + workers[node]).map(|r| (iter * replicas + r as u64, 1.0)).collect()
     }
 
     fn post_header(&mut self, node: usize, header: Header) {
@@ -372,7 +392,9 @@ impl World {
         if !self.nodes[node].idle[device] {
             return;
         }
-        if let Some(ticket) = self.nodes[node].tickets.pop_front() {
+        let one = &mut self.nodes[node];
+        if let Some(ticket) = one.tickets.pop_front_if(|ticket| *ticket < one.open) {
+            self.check_bound(node, ticket);
             self.nodes[node].idle[device] = false;
             self.nodes[node].steps[device] += 1;
             let time = self.step_time(node, device);
@@ -412,18 +434,55 @@ impl World {
         self.later(at, Due::Machine(node, Event::Computed { local: device, iter, sample }));
     }
 
-    fn next(&mut self, node: usize, go_on: bool) {
+    fn next(&mut self, node: usize, then: Then) {
         let one = &mut self.nodes[node];
         assert_eq!(one.means, self.setup.buckets, "an iteration ended without all buckets");
-        (one.means, one.go_on) = (0, go_on);
-        one.iter += 1;
+        one.means = 0;
+        if !std::mem::replace(&mut one.averaging, then == Then::Merge) {
+            one.iter += 1;
+        }
+        if then == Then::Merge {
+            for bucket in 0..self.setup.buckets {
+                let delay = self.delay() / 10;
+                self.later(delay, Due::Machine(node, Event::Gradient { bucket }));
+            }
+            return;
+        }
         for device in 0..self.setup.workers[node] {
             let delay = self.delay() / 10;
-            if go_on {
+            if then == Then::GoOn {
                 self.later(delay, Due::Iterate { node, device });
             } else {
                 self.later(delay, Due::Machine(node, Event::Parked { iter: 0 }));
             }
+        }
+    }
+
+    /// More tickets may start: every free device looks.
+    fn open(&mut self, node: usize, below: u64) {
+        assert!(below > self.nodes[node].open);
+        self.nodes[node].open = below;
+        for device in 0..self.setup.workers[node] {
+            let delay = self.delay() / 10;
+            self.later(delay, Due::Draw { node, device });
+        }
+    }
+
+    /// Before a ticket starts in ssp: all tickets that must be are finished and seen here.
+    fn check_bound(&self, node: usize, ticket: u64) {
+        let Mode::Ssp { staleness } = self.setup.mode else { return };
+        let reach = self.replicas() * (staleness + 1);
+        let Some(last) = (ticket + 1).checked_sub(reach) else { return };
+        let one = &self.nodes[node];
+        for bucket in 0..self.setup.buckets {
+            let seen: BTreeSet<u64> = one.z[bucket]
+                .iter()
+                .chain(&one.f[bucket])
+                .chain(&one.a[bucket])
+                .map(|u| u.0)
+                .collect();
+            let missing = (0..last).find(|ticket| !seen.contains(ticket));
+            assert_eq!(missing, None, "ticket {ticket} started too early: {:?}", self.setup);
         }
     }
 
