@@ -1,8 +1,7 @@
 //! The plain path: every image's patches as a matrix, and matrix multiplications.
 //!
-//! Images are dealt to a fixed number of tasks, each with a matrix of its own; the weights'
-//! gradients of the tasks are added up in order. Results depend on the number of images, not on the
-//! number of threads.
+//! Images are dealt to a fixed number of tasks, each with a matrix of its own. The weights' gradient
+//! is summed image by image, as in BVLC Caffe. Results do not depend on the number of threads.
 
 use std::sync::OnceLock;
 
@@ -27,8 +26,6 @@ pub struct Plain {
     each: usize,
     /// One matrix per task.
     matrices: Vec<f32>,
-    /// One gradient of the weights per task.
-    partial: Vec<f32>,
 }
 
 /// The first error of several tasks.
@@ -63,17 +60,11 @@ impl Plain {
         let tasks = images.div_ceil(self.each);
         *self = Plain { patches, outputs, groups, ..std::mem::take(self) };
         self.matrices.resize(tasks * self.matrix_len(), 0.0);
-        self.partial.resize(tasks * self.weights_len(), 0.0);
     }
 
     /// Elements of a task's matrix; at least one, so that every task has a piece.
     fn matrix_len(&self) -> usize {
         if self.patches.is_image() { 1 } else { self.patches.matrix_len().max(1) }
-    }
-
-    fn weights_len(&self) -> usize {
-        let group = self.group();
-        self.outputs * group.rows
     }
 
     fn output_len(&self) -> usize {
@@ -176,32 +167,18 @@ impl Plain {
     ) -> Result<()> {
         let fault = Fault::default();
         let (image_len, output_len) = (self.patches.image_len(), self.output_len());
-        let (each, g, inside) = (self.each, self.group(), self.inside(threads));
+        let (g, len) = (self.group(), self.matrix_len());
         let mut matrices = std::mem::take(&mut self.matrices);
-        let mut partial = std::mem::take(&mut self.partial);
-        let task = |t: usize, matrix: &mut [f32], dw: &mut [f32]| {
-            dw.fill(0.0);
-            let images = images.chunks(image_len).zip(outputs.chunks(output_len));
-            for (image, output) in images.skip(t * each).take(each) {
-                let matrix = self.matrix(inside, image, matrix);
-                let product = Gemm::dense(false, true, g.outputs, g.rows, g.positions).accumulate();
-                let parts = dw.chunks_mut(g.outputs * g.rows);
-                let dys = output.chunks(g.outputs * g.positions);
-                for ((dw, dy), x) in parts.zip(dys).zip(matrix.chunks(g.rows * g.positions)) {
-                    fault.note(sgemm(inside, product, dy, x, dw));
-                }
+        for (image, output) in images.chunks(image_len).zip(outputs.chunks(output_len)) {
+            let matrix = self.matrix(threads, image, &mut matrices[..len]);
+            let product = Gemm::dense(false, true, g.outputs, g.rows, g.positions).accumulate();
+            let parts = dw.chunks_mut(g.outputs * g.rows);
+            let dys = output.chunks(g.outputs * g.positions);
+            for ((dw, dy), x) in parts.zip(dys).zip(matrix.chunks(g.rows * g.positions)) {
+                fault.note(sgemm(threads, product, dy, x, dw));
             }
-        };
-        let len = dw.len();
-        let pieces = (&mut matrices[..], self.matrix_len());
-        threads.par_zip2_mut(pieces, (&mut partial[..], len), task);
-        const CHUNK: usize = 4096;
-        threads.par_chunks_mut(dw, CHUNK, |i, dw| {
-            for partial in partial.chunks(len) {
-                dw.iter_mut().zip(&partial[i * CHUNK..]).for_each(|(dw, p)| *dw += p);
-            }
-        });
-        (self.matrices, self.partial) = (matrices, partial);
+        }
+        self.matrices = matrices;
         fault.end()
     }
 }
