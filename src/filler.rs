@@ -39,6 +39,11 @@ impl Key {
 /// # Errors
 /// An unknown filler type, or one that does not fit the shape.
 pub fn fill(param: &FillerParameter, shape: &Shape, key: Key, data: &mut [f32]) -> Result<()> {
+    ensure!(
+        param.sparse() == -1 || param.r#type() == "gaussian",
+        "only a gaussian filler can be sparse, not `{}`",
+        param.r#type()
+    );
     let mut random = key.sequence();
     match param.r#type() {
         "constant" => data.fill(param.value()),

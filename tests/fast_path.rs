@@ -112,3 +112,48 @@ fn a_net_gives_the_plain_paths_loss_and_gradients() {
         }
     }
 }
+
+/// A convolution, an activation over its top, and an inner product on that.
+fn activated(kind: &str, param: &str, top: &str) -> NetParameter {
+    let text = format!(
+        "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ dim: 2 dim: 3 dim: 6 dim: 6 }} }} }} \
+         layer {{ name: 'l' type: 'Input' top: 'l' input_param {{ shape {{ dim: 2 dim: 4 }} }} }} \
+         layer {{ name: 'c' type: 'Convolution' bottom: 'x' top: 'c' convolution_param {{ \
+         num_output: 20 kernel_size: 3 weight_filler {{ type: 'gaussian' std: 0.3 }} }} }} \
+         layer {{ name: 'a' type: '{kind}' bottom: 'c' top: '{top}' {param} }} \
+         layer {{ name: 'i' type: 'InnerProduct' bottom: '{top}' top: 'i' inner_product_param {{ \
+         num_output: 4 weight_filler {{ type: 'gaussian' std: 0.1 }} }} }} \
+         layer {{ name: 'e' type: 'EuclideanLoss' bottom: 'i' bottom: 'l' top: 'e' }}"
+    );
+    caffe_proto::text::parse("test", &text).unwrap()
+}
+
+#[test]
+fn activations_in_place_in_blocks_learn_as_they_do_apart_in_plain_order() {
+    if !has_onednn() {
+        return;
+    }
+    for (kind, param) in [
+        ("ReLU", "relu_param { negative_slope: 0.1 }"),
+        ("PReLU", "prelu_param { filler { type: 'gaussian' std: 0.5 } }"),
+        ("PReLU", "prelu_param { channel_shared: true }"),
+        ("ELU", "elu_param { alpha: 0.7 }"),
+        ("Swish", "swish_param { beta: 1.5 }"),
+        ("Exp", "exp_param { base: 2 shift: 0.5 }"),
+        ("Sigmoid", ""),
+        ("TanH", ""),
+    ] {
+        let mut blocked = build(&activated(kind, param, "c"), false);
+        let mut plain = build(&activated(kind, param, "a"), true);
+        let losses = [pass(&mut blocked), pass(&mut plain)];
+        assert!((losses[0] - losses[1]).abs() < 1e-3 * losses[1].abs(), "{kind}: {losses:?}");
+        for id in 0..plain.params().params().len() {
+            let wanted = plain.params().gradient(id).to_vec();
+            let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            for (found, wanted) in blocked.params().gradient(id).iter().zip(&wanted) {
+                let off = (found - wanted).abs();
+                assert!(off <= 1e-3 * largest, "{kind} {param}: gradient {id} is {off} off");
+            }
+        }
+    }
+}

@@ -215,6 +215,24 @@ gradients! {
     inner_product: "InnerProduct", ["inner_product_param { num_output: 4 weight_filler { type: 'gaussian' std: 1 } bias_filler { value: 0.3 } }", "inner_product_param { num_output: 3 bias_term: false transpose: true weight_filler { type: 'gaussian' std: 1 } }", "inner_product_param { num_output: 2 axis: -1 weight_filler { type: 'gaussian' std: 1 } }"], [["3 5"], ["2 3 2 2"]];
     convolution: "Convolution", ["convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 4 group: 2 kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 0 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 2 kernel_size: 2 dilation: 2 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 4 5 4"]];
     convolution_of_other_dimensions: "Convolution", ["convolution_param { num_output: 3 kernel_size: 2 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 4 3"], ["2 3 6"]];
+    convolution_without_spatial_axes: "Convolution", ["convolution_param { axis: -1 num_output: 4 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { axis: -1 num_output: 6 group: 2 kernel_size: 1 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 3 4"], ["5 2"]];
     two_convolutions_of_one_layer: "Convolution", ["top: 'a' top: 'b' convolution_param { num_output: 2 kernel_size: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 3", "2 2 3 3"]];
     deconvolution: "Deconvolution", ["convolution_param { num_output: 4 group: 2 kernel_size: 4 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_h: 2 kernel_w: 3 dilation: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 2"]];
+    abs_val: "AbsVal", [""], [["2 3 4"], ["2 3 2 2"]];
+    bnll: "BNLL", [""], [["2 3 4"], ["2 3 2 2"]];
+    clip: "Clip", ["clip_param { min: -0.7 max: 0.9 }", "clip_param { min: -9 max: 9 }"], [["2 3 4"], ["2 3 2 2"]];
+    elu: "ELU", ["", "elu_param { alpha: 0.3 }", "elu_param { alpha: -0.8 }", "elu_param { alpha: 0 }"], [["2 3 4"], ["2 3 2 2"]];
+    exp: "Exp", ["", "exp_param { base: 2 scale: -0.5 shift: 0.3 }", "exp_param { base: 1 }"], [["2 3 4"], ["2 3 2 2"]];
+    log: "Log", ["", "log_param { base: 10 scale: 2 shift: 1 }", "log_param { base: 0.5 }"], [["+2 5"], ["+2 3 2 2"]];
+    swish: "Swish", ["", "swish_param { beta: 2.5 }", "swish_param { beta: -1 }"], [["2 3 4"], ["2 3 2 2"]];
+    prelu: "PReLU", ["", "prelu_param { filler { type: 'gaussian' std: 1 } }", "prelu_param { filler { value: -0.4 } channel_shared: true }"], [["2 3 4"], ["2 3 2 2"], ["4 5"]];
+    tile: "Tile", ["tile_param { tiles: 3 }", "tile_param { axis: -1 tiles: 2 }", "tile_param { axis: 0 tiles: 4 }"], [["2 3 4"], ["2 3 2 2"]];
+    reduction: "Reduction", ["", "reduction_param { operation: ASUM axis: 1 coeff: -2 }", "reduction_param { operation: SUMSQ axis: -1 coeff: 0.5 }", "reduction_param { operation: MEAN axis: -2 coeff: 3 }"], [["2 3 4"], ["2 3 2 2"]];
+    euclidean_loss: "EuclideanLoss", ["", "loss_weight: 2.5"], [["4 5", "4 5"], ["2 3 2 2", "2 12"]];
+    hinge_loss: "HingeLoss", ["", "loss_weight: 2 hinge_loss_param { norm: L2 }"], [["4 5", "#5 4"], ["3 2 2", "#4 3"]];
+    multinomial_logistic_loss: "MultinomialLogisticLoss", ["", "loss_weight: 0.5"], [["+4 5", "#5 4"], ["+3 2 2", "#4 3 1"]];
+    infogain_loss: "InfogainLoss", ["", "loss_weight: 2.5 loss_param { normalization: NONE ignore_label: 1 }", "loss_param { normalization: FULL ignore_label: 2 }", "loss_param { normalization: BATCH_SIZE } infogain_loss_param { axis: -3 }"], [["2 4 3 2", "#4 2 3 2", "4 4"]];
+    infogain_loss_along_the_last_axis: "InfogainLoss", ["infogain_loss_param { axis: -1 }"], [["3 4", "#4 3", "16"], ["2 3 4", "#4 6", "2 8"]];
+    sigmoid_cross_entropy_loss: "SigmoidCrossEntropyLoss", ["", "loss_weight: 2.5 loss_param { normalization: NONE ignore_label: 1 }", "loss_param { normalization: VALID ignore_label: 0 }", "loss_param { normalization: FULL }"], [["4 5", "#2 4 5"], ["2 3 2 2", "+2 3 2 2"]];
+    contrastive_loss: "ContrastiveLoss", ["", "contrastive_loss_param { margin: 4 }", "loss_weight: 2 contrastive_loss_param { margin: 20 legacy_version: true }"], [["5 4", "5 4", "#2 5"], ["4 2 2", "4 4 1", "#2 4 1"]];
 }

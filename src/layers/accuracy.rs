@@ -30,7 +30,7 @@ struct Accuracy {
 impl Layer for Accuracy {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         self.around = Around::of(&bottoms[0], bottoms[0].axis(self.axis)?);
-        Labels::check_count(self.around, bottoms[1].count())?;
+        Labels::check_count(self.around, bottoms)?;
         let classes = self.around.extent;
         ensure!(
             self.top_k <= classes,

@@ -14,11 +14,11 @@ use caffe_proto::Phase;
 use super::dims::Around;
 use super::per_channel::{Channels, Sums};
 use super::{Io, Layer, LayerDef, Setup, dims};
-use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
+use crate::{Result, bail};
 
 /// The layer.
 struct BatchNorm {
@@ -185,6 +185,13 @@ impl Layer for BatchNorm {
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.batch_norm_param.as_deref().cloned().unwrap_or_default();
+    if let Some(spec) = setup.param.param.iter().find(|s| s.lr_mult.is_some_and(|m| m != 0.0)) {
+        bail!(
+            "has param {{ lr_mult: {} }}, but no solver may learn its statistics; give lr_mult 0, \
+             or no `param` blocks",
+            spec.lr_mult()
+        );
+    }
     let channels = channel_count(&bottoms[0]);
     Ok(Box::new(BatchNorm {
         use_global_stats: param.use_global_stats.unwrap_or(setup.phase == Phase::Test),

@@ -6,7 +6,7 @@
 //! Along the channels of blocked blobs it copies blocks, where the bottoms' channels fill them.
 
 use super::parts::Parts;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::{Result, ensure};
@@ -53,11 +53,7 @@ impl Layer for Concat {
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.concat_param.as_deref().cloned().unwrap_or_default();
-    ensure!(
-        param.axis.is_none() || param.concat_dim.is_none(),
-        "give `axis` or the older `concat_dim`, not both"
-    );
-    let axis = param.concat_dim.map_or(param.axis(), |d| d as i32);
+    let axis = dims::axis_or_old(param.axis, (param.concat_dim, "concat_dim"))?;
     Ok(Box::new(Concat { axis, parts: Parts::default() }))
 }
 

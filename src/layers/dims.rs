@@ -67,6 +67,16 @@ pub fn laid_over(shape: &Shape, axis: i32, values: &Shape) -> Result<Range<usize
     }
 }
 
+/// The axis of Concat or Slice: `axis` (by default 1), or what old nets call `name`.
+///
+/// # Errors
+/// When both are given, or the old one is no axis.
+pub fn axis_or_old(axis: Option<i32>, (old, name): (Option<u32>, &str)) -> Result<i32> {
+    let Some(old) = old else { return Ok(axis.unwrap_or(1)) };
+    ensure!(axis.is_none(), "give `axis` or the older `{name}`, not both");
+    i32::try_from(old).or_else(|_| bail!("{name} {old} is no axis"))
+}
+
 /// The shape in a `shape { dim: … }` block.
 ///
 /// # Errors

@@ -57,23 +57,30 @@ impl Layer for DummyData {
     }
 }
 
-/// The shapes as given today, or in the old four lists.
-fn shapes(param: &DummyDataParameter) -> Result<Vec<Shape>> {
-    if !param.shape.is_empty() {
-        return param.shape.iter().map(dims::of_message).collect();
+/// The shape of every top, as given today or in the old four lists, each of which has one element
+/// or one for each top.
+fn shapes(param: &DummyDataParameter, tops: usize) -> Result<Vec<Shape>> {
+    let old = [
+        (&param.num, "`num`"),
+        (&param.channels, "`channels`"),
+        (&param.height, "`height`"),
+        (&param.width, "`width`"),
+    ];
+    if old.iter().all(|(list, _)| list.is_empty()) {
+        let shapes = param.shape.iter().map(dims::of_message).collect::<Result<Vec<_>>>()?;
+        return for_each_top(shapes, tops, "`shape`");
     }
-    let old = [&param.num, &param.channels, &param.height, &param.width];
     ensure!(
-        old.iter().all(|list| list.len() == old[0].len()),
-        "dummy_data_param needs `shape`, or as many of num, channels, height and width each; \
-         it has {}, {}, {} and {}",
-        old[0].len(),
-        old[1].len(),
-        old[2].len(),
-        old[3].len()
+        param.shape.is_empty(),
+        "dummy_data_param has `shape` and the older num, channels, height and width; keep one form"
     );
-    let nchw = |i: usize| Shape::from(old.map(|list| list[i] as usize));
-    Ok((0..old[0].len()).map(nchw).collect())
+    let mut shapes = vec![Shape::from([0; 4]); tops];
+    for (axis, (list, what)) in old.into_iter().enumerate() {
+        for (shape, extent) in shapes.iter_mut().zip(for_each_top(list.clone(), tops, what)?) {
+            *shape = shape.with(axis, extent as usize);
+        }
+    }
+    Ok(shapes)
 }
 
 /// Repeats the only element for `tops` tops.
@@ -91,7 +98,7 @@ fn for_each_top<T: Clone>(mut given: Vec<T>, tops: usize, what: &str) -> Result<
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.dummy_data_param.as_deref().cloned().unwrap_or_default();
-    let shapes = for_each_top(shapes(&param)?, setup.tops, "`shape`")?;
+    let shapes = shapes(&param, setup.tops)?;
     let mut fillers = param.data_filler;
     if fillers.is_empty() {
         fillers.push(FillerParameter::default());
@@ -110,7 +117,7 @@ mod tests {
     use caffe_proto::Phase;
 
     use crate::device::Step;
-    use crate::layers::testing::net;
+    use crate::layers::testing::{message, net};
 
     const TEXT: &str = "layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' \
         dummy_data_param { num: 2 channels: 3 height: 1 width: 2 \
@@ -129,5 +136,27 @@ mod tests {
         }
         assert_ne!(random[0], random[1]);
         assert_eq!(random[0], random[2]);
+    }
+
+    #[test]
+    fn old_sizes_serve_one_top_or_all() {
+        let text = |param: &str| {
+            format!(
+                "layer {{ name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param {{ {param} }} }}"
+            )
+        };
+        let net = net(&text("num: 2 num: 4 channels: 3 height: 1 width: 5 width: 6"), Phase::Train);
+        let shapes =
+            ["a", "b"].map(|name| net.store().blobs[net.blob(name).unwrap()].shape.clone());
+        assert_eq!(shapes.each_ref().map(|s| s.dims()), [&[2, 3, 1, 5], &[4, 3, 1, 6]]);
+        for (param, what) in [
+            ("num: 2 channels: 3 height: 1", "`width`"),
+            ("num: 2 num: 2 num: 2 channels: 3 height: 1 width: 1", "`num`"),
+            ("shape { dim: 2 } num: 2 channels: 3 height: 1 width: 1", "keep one form"),
+            ("", "`shape`"),
+        ] {
+            let message = message(&text(param));
+            assert!(message.contains(what), "{param}: {message}");
+        }
     }
 }

@@ -17,6 +17,13 @@ pub enum AtZero {
     Other,
 }
 
+impl AtZero {
+    /// For a function whose value at 0 depends on its parameters.
+    pub fn of(value: f32) -> AtZero {
+        if value == 0.0 { AtZero::Zero } else { AtZero::Other }
+    }
+}
+
 /// The layout to work in: the one that is there, unless its padding would be spoiled.
 pub fn layout(io: &Io<'_>, at_zero: AtZero) -> Layout {
     let layout = io.bottom_layout(0);
@@ -52,13 +59,57 @@ pub fn forward(
     Ok(())
 }
 
+/// The bottom of a layer that works in place and needs it for its gradient.
+#[derive(Default)]
+pub struct Kept {
+    /// The values before the forward pass.
+    pub values: Vec<f32>,
+    /// The layout they are in.
+    pub layout: Layout,
+}
+
+impl Kept {
+    /// Memory for a bottom of `len` elements in `layout`.
+    pub fn room(&mut self, len: usize, layout: Layout) -> &mut [f32] {
+        self.layout = layout;
+        self.values.resize(len, 0.0);
+        &mut self.values
+    }
+}
+
+/// top = f(bottom); in place, the bottom is kept where a gradient will be asked for.
+///
+/// # Errors
+/// A conversion that fails.
+pub fn forward_keeping(
+    run: &mut Run,
+    io: &Io<'_>,
+    at_zero: AtZero,
+    kept: &mut Kept,
+    f: impl Fn(f32) -> f32 + Sync,
+) -> Result<()> {
+    if !io.in_place() || !io.propagate_down(0) {
+        return forward(run, io, at_zero, f);
+    }
+    let layout = layout(io, at_zero);
+    let y = io.top_update_in(0, layout)?;
+    let kept = kept.room(y.len(), layout);
+    run.threads().par_zip2_mut((y, CHUNK), (kept, CHUNK), |_, y, kept| {
+        kept.copy_from_slice(y);
+        y.iter_mut().for_each(|v| *v = f(*v));
+    });
+    Ok(())
+}
+
 /// Which value the derivative is computed from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum From {
+#[derive(Clone, Copy)]
+pub enum From<'a> {
     /// The bottom. In place that is the top's memory: only for functions for which either will do.
     Bottom,
     /// The top.
     Top,
+    /// The bottom; in place, what [`forward_keeping`] kept of it.
+    Kept(&'a Kept),
 }
 
 /// For layers whose gradient needs the bottom's values.
@@ -81,7 +132,7 @@ pub fn refuse_in_place(io: &Io<'_>) -> Result<()> {
 pub fn backward(
     run: &mut Run,
     io: &Io<'_>,
-    from: From,
+    from: From<'_>,
     d: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Result<()> {
     if !io.propagate_down(0) {
@@ -89,7 +140,10 @@ pub fn backward(
     }
     let threads = run.threads();
     let (layout, value) = match from {
-        From::Bottom => (io.bottom_layout(0), io.bottom_in(0, io.bottom_layout(0))?),
+        From::Kept(kept) if io.in_place() => (kept.layout, &kept.values[..]),
+        From::Bottom | From::Kept(_) => {
+            (io.bottom_layout(0), io.bottom_in(0, io.bottom_layout(0))?)
+        }
         From::Top => (io.top_layout(0), io.top_in(0, io.top_layout(0))?),
     };
     if io.in_place() {

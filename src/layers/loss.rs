@@ -1,10 +1,15 @@
-//! What losses share: the divisor, and labels out of blobs.
+//! What losses share: the divisor, the number of records, labels out of blobs.
 
 use caffe_proto::LayerParameter;
 use caffe_proto::loss_parameter::NormalizationMode as Mode;
 
 use super::dims::Around;
+use crate::blob::Shape;
 use crate::{Result, bail, ensure};
+
+/// A smaller probability counts as this one, so that its logarithm is finite (Caffe's value for
+/// MultinomialLogisticLoss and InfogainLoss).
+pub const LEAST_PROBABILITY: f32 = 1e-20;
 
 /// What a summed loss is divided by.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,42 @@ impl Normalization {
     }
 }
 
+/// The number of records that the bottoms of a loss share: the extent of axis 0.
+///
+/// # Errors
+/// When they differ in it, or have no axes.
+pub fn records(bottoms: &[Shape]) -> Result<usize> {
+    let Some(&n) = bottoms[0].dims().first() else {
+        bail!("needs bottoms with records (axis 0), got a scalar")
+    };
+    for (i, bottom) in bottoms.iter().enumerate().skip(1) {
+        ensure!(
+            bottom.dims().first() == Some(&n),
+            "the bottoms need equally many records (axis 0): bottom 0 has shape {}, bottom {i} has \
+             shape {bottom}",
+            bottoms[0]
+        );
+    }
+    Ok(n)
+}
+
+/// For losses that are always divided by the number of records.
+///
+/// # Errors
+/// When the prototxt asks for something else, which Caffe would ignore.
+pub fn refuse_loss_param(param: &LayerParameter) -> Result<()> {
+    ensure!(
+        param.loss_param.is_none(),
+        "takes no loss_param: it counts every label and divides by the number of records; remove it"
+    );
+    Ok(())
+}
+
+/// Whether a label is the one to be ignored. (Caffe, too, cuts off what is behind the point.)
+pub fn is_ignored(ignore: Option<i32>, label: f32) -> bool {
+    !label.is_nan() && Some(label as i32) == ignore
+}
+
 /// Reads class numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels {
@@ -45,18 +86,20 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Checks that a label blob of `found` elements has one for each position around the classes.
+    /// Checks that the second bottom has a label for each position `around` the classes of the
+    /// first.
     ///
     /// # Errors
     /// When it has not.
-    pub fn check_count(around: Around, found: usize) -> Result<()> {
+    pub fn check_count(around: Around, bottoms: &[Shape]) -> Result<()> {
         let wanted = around.outer * around.inner;
         ensure!(
-            found == wanted,
-            "needs one label per prediction: {wanted} of them, got {found} (a {} x {} blob of \
-             predictions around the class axis; is `axis` right?)",
-            around.outer,
-            around.inner
+            bottoms[1].count() == wanted,
+            "needs one label per prediction: scores of shape {} hold {wanted} predictions of {} \
+             classes, labels have shape {}",
+            bottoms[0],
+            around.extent,
+            bottoms[1]
         );
         Ok(())
     }
@@ -67,10 +110,10 @@ impl Labels {
     /// When the label is no class; the message names value and position.
     pub fn class(self, labels: &[f32], position: usize) -> Result<Option<usize>> {
         let value = labels[position];
-        let label = value as i32;
-        if Some(label) == self.ignore {
+        if is_ignored(self.ignore, value) {
             return Ok(None);
         }
+        let label = value as i32;
         if value.is_nan() || label < 0 || label as usize >= self.classes {
             bail!(
                 "label {value} at position {position} is not one of the {} classes (0 to {})",

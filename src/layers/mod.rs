@@ -6,10 +6,15 @@
 //! [`Run`] offer. It never sees the net, the solver or another layer. Adding a layer: its own file
 //! and one line in [`LAYERS`].
 
+mod abs_val;
 mod accuracy;
+mod arg_max;
 mod batch_norm;
 mod bias;
+mod bnll;
+mod clip;
 mod concat;
+mod contrastive_loss;
 mod convolution;
 mod data;
 pub mod dims;
@@ -17,29 +22,42 @@ mod dropout;
 mod dummy_data;
 pub mod elementwise;
 mod eltwise;
+mod elu;
+mod euclidean_loss;
+mod exp;
 mod flatten;
+mod hinge_loss;
+mod infogain_loss;
 mod inner_product;
 mod input;
 mod io;
+mod log;
 mod loss;
 mod lrn;
+mod multinomial_logistic_loss;
 mod parts;
 mod per_channel;
 mod pooling;
 mod power;
+mod prelu;
+mod reduction;
 mod registry;
 mod relu;
 mod reshape;
 mod scale;
 mod sigmoid;
+mod sigmoid_cross_entropy_loss;
 mod silence;
 mod slice;
 mod softmax;
 mod softmax_loss;
 mod split;
+mod swish;
 mod tanh;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threshold;
+mod tile;
 
 pub use io::Io;
 pub use registry::{LAYERS, by_type_name};

@@ -133,7 +133,7 @@ impl Channels {
             }
         });
         let mut total = vec![[0.0; N]; self.channels];
-        for sums in partial.chunks(row) {
+        for sums in partial.chunks(row.max(1)) {
             for (total, sum) in total.iter_mut().zip(sums) {
                 total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
             }
@@ -240,7 +240,7 @@ impl Channels {
         });
         sums.total.clear();
         sums.total.resize(self.channels, [0.0; N]);
-        for partial in sums.partial.chunks(row) {
+        for partial in sums.partial.chunks(row.max(1)) {
             for (total, sum) in sums.total.iter_mut().zip(partial) {
                 total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
             }

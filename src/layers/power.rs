@@ -39,8 +39,7 @@ impl Layer for Power {
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
-        let at_zero = if self.value(0.0) == 0.0 { AtZero::Zero } else { AtZero::Other };
-        elementwise::forward(run, &io, at_zero, |x| self.value(x))
+        elementwise::forward(run, &io, AtZero::of(self.value(0.0)), |x| self.value(x))
     }
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {

@@ -3,6 +3,7 @@
 //! ```text
 //! layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" relu_param { negative_slope: 0 } }
 //! ```
+//! `engine` makes no difference.
 
 use super::elementwise::{self, AtZero, From};
 use super::{Io, Layer, LayerDef, Setup};

@@ -6,7 +6,7 @@
 //! ```
 
 use super::parts::Parts;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::{Result, ensure};
@@ -91,11 +91,7 @@ impl Layer for Slice {
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.slice_param.as_deref().cloned().unwrap_or_default();
-    ensure!(
-        param.axis.is_none() || param.slice_dim.is_none(),
-        "give `axis` or the older `slice_dim`, not both"
-    );
-    let axis = param.slice_dim.map_or(param.axis(), |d| d as i32);
+    let axis = dims::axis_or_old(param.axis, (param.slice_dim, "slice_dim"))?;
     let points = param.slice_point.iter().map(|&p| p as usize).collect();
     Ok(Box::new(Slice { axis, points, tops: setup.tops, parts: Parts::default() }))
 }

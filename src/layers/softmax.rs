@@ -3,6 +3,7 @@
 //! ```text
 //! layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" softmax_param { axis: 1 } }
 //! ```
+//! `engine` makes no difference.
 
 use super::dims::Around;
 use super::{Io, Layer, LayerDef, Setup};

@@ -34,7 +34,7 @@ struct SoftmaxWithLoss {
 impl Layer for SoftmaxWithLoss {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         self.around = Around::of(&bottoms[0], bottoms[0].axis(self.axis)?);
-        Labels::check_count(self.around, bottoms[1].count())?;
+        Labels::check_count(self.around, bottoms)?;
         self.labels.classes = self.around.extent;
         self.prob.resize(bottoms[0].count(), 0.0);
         let mut tops = vec![Shape::default(), bottoms[0].clone()];

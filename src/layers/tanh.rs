@@ -3,6 +3,7 @@
 //! ```text
 //! layer { name: "squash" type: "TanH" bottom: "x" top: "y" }
 //! ```
+//! `engine` makes no difference.
 
 use super::elementwise::{self, AtZero, From};
 use super::{Io, Layer, LayerDef, Setup};

@@ -32,3 +32,16 @@ pub fn gradient(net: &mut Net, blob: &str) -> Vec<f32> {
     let id = net.blob(blob).unwrap();
     net.diff(id).unwrap().to_vec()
 }
+
+/// An Input layer.
+pub fn input(name: &str, dims: &[usize]) -> String {
+    let dims: String = dims.iter().map(|d| format!("dim: {d} ")).collect();
+    format!(
+        "layer {{ name: '{name}' type: 'Input' top: '{name}' input_param {{ shape {{ {dims} }} }} }} "
+    )
+}
+
+/// What is wrong with a training net.
+pub fn message(text: &str) -> String {
+    try_net(text, Phase::Train).err().unwrap().to_string()
+}

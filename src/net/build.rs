@@ -65,6 +65,8 @@ impl Net {
     pub fn new(param: &NetParameter, origin: &Origin, options: &NetOptions) -> Result<Net> {
         let placed = select(param, options)?;
         ensure!(!placed.is_empty(), "net `{}` has no layers in this phase", param.name());
+        let with_blobs = placed.iter().filter(|p| !p.param.blobs.is_empty());
+        let given: Vec<LayerParameter> = with_blobs.map(|p| p.param.clone()).collect();
         let mut builder = Builder {
             options,
             run: Run::Cpu(CpuRun::new(options.threads, options.exact)),
@@ -83,7 +85,9 @@ impl Net {
                 e => Error::Layer { name, type_name: kind, place, source: Box::new(e) },
             })?;
         }
-        builder.finish(param)
+        let mut net = builder.finish(param)?;
+        net.copy_trained_from(&NetParameter { layer: given, ..Default::default() })?;
+        Ok(net)
     }
 }
 
@@ -152,7 +156,7 @@ impl Builder<'_> {
         let shapes: Vec<Shape> = bottom.iter().map(|&b| self.blobs[b].1.clone()).collect();
         let setup = Setup {
             param: &param,
-            phase: self.options.state.phase(),
+            phase: param.phase(),
             index,
             seed: self.options.seed,
             tops: param.top.len(),
@@ -442,7 +446,7 @@ fn check_counts(param: &LayerParameter, def: &LayerDef) -> Result<()> {
         "makes {} top blob(s), but the prototxt names {tops}",
         def.tops
     );
-    Ok(())
+    gradient_flow::check(param, def)
 }
 
 /// One loss weight per top; 0 where the prototxt says nothing.

@@ -1,7 +1,29 @@
 //! Who needs a gradient: a layer runs backward when something before it learns and something
 //! behind it is a loss.
 
+use caffe_proto::LayerParameter;
+
 use super::Node;
+use crate::layers::LayerDef;
+use crate::{Result, bail, ensure};
+
+/// Checks what a layer's `propagate_down` asks for.
+///
+/// # Errors
+/// When it does not speak of every bottom, or asks for a gradient that does not exist.
+pub fn check(param: &LayerParameter, def: &LayerDef) -> Result<()> {
+    let (asked, bottoms) = (&param.propagate_down, &param.bottom);
+    ensure!(
+        asked.is_empty() || asked.len() == bottoms.len(),
+        "has {} propagate_down entries for {} bottoms; give one for each, or none",
+        asked.len(),
+        bottoms.len()
+    );
+    for (bottom, _) in bottoms.iter().zip(asked).skip(def.gradient_bottoms).filter(|(_, a)| **a) {
+        bail!("has no gradient for bottom `{bottom}`, but propagate_down asks for it; say false");
+    }
+    Ok(())
+}
 
 /// Fills `propagate_down`, `param_needs_diff`, `top_has_diff` and `needs_backward` of every node.
 ///

@@ -48,7 +48,8 @@ impl Axis {
         positions: usize,
         [kernel, stride, pad, dilation]: [usize; 4],
     ) -> Result<usize> {
-        let whole = stride * (positions.max(1) - 1) + dilation * (kernel - 1) + 1;
+        ensure!(positions > 0, "an image without elements cannot be enlarged");
+        let whole = stride * (positions - 1) + dilation * (kernel - 1) + 1;
         ensure!(whole > 2 * pad, "padding {pad} leaves nothing of an extent of {whole}");
         Ok(whole - 2 * pad)
     }
@@ -106,6 +107,8 @@ fn setting(
         };
     }
     match (repeated.len(), default) {
+        // Nothing behind the channels: every kernel is a single element.
+        (0 | 1, _) if axes == 0 => Ok(Vec::new()),
         (0, Some(default)) => Ok(vec![default; axes]),
         (0, None) => bail!("needs a {what}_size"),
         (1, _) => Ok(vec![repeated[0] as usize; axes]),

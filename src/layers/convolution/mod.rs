@@ -1,5 +1,5 @@
 //! Convolution: y_o = b_o + Σ_c w_oc ∗ x_c over the channels of o's group, with kernel, stride, pad
-//! and dilation along any number of spatial axes.
+//! and dilation along any number of spatial axes (with none it is an InnerProduct of the channels).
 //!
 //! ```text
 //! layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
@@ -48,14 +48,10 @@ impl Setting {
         let (channels, outputs) = (bottoms[0][axis], param.num_output() as usize);
         let groups = param.group() as usize;
         ensure!(outputs > 0, "needs num_output");
+        ensure!(channels > 0, "has no channels in axis {axis} of {}", bottoms[0]);
         ensure!(
             groups > 0 && channels.is_multiple_of(groups) && outputs.is_multiple_of(groups),
             "group {groups} does not divide {channels} channels and num_output {outputs}"
-        );
-        ensure!(
-            axis + 1 < bottoms[0].axes(),
-            "has no spatial axes behind axis {axis} of {}",
-            bottoms[0]
         );
         let spatial = geometry::settings(&param, bottoms[0].axes() - axis - 1)?;
         Ok(Setting { axis, channels, outputs, groups, spatial, param })

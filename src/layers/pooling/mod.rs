@@ -8,7 +8,8 @@
 //! edge; with padding, windows that would start in the padding behind the image are dropped. AVE
 //! divides by the part of the window inside the padded image. The second top of MAX is the place
 //! of each largest element in its plane. STOCHASTIC draws with a probability proportional to the
-//! value in training and takes the mean weighted with the values in TEST.
+//! value in training and takes the mean weighted with the values in TEST. `engine` makes no
+//! difference.
 
 mod blocked;
 mod plain;

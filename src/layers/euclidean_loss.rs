@@ -1,0 +1,90 @@
+//! EuclideanLoss: l = Σ (a − b)² / 2N over all elements of two bottoms with N records (axis 0).
+//!
+//! ```text
+//! layer { name: "loss" type: "EuclideanLoss" bottom: "pred" bottom: "target" top: "loss" }
+//! ```
+//! Both bottoms get a gradient: ±(a − b) / N. There is no `loss_param`.
+
+use super::loss::{records, refuse_loss_param};
+use super::{Count, Io, Layer, LayerDef, Setup};
+use crate::blob::Shape;
+use crate::device::Run;
+use crate::{Result, ensure};
+
+/// Elements per task.
+const CHUNK: usize = 8 * 1024;
+
+/// The layer.
+struct EuclideanLoss {
+    records: f32,
+}
+
+impl Layer for EuclideanLoss {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        self.records = records(bottoms)?.max(1) as f32;
+        ensure!(
+            bottoms[0].count() == bottoms[1].count(),
+            "the bottoms need equally many elements: bottom 0 has shape {}, bottom 1 has shape {}",
+            bottoms[0],
+            bottoms[1]
+        );
+        Ok(vec![Shape::default()])
+    }
+
+    fn forward(&mut self, _run: &mut Run, io: Io<'_>) -> Result<()> {
+        let pairs = io.bottom(0)?.iter().zip(io.bottom(1)?);
+        let sum: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        io.top_mut(0)?[0] = (sum / f64::from(self.records) / 2.0) as f32;
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let weight = io.top_diff(0)?[0] / self.records;
+        let (a, b) = (io.bottom(0)?, io.bottom(1)?);
+        for (i, weight) in [(0, weight), (1, -weight)] {
+            if io.propagate_down(i) {
+                run.threads().par_chunks_mut(io.bottom_diff_mut(i)?, CHUNK, |at, dx| {
+                    let pairs = a[at * CHUNK..].iter().zip(&b[at * CHUNK..]);
+                    dx.iter_mut().zip(pairs).for_each(|(dx, (a, b))| *dx = weight * (a - b));
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    refuse_loss_param(setup.param)?;
+    Ok(Box::new(EuclideanLoss { records: 1.0 }))
+}
+
+/// `EuclideanLoss`.
+pub static DEF: LayerDef =
+    LayerDef::new("EuclideanLoss", "half the squared distance of two blobs, per record", build)
+        .counts(Count::Exactly(2), Count::Exactly(1))
+        .loss(2);
+
+#[cfg(test)]
+mod tests {
+    use crate::layers::testing::{input, message};
+
+    #[test]
+    fn names_what_does_not_fit() {
+        let text = |a: &[usize], b: &[usize], more: &str| {
+            format!(
+                "{}{} layer {{ name: 'e' type: 'EuclideanLoss' bottom: 'a' bottom: 'b' {more} }}",
+                input("a", a),
+                input("b", b)
+            )
+        };
+        for (a, b) in [(&[4, 2][..], &[2, 4][..]), (&[4, 2], &[4, 3])] {
+            let message = message(&text(a, b, ""));
+            assert!(message.contains("4 2 (8)"), "{message}");
+            assert!(message.contains(&format!("{} {} ", b[0], b[1])), "{message}");
+        }
+        let param = message(&text(&[2], &[2], "loss_param { normalization: NONE }"));
+        assert!(param.contains("takes no loss_param"), "{param}");
+        let three = message(&text(&[2], &[2], "bottom: 'a'"));
+        assert!(three.contains("takes 2 bottom blob(s), but the prototxt names 3"), "{three}");
+    }
+}

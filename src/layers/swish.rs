@@ -1,0 +1,48 @@
+//! Swish: y = x · σ(beta · x) with σ(t) = 1 / (1 + e^−t), element by element, also in place.
+//!
+//! ```text
+//! layer { name: "swish1" type: "Swish" bottom: "conv1" top: "conv1" swish_param { beta: 1 } }
+//! ```
+//! The gradient: with s = σ(beta · x), dy · (s + beta · x · s · (1 − s)). In place x is kept for it.
+
+use super::elementwise::{self, AtZero, From, Kept};
+use super::sigmoid::sigmoid;
+use super::{Io, Layer, LayerDef, Setup};
+use crate::Result;
+use crate::blob::Shape;
+use crate::device::Run;
+
+/// The layer.
+struct Swish {
+    beta: f32,
+    kept: Kept,
+}
+
+impl Layer for Swish {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let beta = self.beta;
+        elementwise::forward_keeping(run, &io, AtZero::Zero, &mut self.kept, |x| {
+            x * sigmoid(beta * x)
+        })
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let beta = self.beta;
+        elementwise::backward(run, &io, From::Kept(&self.kept), |x, dy| {
+            let s = sigmoid(beta * x);
+            dy * (s + beta * x * s * (1.0 - s))
+        })
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.swish_param.as_deref().cloned().unwrap_or_default();
+    Ok(Box::new(Swish { beta: param.beta(), kept: Kept::default() }))
+}
+
+/// `Swish`.
+pub static DEF: LayerDef = LayerDef::new("Swish", "y = x · sigmoid(beta · x)", build).in_place();
