@@ -52,7 +52,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn place(&self, block: usize) -> Option<String> {
+    /// `file:line` of a `layer` block, where known.
+    pub(crate) fn place(&self, block: usize) -> Option<String> {
         self.lines.get(block).map(|line| format!("{}:{line}", self.file))
     }
 }

@@ -31,7 +31,8 @@ impl Net {
         let index = self.layer(layer)?;
         let blame = |e: Error| self.nodes[index].blame(e);
         self.check_memory_data(index, data.len(), labels.len()).map_err(blame)?;
-        self.feed(index, &mut Batch { tops: vec![data, labels], ..Batch::default() });
+        let mut records = Batch { tops: vec![data, labels], ..Batch::default() };
+        self.nodes[index].layer.feed(&mut records);
         Ok(())
     }
 
