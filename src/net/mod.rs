@@ -11,6 +11,7 @@ mod gradient_flow;
 mod memory;
 mod memory_data;
 mod reshape;
+mod select;
 mod split;
 mod weights;
 
