@@ -23,7 +23,8 @@ fn noise(state: &mut u64, n: usize) -> usize {
     ((*state >> 33) % n as u64) as usize
 }
 
-/// `2 3 4`: values of both signs; `+2 3`: positive ones; `#5 2`: class numbers below 5.
+/// `2 3 4`: values of both signs; `+2 3`: positive ones; `#5 2`: class numbers below 5;
+/// `=0,1,1,1 2 2`: these values.
 struct Input<'a> {
     dims: Vec<usize>,
     text: &'a str,
@@ -31,7 +32,7 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn parse(text: &'a str) -> Self {
-        let dims = text.split_whitespace().filter(|w| !w.starts_with('#'));
+        let dims = text.split_whitespace().filter(|w| !w.starts_with(['#', '=']));
         Input { dims: dims.map(|w| w.trim_start_matches('+').parse().unwrap()).collect(), text }
     }
 
@@ -40,6 +41,10 @@ impl<'a> Input<'a> {
         if let Some(classes) = self.text.strip_prefix('#') {
             let classes = classes.split_whitespace().next().unwrap().parse().unwrap();
             return (0..n).map(|_| noise(state, classes) as f32).collect();
+        }
+        if let Some(given) = self.text.strip_prefix('=') {
+            let given = given.split_whitespace().next().unwrap();
+            return given.split(',').map(|v| v.parse().unwrap()).collect();
         }
         // A shuffled grid around 0.
         let mut order: Vec<usize> = (0..n).collect();
@@ -149,7 +154,8 @@ fn check(kind: &str, param: &str, inputs: &[&str], exact: bool) {
     }
     let objective = objective(&net, state);
     let node = net.layers().last().unwrap();
-    let blobs = node.bottom.iter().take(node.def.gradient_bottoms).map(|&b| Subject::Blob(b));
+    let can = |i: usize| node.def.differentiable.contains(i, node.bottom.len());
+    let blobs = (0..node.bottom.len()).filter(|&i| can(i)).map(|i| Subject::Blob(node.bottom[i]));
     let learned: Vec<usize> = node.params.clone();
     let mut subjects: Vec<Subject> = blobs.collect();
     subjects.extend(
@@ -235,4 +241,16 @@ gradients! {
     infogain_loss_along_the_last_axis: "InfogainLoss", ["infogain_loss_param { axis: -1 }"], [["3 4", "#4 3", "16"], ["2 3 4", "#4 6", "2 8"]];
     sigmoid_cross_entropy_loss: "SigmoidCrossEntropyLoss", ["", "loss_weight: 2.5 loss_param { normalization: NONE ignore_label: 1 }", "loss_param { normalization: VALID ignore_label: 0 }", "loss_param { normalization: FULL }"], [["4 5", "#2 4 5"], ["2 3 2 2", "+2 3 2 2"]];
     contrastive_loss: "ContrastiveLoss", ["", "contrastive_loss_param { margin: 4 }", "loss_weight: 2 contrastive_loss_param { margin: 20 legacy_version: true }"], [["5 4", "5 4", "#2 5"], ["4 2 2", "4 4 1", "#2 4 1"]];
+    embed: "Embed", ["embed_param { input_dim: 5 num_output: 3 weight_filler { type: 'gaussian' std: 0.5 } bias_filler { type: 'gaussian' std: 0.5 } }", "embed_param { input_dim: 6 num_output: 1 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }"], [["#5 4"], ["#5 2 3"]];
+    mvn: "MVN", ["", "mvn_param { normalize_variance: false }", "mvn_param { across_channels: true }", "mvn_param { across_channels: true normalize_variance: false eps: 0.5 }"], [["2 3 2 4"], ["3 2 5"]];
+    crop: "Crop", ["crop_param { axis: 2 offset: 1 }", "crop_param { axis: -3 offset: 1 offset: 0 offset: 2 }", "crop_param { axis: -1 }"], [["2 3 4 5", "2 2 3 2"]];
+    batch_reindex: "BatchReindex", [""], [["4 3", "#4 6"], ["3 2 2 2", "#3 2"]];
+    filter: "Filter", ["top: 'a' top: 'b'"], [["4 3", "4 2 1 2", "=1,0,0,1 4"], ["3 2", "3", "=0,1,0 3 1"]];
+    im2col: "Im2col", ["convolution_param { kernel_size: 2 stride: 2 pad: 1 }", "convolution_param { kernel_size: 2 dilation: 2 }"], [["2 2 4 3"], ["1 2 3 4 3"], ["2 2 5"]];
+    im2col_of_other_channels: "Im2col", ["convolution_param { axis: 2 kernel_size: 2 pad: 1 }", "convolution_param { axis: -3 kernel_h: 1 kernel_w: 2 stride_h: 2 stride_w: 1 }"], [["2 2 3 4 2"]];
+    parameter: "Parameter", ["parameter_param { shape { dim: 2 dim: 3 } }"], [[]];
+    spp: "SPP", ["spp_param { pyramid_height: 1 }", "spp_param { pyramid_height: 3 }", "spp_param { pyramid_height: 3 pool: AVE }", "spp_param { pyramid_height: 1 pool: AVE }"], [["2 2 6 4"], ["1 3 7 9"]];
+    lstm_unit: "LSTMUnit", ["top: 'c' top: 'h'"], [["1 3 2", "1 3 8", "=1,0,1 1 3"], ["1 2 3", "1 2 12", "=0.5,1 1 2"]];
+    lstm: "LSTM", ["recurrent_param { num_output: 3 weight_filler { type: 'gaussian' std: 0.5 } bias_filler { type: 'gaussian' std: 0.5 } }"], [["3 2 4", "=0,0,1,1,1,0 3 2"], ["4 1 2 2", "=0,1,0,1 4 1"], ["2 2 3", "=0,0,1,1 2 2", "2 3"]];
+    rnn: "RNN", ["recurrent_param { num_output: 3 weight_filler { type: 'gaussian' std: 0.5 } bias_filler { type: 'gaussian' std: 0.5 } }"], [["3 2 4", "=0,0,1,1,1,0 3 2"], ["4 1 2 2", "=0,1,0,1 4 1"], ["2 2 3", "=0,0,1,1 2 2", "2 2 2"]];
 }

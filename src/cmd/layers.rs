@@ -63,7 +63,8 @@ fn describe(def: &LayerDef) -> String {
 fn parameters(def: &LayerDef) -> Vec<String> {
     let names: &[&str] = match def.type_name {
         "Data" => &["data_param", "transform_param"],
-        "Deconvolution" => &["convolution_param"],
+        "Deconvolution" | "Im2col" => &["convolution_param"],
+        "LSTM" | "RNN" => &["recurrent_param"],
         "SoftmaxWithLoss" => &["softmax_param", "loss_param"],
         "SigmoidCrossEntropyLoss" => &["loss_param"],
         own => return own_parameters(own).into_iter().collect(),

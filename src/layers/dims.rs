@@ -103,6 +103,19 @@ pub fn expect(what: &str, expected: &Shape, got: &Shape) -> Result<()> {
     })
 }
 
+/// The number at `position` of a blob of indices, below `end`. Fractions are cut off, as Caffe does.
+///
+/// # Errors
+/// When it is outside; the message names value, place and range.
+pub fn index(indices: &[f32], position: usize, end: usize) -> Result<usize> {
+    let value = indices[position];
+    let index = value as i64;
+    if value.is_nan() || index < 0 || index as u64 >= end as u64 {
+        bail!("index {value} at position {position} is outside the range 0 to {}", end as i64 - 1);
+    }
+    Ok(index as usize)
+}
+
 /// The first private layout among `layouts`, or plain: what a layer that takes any layout works in.
 pub fn first_blocked(layouts: impl IntoIterator<Item = Layout>) -> Layout {
     layouts.into_iter().find(|l| *l != Layout::Plain).unwrap_or_default()

@@ -15,6 +15,7 @@ use super::{Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::gemm::Gemm;
+use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
 
@@ -92,15 +93,7 @@ impl Layer for InnerProduct {
             run.cpu()?.sgemm(product, a, b, dw)?;
         }
         if self.param.bias_term() && io.param_needs_diff(1) {
-            // db ← db + the sum of dy over the records, in double precision
-            let db = io.param_diff_mut(1)?;
-            threads.limited(dy.len(), GRAIN).par_chunks_mut(db, CHUNK, |i, db| {
-                let mut sums = [0.0; CHUNK];
-                for dy in dy.chunks(self.outputs) {
-                    sums.iter_mut().zip(&dy[i * CHUNK..]).for_each(|(s, dy)| *s += f64::from(*dy));
-                }
-                db.iter_mut().zip(sums).for_each(|(db, s)| *db += s as f32);
-            });
+            add_rows(threads, dy, io.param_diff_mut(1)?);
         }
         if io.propagate_down(0) {
             // dx ← dy · W
@@ -110,6 +103,18 @@ impl Layer for InnerProduct {
         }
         Ok(())
     }
+}
+
+/// sums ← sums + the rows, added up in double precision: a bias's gradient.
+pub(super) fn add_rows(threads: Threads, rows: &[f32], sums: &mut [f32]) {
+    let len = sums.len();
+    threads.limited(rows.len(), GRAIN).par_chunks_mut(sums, CHUNK, |i, sums| {
+        let mut totals = [0.0; CHUNK];
+        for row in rows.chunks(len) {
+            totals.iter_mut().zip(&row[i * CHUNK..]).for_each(|(t, v)| *t += f64::from(*v));
+        }
+        sums.iter_mut().zip(totals).for_each(|(sum, t)| *sum += t as f32);
+    });
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {

@@ -10,37 +10,57 @@ mod abs_val;
 mod accuracy;
 mod arg_max;
 mod batch_norm;
+mod batch_reindex;
 mod bias;
 mod bnll;
 mod clip;
 mod concat;
 mod contrastive_loss;
 mod convolution;
+mod crop;
 mod data;
 pub mod dims;
 mod dropout;
 mod dummy_data;
 pub mod elementwise;
 mod eltwise;
+<<<<<<< HEAD
 mod elu;
 mod euclidean_loss;
 mod exp;
 mod flatten;
 mod hinge_loss;
 mod infogain_loss;
+=======
+mod embed;
+mod filter;
+mod flatten;
+mod im2col;
+>>>>>>> structure
 mod inner_product;
 mod input;
 mod io;
 mod log;
 mod loss;
 mod lrn;
+<<<<<<< HEAD
 mod multinomial_logistic_loss;
+=======
+mod memory_data;
+mod mvn;
+mod parameter;
+>>>>>>> structure
 mod parts;
 mod per_channel;
 mod pooling;
 mod power;
+<<<<<<< HEAD
 mod prelu;
 mod reduction;
+=======
+mod python;
+mod recurrent;
+>>>>>>> structure
 mod registry;
 mod relu;
 mod reshape;
@@ -52,7 +72,11 @@ mod slice;
 mod softmax;
 mod softmax_loss;
 mod split;
+<<<<<<< HEAD
 mod swish;
+=======
+mod spp;
+>>>>>>> structure
 mod tanh;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -97,6 +121,16 @@ pub trait Layer {
     /// # Errors
     /// When the bottoms do not fit; the message names both shapes.
     fn reshape(&mut self, run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>>;
+
+    /// Shapes of the tops of the coming forward pass, for layers whose tops depend on the *values*
+    /// of their bottoms (Filter); `None` for all others: `reshape` has said it. Asked before each
+    /// forward pass; where an answer is new, the layers behind are reshaped before they run.
+    ///
+    /// # Errors
+    /// Bad values in the data.
+    fn top_shapes(&mut self, _io: &Io<'_>) -> Result<Option<Vec<Shape>>> {
+        Ok(None)
+    }
 
     /// Computes the tops from the bottoms.
     ///
@@ -178,6 +212,31 @@ pub enum Alias {
     Both,
 }
 
+/// Which bottoms can get a gradient; labels, indices and selectors cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differentiable {
+    /// Every one.
+    All,
+    /// The first so many.
+    First(usize),
+    /// All but the one of this number.
+    AllBut(usize),
+    /// All but the last one.
+    AllButLast,
+}
+
+impl Differentiable {
+    /// Whether bottom number `bottom` of `bottoms` can.
+    pub fn contains(self, bottom: usize, bottoms: usize) -> bool {
+        match self {
+            Differentiable::All => true,
+            Differentiable::First(n) => bottom < n,
+            Differentiable::AllBut(other) => bottom != other,
+            Differentiable::AllButLast => bottom + 1 != bottoms,
+        }
+    }
+}
+
 /// Builds a layer.
 pub type Build = fn(&Setup<'_>, &[Shape]) -> Result<Box<dyn Layer>>;
 
@@ -198,8 +257,8 @@ pub struct LayerDef {
     /// A loss: loss_weight 1 on the first top unless the prototxt says otherwise, tops may be left
     /// out of the prototxt.
     pub is_loss: bool,
-    /// Bottoms from this number on never get a gradient (labels, indices).
-    pub gradient_bottoms: usize,
+    /// Bottoms that can get a gradient.
+    pub differentiable: Differentiable,
     /// Constructor.
     pub build: Build,
 }
@@ -215,7 +274,7 @@ impl LayerDef {
             in_place: false,
             alias: Alias::None,
             is_loss: false,
-            gradient_bottoms: usize::MAX,
+            differentiable: Differentiable::All,
             build,
         }
     }
@@ -242,13 +301,17 @@ impl LayerDef {
     /// A loss on bottoms 0..`gradient_bottoms`.
     pub const fn loss(mut self, gradient_bottoms: usize) -> Self {
         self.is_loss = true;
-        self.gradient_bottoms = gradient_bottoms;
-        self
+        self.gradient_bottoms(gradient_bottoms)
     }
 
     /// Bottoms from `n` on get no gradient.
-    pub const fn gradient_bottoms(mut self, n: usize) -> Self {
-        self.gradient_bottoms = n;
+    pub const fn gradient_bottoms(self, n: usize) -> Self {
+        self.differentiable(Differentiable::First(n))
+    }
+
+    /// Only these bottoms can get a gradient.
+    pub const fn differentiable(mut self, bottoms: Differentiable) -> Self {
+        self.differentiable = bottoms;
         self
     }
 }

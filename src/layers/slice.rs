@@ -21,11 +21,12 @@ struct Slice {
 
 impl Slice {
     /// Extent of each top along the axis.
-    fn extents(&self, whole: usize) -> Result<Vec<usize>> {
+    fn extents(&self, bottom: &Shape, axis: usize) -> Result<Vec<usize>> {
+        let whole = bottom[axis];
         if self.points.is_empty() {
             ensure!(
                 whole.is_multiple_of(self.tops),
-                "cannot cut an extent of {whole} into {} equal parts; give slice_point",
+                "cannot cut axis {axis} of {bottom} into {} equal parts; give slice_point",
                 self.tops
             );
             return Ok(vec![whole / self.tops; self.tops]);
@@ -42,7 +43,7 @@ impl Slice {
         ends.map(|end| {
             ensure!(
                 start < end,
-                "slice_point must rise and stay inside the extent of {whole}, got {:?}",
+                "slice_point must rise and stay inside axis {axis} of {bottom}, got {:?}",
                 self.points
             );
             let extent = end - start;
@@ -56,7 +57,7 @@ impl Slice {
 impl Layer for Slice {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         let axis = bottoms[0].axis(self.axis)?;
-        let extents = self.extents(bottoms[0][axis])?;
+        let extents = self.extents(&bottoms[0], axis)?;
         let tops: Vec<Shape> = extents.iter().map(|&e| bottoms[0].with(axis, e)).collect();
         self.parts = Parts::new(axis, &tops);
         Ok(tops)

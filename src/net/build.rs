@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use caffe_proto::{LayerParameter, NetParameter, NetState, ParamSpec, Phase, param_spec};
 
-use super::split::{Placed, insert_splits};
-use super::{Net, Node, filter, gradient_flow, memory};
+use super::select::{check_counts, loss_weights, makers, select};
+use super::split::insert_splits;
+use super::{Net, Node, gradient_flow, memory};
 use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
@@ -52,7 +53,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn place(&self, block: usize) -> Option<String> {
+    /// `file:line` of a `layer` block, where known.
+    pub(crate) fn place(&self, block: usize) -> Option<String> {
         self.lines.get(block).map(|line| format!("{}:{line}", self.file))
     }
 }
@@ -63,7 +65,7 @@ impl Net {
     /// # Errors
     /// Anything wrong with the prototxt, with the layer's name and place.
     pub fn new(param: &NetParameter, origin: &Origin, options: &NetOptions) -> Result<Net> {
-        let placed = select(param, options)?;
+        let placed = select(param, &options.state)?;
         ensure!(!placed.is_empty(), "net `{}` has no layers in this phase", param.name());
         let with_blobs = placed.iter().filter(|p| !p.param.blobs.is_empty());
         let given: Vec<LayerParameter> = with_blobs.map(|p| p.param.clone()).collect();
@@ -76,6 +78,7 @@ impl Net {
             nodes: Vec::new(),
             declared: Vec::new(),
             shared: HashMap::new(),
+            makers: makers(&placed),
         };
         for (index, layer) in insert_splits(placed).into_iter().enumerate() {
             let place = origin.place(layer.block);
@@ -88,35 +91,6 @@ impl Net {
         let mut net = builder.finish(param)?;
         net.copy_trained_from(&NetParameter { layer: given, ..Default::default() })?;
         Ok(net)
-    }
-}
-
-/// The layers of this state, with phase and automatic tops filled in.
-fn select(param: &NetParameter, options: &NetOptions) -> Result<Vec<Placed>> {
-    let mut placed = Vec::new();
-    for (block, layer) in param.layer.iter().enumerate() {
-        if filter::is_included(layer, &options.state)? {
-            let mut layer = layer.clone();
-            layer.phase.get_or_insert(options.state.phase() as i32);
-            if let Ok(def) = by_type_name(layer.r#type()) {
-                complete_loss(&mut layer, def);
-            }
-            placed.push(Placed { param: layer, block });
-        }
-    }
-    Ok(placed)
-}
-
-/// A loss may leave out its tops, and counts fully unless it says otherwise.
-fn complete_loss(layer: &mut LayerParameter, def: &LayerDef) {
-    if !def.is_loss {
-        return;
-    }
-    if layer.top.is_empty() {
-        layer.top.push(format!("(automatic){}", layer.name()));
-    }
-    if layer.loss_weight.is_empty() {
-        layer.loss_weight.push(1.0);
     }
 }
 
@@ -145,6 +119,8 @@ struct Builder<'a> {
     nodes: Vec<Node>,
     declared: Vec<Declared>,
     shared: HashMap<String, ParamId>,
+    /// Names of the layers that make blobs, anywhere in the net, by blob.
+    makers: HashMap<String, String>,
 }
 
 impl Builder<'_> {
@@ -195,13 +171,19 @@ impl Builder<'_> {
         for name in &param.bottom {
             match self.available.remove(name) {
                 Some(id) => bottom.push(id),
-                None => return Err(self.unknown_bottom(name)),
+                None => return Err(self.unknown_bottom(name, param.name())),
             }
         }
         Ok(bottom)
     }
 
-    fn unknown_bottom(&self, name: &str) -> Error {
+    fn unknown_bottom(&self, name: &str, reader: &str) -> Error {
+        if let Some(maker) = self.makers.get(name).filter(|maker| *maker != reader) {
+            return Error::Invalid(format!(
+                "reads blob `{name}` before layer `{maker}` makes it: layers run in the order of the \
+                 file; move `{maker}` up, or, if each needs the other, break the cycle"
+            ));
+        }
         let near = self
             .blobs
             .iter()
@@ -433,6 +415,7 @@ impl Builder<'_> {
         if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
     }
 }
+<<<<<<< HEAD
 
 fn check_counts(param: &LayerParameter, def: &LayerDef) -> Result<()> {
     let (bottoms, tops) = (param.bottom.len(), param.top.len());
@@ -464,3 +447,5 @@ fn loss_weights(param: &LayerParameter) -> Result<Vec<f32>> {
     weights.resize(param.top.len(), 0.0);
     Ok(weights)
 }
+=======
+>>>>>>> structure

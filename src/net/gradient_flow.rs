@@ -38,7 +38,7 @@ pub fn decide(nodes: &mut [Node], blobs: usize, learns: &[bool], force: bool) {
             .iter()
             .enumerate()
             .map(|(i, &b)| {
-                let can = i < node.def.gradient_bottoms;
+                let can = node.def.differentiable.contains(i, node.bottom.len());
                 match node.param.propagate_down.get(i) {
                     Some(&asked) => asked && can,
                     None => can && (wanted[b] || force),

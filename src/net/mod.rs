@@ -9,6 +9,9 @@ mod build;
 mod filter;
 mod gradient_flow;
 mod memory;
+mod memory_data;
+mod reshape;
+mod select;
 mod split;
 mod weights;
 
@@ -18,7 +21,7 @@ pub use weights::CopyReport;
 
 use caffe_proto::{LayerParameter, Phase};
 
-use crate::blob::{BlobId, Epoch, Layout, Shape, Store};
+use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
 use crate::device::{Run, Step};
 use crate::layers::{Io, Layer, LayerDef};
@@ -271,6 +274,7 @@ impl Net {
         let mut loss = 0.0;
         for index in 0..self.nodes.len() {
             watch.before(Pass::Forward, index);
+            self.follow_values(index)?;
             self.run_layer(index, Pass::Forward)?;
             loss += self.loss_of(index)?;
             watch.after(Pass::Forward, index, &mut self.params)?;
@@ -308,37 +312,6 @@ impl Net {
         self.params.diff().fill(0.0);
     }
 
-    /// Gives an input blob another shape and reshapes every layer behind it.
-    ///
-    /// # Errors
-    /// When a layer cannot take the new shapes.
-    pub fn reshape_input(&mut self, id: BlobId, shape: Shape) -> Result<()> {
-        self.store.blobs[id].shape = shape;
-        self.reshape()
-    }
-
-    /// Recomputes every shape from the inputs on.
-    ///
-    /// # Errors
-    /// When a layer cannot take its bottoms' shapes.
-    pub fn reshape(&mut self) -> Result<()> {
-        for node in &mut self.nodes {
-            if node.bottom.is_empty() {
-                continue;
-            }
-            let bottoms: Vec<Shape> =
-                node.bottom.iter().map(|&b| self.store.blobs[b].shape.clone()).collect();
-            let tops = match node.layer.reshape(&mut self.run, &bottoms) {
-                Ok(tops) => tops,
-                Err(e) => return Err(node.blame(e)),
-            };
-            for (&id, shape) in node.top.iter().zip(tops) {
-                self.store.blobs[id].shape = shape;
-            }
-        }
-        Ok(())
-    }
-
     /// The outputs value by value, as Caffe counts and displays them.
     ///
     /// # Errors
@@ -372,6 +345,18 @@ impl Net {
     }
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
+        self.with_layer(index, |layer, run, io| match pass {
+            Pass::Forward => layer.forward(run, io),
+            Pass::Backward => layer.backward(run, io),
+        })
+    }
+
+    /// One call of a layer with its blobs; errors get the layer's name and place.
+    fn with_layer<T>(
+        &mut self,
+        index: usize,
+        call: impl FnOnce(&mut dyn Layer, &mut Run, Io<'_>) -> Result<T>,
+    ) -> Result<T> {
         self.now += 1;
         let node = &mut self.nodes[index];
         let io = Io {
@@ -386,11 +371,7 @@ impl Net {
             param_needs_diff: &node.param_needs_diff,
             top_has_diff: &node.top_has_diff,
         };
-        let result = match pass {
-            Pass::Forward => node.layer.forward(&mut self.run, io),
-            Pass::Backward => node.layer.backward(&mut self.run, io),
-        };
-        result.map_err(|e| self.nodes[index].blame(e))
+        call(&mut *node.layer, &mut self.run, io).map_err(|e| self.nodes[index].blame(e))
     }
 
     fn loss_of(&mut self, index: usize) -> Result<f32> {

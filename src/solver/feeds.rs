@@ -20,8 +20,9 @@ impl DataLayers {
     /// The data layers of a net, in net order, without building it.
     ///
     /// # Errors
-    /// A layer with contradictory include and exclude rules.
+    /// A layer with contradictory include and exclude rules, or one that only a program can feed.
     pub fn of(plan: &NetPlan) -> Result<Self> {
+        refuse_memory_data(plan)?;
         let mut layers = Vec::new();
         for layer in &plan.param.layer {
             if layer.r#type() == "Data" && is_included(layer, &plan.state)? {
@@ -45,6 +46,26 @@ impl DataLayers {
         let open = |l: &LayerParameter| DataSource::open(l, self.phase, seed).map_err(Error::from);
         Ok(Source { layers: self.layers.iter().map(open).collect::<Result<_>>()? })
     }
+}
+
+/// A `MemoryData` layer gets its records from a program that uses this library; under a command it
+/// would wait for ever.
+fn refuse_memory_data(plan: &NetPlan) -> Result<()> {
+    for (block, layer) in plan.param.layer.iter().enumerate() {
+        if layer.r#type() == "MemoryData" && is_included(layer, &plan.state)? {
+            return Err(Error::Layer {
+                name: layer.name().to_owned(),
+                type_name: layer.r#type().to_owned(),
+                place: plan.origin.place(block),
+                source: Box::new(Error::Invalid(
+                    "nothing feeds this layer here: it takes records from a program that calls \
+                     Net::set_memory_data; use a Data layer with a database instead"
+                        .to_owned(),
+                )),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Open sources of one net.

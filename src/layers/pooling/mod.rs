@@ -25,7 +25,7 @@ use crate::device::cpu::onednn::{PoolConfig, PoolMethod as Compiled};
 use crate::rng::{Philox, unit_f32};
 use crate::{Result, bail, ensure};
 use blocked::Blocked;
-use plain::Planes;
+pub(super) use plain::Planes;
 pub(super) use window::{Kernel, Windows};
 
 /// What is taken from a window.

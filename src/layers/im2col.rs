@@ -1,0 +1,121 @@
+//! Im2col: the patches under a convolution's kernel as channels: for every channel and kernel
+//! element a channel that holds what lies under that element at each kernel position.
+//!
+//! ```text
+//! layer { name: "patches" type: "Im2col" bottom: "x" top: "y" convolution_param { kernel_size: 3 pad: 1 } }
+//! ```
+//! Any number of spatial axes lie behind `axis`. The patches are those of a convolution with the
+//! same kernel, stride, pad and dilation; what that would make of them (`num_output`, `group`,
+//! `bias_term`, fillers, `engine`) does not change them, nor does `force_nd_im2col`.
+
+use caffe_proto::ConvolutionParameter;
+
+use super::convolution::geometry::{Axis, Patches, settings};
+use super::{Io, Layer, LayerDef, Setup};
+use crate::blob::Shape;
+use crate::device::Run;
+use crate::{Result, ensure};
+
+/// The layer.
+struct Im2col {
+    param: ConvolutionParameter,
+    patches: Patches,
+}
+
+impl Layer for Im2col {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        let x = &bottoms[0];
+        let axis = x.axis(self.param.axis())?;
+        let images = &x.dims()[axis + 1..];
+        ensure!(!images.is_empty(), "has no spatial axes behind axis {axis} of {x}");
+        let settings = settings(&self.param, images.len())?;
+        let axes = images.iter().zip(settings).map(|(&image, s)| Axis::new(image, s));
+        self.patches = Patches { channels: x[axis], axes: axes.collect::<Result<_>>()? };
+        let mut dims = x.dims()[..axis].to_vec();
+        dims.push(x[axis] * self.patches.kernel());
+        dims.extend(self.patches.axes.iter().map(|a| a.positions));
+        Ok(vec![Shape::new(dims)])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
+        let (image, matrix) = (self.patches.image_len().max(1), self.patches.matrix_len().max(1));
+        for (x, y) in x.chunks(image).zip(y.chunks_mut(matrix)) {
+            self.patches.gather(run.threads(), x, y);
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (dy, dx) = (io.top_diff(0)?, io.bottom_diff_mut(0)?);
+        let (image, matrix) = (self.patches.image_len().max(1), self.patches.matrix_len().max(1));
+        for (dx, dy) in dx.chunks_mut(image).zip(dy.chunks(matrix)) {
+            self.patches.scatter(run.threads(), dy, dx);
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.convolution_param.as_deref().cloned().unwrap_or_default();
+    Ok(Box::new(Im2col { param, patches: Patches::default() }))
+}
+
+/// `Im2col`.
+pub static DEF: LayerDef =
+    LayerDef::new("Im2col", "the patches under a convolution's kernel, as channels", build);
+
+#[cfg(test)]
+mod tests {
+    use caffe_proto::Phase;
+
+    use crate::layers::testing::{net, set, try_net, values};
+
+    fn text(param: &str) -> String {
+        format!(
+            "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ dim: 2 dim: 1 dim: 4 }} }} }} \
+             layer {{ name: 'i' type: 'Im2col' bottom: 'x' top: 'y' convolution_param {{ {param} }} }}"
+        )
+    }
+
+    #[test]
+    fn one_axis_and_others() {
+        for (param, shape, wanted) in [
+            (
+                "kernel_size: 2",
+                &[2, 2, 3][..],
+                &[0., 1., 2., 1., 2., 3., 4., 5., 6., 5., 6., 7.][..],
+            ),
+            ("kernel_size: 2 dilation: 3", &[2, 2, 1], &[0.0, 3.0, 4.0, 7.0]),
+            (
+                "kernel_size: 3 stride: 2 pad: 1",
+                &[2, 3, 2],
+                &[0., 1., 0., 2., 1., 3., 0., 5., 4., 6., 5., 7.],
+            ),
+            ("axis: 0 kernel_h: 1 kernel_w: 4", &[8, 1, 1], &[0., 1., 2., 3., 4., 5., 6., 7.]),
+        ] {
+            let mut net = net(&text(param), Phase::Test);
+            set(&mut net, "x", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+            net.forward().unwrap();
+            assert_eq!(values(&mut net, "y"), wanted, "{param}");
+            let y = net.blob("y").unwrap();
+            assert_eq!(net.store().blobs[y].shape.dims(), shape, "{param}");
+        }
+    }
+
+    #[test]
+    fn says_what_does_not_fit() {
+        for (param, said) in [
+            ("kernel_size: 5", "a kernel of 5"),
+            ("axis: 2 kernel_size: 1", "no spatial axes behind axis 2 of 2 1 4 (8)"),
+            ("axis: 3 kernel_size: 1", "axis 3 is outside"),
+            ("", "needs a kernel_size"),
+        ] {
+            let message = try_net(&text(param), Phase::Test).err().unwrap().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+}

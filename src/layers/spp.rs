@@ -1,0 +1,189 @@
+//! SPP (spatial pyramid pooling): images of any size as vectors of one length. Level l pools every
+//! channel into 2^l × 2^l bins; the levels stand one behind the other.
+//!
+//! ```text
+//! layer { name: "spp" type: "SPP" bottom: "conv5" top: "spp" spp_param { pyramid_height: 3 pool: MAX } }
+//! ```
+//! The top is N × (C · (1 + 4 + … )), level by level, within a level as Pooling's top; a pyramid of
+//! one level keeps Pooling's shape N × C × 1 × 1. A level's windows are as large as they are far
+//! apart, ⌈extent / bins⌉, with half of what is then too much as padding on either side. `engine`
+//! makes no difference.
+
+use caffe_proto::spp_parameter::PoolMethod;
+
+use super::pooling::{Kernel, Planes};
+use super::{Io, Layer, LayerDef, Setup};
+use crate::blob::Shape;
+use crate::device::Run;
+use crate::{Result, bail, ensure};
+
+/// What is taken from a bin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Max,
+    Ave,
+}
+
+/// One level of the pyramid.
+struct Level {
+    planes: Planes,
+    /// The level's pooled images, and where their elements come from (MAX).
+    pooled: Vec<f32>,
+    places: Vec<u32>,
+    /// Elements of one image, and their place in its vector.
+    len: usize,
+    first: usize,
+}
+
+/// The layer.
+struct Spp {
+    height: u32,
+    method: Method,
+    levels: Vec<Level>,
+    /// Elements of an image's vector.
+    len: usize,
+    /// A level's share of the bottom's gradient.
+    share: Vec<f32>,
+}
+
+/// The windows along one axis of a level with so many bins.
+fn kernel(image: usize, bins: usize) -> Result<Kernel> {
+    let size = image.div_ceil(bins);
+    let pad = (size * bins - image).div_ceil(2);
+    ensure!(
+        pad < size,
+        "pyramid_height is too large: an extent of {image} cannot be cut into {bins} bins"
+    );
+    Ok(Kernel { size, stride: size, pad, ceil: true, clip: false })
+}
+
+/// The windows of a level on images of this size.
+fn planes(images: [usize; 2], bins: usize) -> Result<Planes> {
+    let mut kernels = [kernel(images[0], bins)?, kernel(images[1], bins)?];
+    let clip = kernels.iter().any(|k| k.pad > 0);
+    kernels.iter_mut().for_each(|k| k.clip = clip);
+    Ok(Planes::new(kernels[0].windows(images[0])?, kernels[1].windows(images[1])?))
+}
+
+impl Layer for Spp {
+    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+        let [n, channels, h, w] = match *bottoms[0].dims() {
+            [n, c, h, w] if h > 0 && w > 0 => [n, c, h, w],
+            _ => bail!("needs a bottom with axes N, C, H, W; its shape is {}", bottoms[0]),
+        };
+        self.levels.clear();
+        self.len = 0;
+        for level in 0..self.height {
+            let planes = planes([h, w], 1 << level)?;
+            let (rows, columns) = planes.positions();
+            let len = channels * rows * columns;
+            let places = if self.method == Method::Max { n * len } else { 0 };
+            let (pooled, places) = (vec![0.0; n * len], vec![0; places]);
+            self.levels.push(Level { planes, pooled, places, len, first: self.len });
+            self.len += len;
+        }
+        if self.height == 1 {
+            return Ok(vec![Shape::from([n, channels, 1, 1])]);
+        }
+        self.share.resize(bottoms[0].count(), 0.0);
+        Ok(vec![Shape::from([n, self.len])])
+    }
+
+    fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        let (threads, x, y) = (run.threads(), io.bottom(0)?, io.top_mut(0)?);
+        for Level { planes, pooled, places, len, first } in &mut self.levels {
+            match self.method {
+                Method::Max => planes.max(threads, x, pooled, places),
+                Method::Ave => planes.mean(threads, x, pooled),
+            }
+            for (y, pooled) in y.chunks_mut(self.len.max(1)).zip(pooled.chunks((*len).max(1))) {
+                y[*first..*first + *len].copy_from_slice(pooled);
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (threads, dy, dx) = (run.threads(), io.top_diff(0)?, io.bottom_diff_mut(0)?);
+        for (i, level) in self.levels.iter_mut().enumerate() {
+            let Level { planes, pooled, places, len, first } = level;
+            for (dy, pooled) in dy.chunks(self.len.max(1)).zip(pooled.chunks_mut((*len).max(1))) {
+                pooled.copy_from_slice(&dy[*first..*first + *len]);
+            }
+            let share = if i == 0 { &mut *dx } else { &mut self.share[..] };
+            match self.method {
+                Method::Max => planes.to_places(threads, pooled, places, share),
+                Method::Ave => planes.spread(threads, pooled, share),
+            }
+            if i > 0 {
+                dx.iter_mut().zip(&self.share).for_each(|(dx, share)| *dx += share);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let param = setup.param.spp_param.as_deref().cloned().unwrap_or_default();
+    let method = match param.pool() {
+        PoolMethod::Max => Method::Max,
+        PoolMethod::Ave => Method::Ave,
+        PoolMethod::Stochastic => bail!("takes pool: MAX or AVE, not STOCHASTIC"),
+    };
+    ensure!(param.pyramid_height() > 0, "needs pyramid_height, the number of its levels");
+    let height = param.pyramid_height();
+    Ok(Box::new(Spp { height, method, levels: Vec::new(), len: 0, share: Vec::new() }))
+}
+
+/// `SPP`.
+pub static DEF: LayerDef =
+    LayerDef::new("SPP", "images of any size pooled into a pyramid of 1, 4, 16, … bins", build);
+
+#[cfg(test)]
+mod tests {
+    use caffe_proto::Phase;
+
+    use crate::layers::testing::{net, set, try_net, values};
+
+    fn text(shape: &str, param: &str) -> String {
+        format!(
+            "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ {shape} }} }} }} \
+             layer {{ name: 's' type: 'SPP' bottom: 'x' top: 'y' spp_param {{ {param} }} }}"
+        )
+    }
+
+    #[test]
+    fn levels_follow_each_other() {
+        let images = "dim: 1 dim: 2 dim: 2 dim: 2";
+        for (param, wanted) in [
+            ("pyramid_height: 1", &[4.0, 8.0][..]),
+            ("pyramid_height: 2", &[4., 8., 1., 2., 3., 4., 5., 6., 7., 8.]),
+            ("pyramid_height: 2 pool: AVE", &[2.5, 6.5, 1., 2., 3., 4., 5., 6., 7., 8.]),
+        ] {
+            let mut net = net(&text(images, param), Phase::Test);
+            set(&mut net, "x", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+            net.forward().unwrap();
+            assert_eq!(values(&mut net, "y"), wanted, "{param}");
+            let y = net.blob("y").unwrap();
+            let axes = if param == "pyramid_height: 1" { 4 } else { 2 };
+            assert_eq!(net.store().blobs[y].shape.axes(), axes);
+        }
+    }
+
+    #[test]
+    fn says_what_does_not_fit() {
+        for (shape, param, said) in [
+            ("dim: 1 dim: 1 dim: 5 dim: 8", "pyramid_height: 3", "an extent of 5 cannot be cut"),
+            ("dim: 1 dim: 1 dim: 5", "pyramid_height: 1", "its shape is 1 1 5 (5)"),
+            ("dim: 1 dim: 1 dim: 8 dim: 8", "", "needs pyramid_height"),
+            ("dim: 1 dim: 1 dim: 8 dim: 8", "pyramid_height: 1 pool: STOCHASTIC", "STOCHASTIC"),
+            ("dim: 1 dim: 1 dim: 8 dim: 8", "pyramid_height: 4000000000", "too large"),
+        ] {
+            let message = try_net(&text(shape, param), Phase::Test).err().unwrap().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+}
