@@ -24,43 +24,33 @@ mod dropout;
 mod dummy_data;
 pub mod elementwise;
 mod eltwise;
-<<<<<<< HEAD
 mod elu;
+mod embed;
 mod euclidean_loss;
 mod exp;
-mod flatten;
-mod hinge_loss;
-mod infogain_loss;
-=======
-mod embed;
 mod filter;
 mod flatten;
+mod hinge_loss;
 mod im2col;
->>>>>>> structure
+mod infogain_loss;
 mod inner_product;
 mod input;
 mod io;
 mod log;
 mod loss;
 mod lrn;
-<<<<<<< HEAD
-mod multinomial_logistic_loss;
-=======
 mod memory_data;
+mod multinomial_logistic_loss;
 mod mvn;
 mod parameter;
->>>>>>> structure
 mod parts;
 mod per_channel;
 mod pooling;
 mod power;
-<<<<<<< HEAD
 mod prelu;
-mod reduction;
-=======
 mod python;
 mod recurrent;
->>>>>>> structure
+mod reduction;
 mod registry;
 mod relu;
 mod reshape;
@@ -72,11 +62,8 @@ mod slice;
 mod softmax;
 mod softmax_loss;
 mod split;
-<<<<<<< HEAD
-mod swish;
-=======
 mod spp;
->>>>>>> structure
+mod swish;
 mod tanh;
 #[cfg(test)]
 pub(crate) mod testing;

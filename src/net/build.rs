@@ -415,37 +415,3 @@ impl Builder<'_> {
         if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
     }
 }
-<<<<<<< HEAD
-
-fn check_counts(param: &LayerParameter, def: &LayerDef) -> Result<()> {
-    let (bottoms, tops) = (param.bottom.len(), param.top.len());
-    ensure!(
-        def.bottoms.allows(bottoms, bottoms),
-        "takes {} bottom blob(s), but the prototxt names {bottoms}",
-        def.bottoms
-    );
-    ensure!(
-        def.tops.allows(tops, bottoms),
-        "makes {} top blob(s), but the prototxt names {tops}",
-        def.tops
-    );
-    gradient_flow::check(param, def)
-}
-
-/// One loss weight per top; 0 where the prototxt says nothing.
-fn loss_weights(param: &LayerParameter) -> Result<Vec<f32>> {
-    let mut weights = param.loss_weight.clone();
-    ensure!(
-        weights.len() <= param.top.len(),
-        "has {} loss_weight entries for {} tops",
-        weights.len(),
-        param.top.len()
-    );
-    if let Some(w) = weights.iter().find(|w| !w.is_finite()) {
-        bail!("loss_weight {w} is not a finite number");
-    }
-    weights.resize(param.top.len(), 0.0);
-    Ok(weights)
-}
-=======
->>>>>>> structure

@@ -5,7 +5,7 @@ use caffe_proto::LayerParameter;
 
 use super::Node;
 use crate::layers::LayerDef;
-use crate::{Result, bail, ensure};
+use crate::{Result, ensure};
 
 /// Checks what a layer's `propagate_down` asks for.
 ///
@@ -19,8 +19,12 @@ pub fn check(param: &LayerParameter, def: &LayerDef) -> Result<()> {
         asked.len(),
         bottoms.len()
     );
-    for (bottom, _) in bottoms.iter().zip(asked).skip(def.gradient_bottoms).filter(|(_, a)| **a) {
-        bail!("has no gradient for bottom `{bottom}`, but propagate_down asks for it; say false");
+    for (i, (bottom, _)) in bottoms.iter().zip(asked).enumerate().filter(|(_, (_, a))| **a) {
+        let can = def.differentiable.contains(i, bottoms.len());
+        ensure!(
+            can,
+            "has no gradient for bottom `{bottom}`, but propagate_down asks for it; say false"
+        );
     }
     Ok(())
 }

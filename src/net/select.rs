@@ -67,7 +67,7 @@ pub fn check_counts(param: &LayerParameter, def: &LayerDef) -> Result<()> {
         "makes {} top blob(s), but the prototxt names {tops}",
         def.tops
     );
-    Ok(())
+    super::gradient_flow::check(param, def)
 }
 
 /// One loss weight per top; 0 where the prototxt says nothing.
