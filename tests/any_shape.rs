@@ -1,5 +1,5 @@
 //! Every layer type takes or refuses any bottoms, and never panics: scalars, empty blobs, vectors,
-//! images, volumes, more bottoms and tops than it wants.
+//! images, volumes, more bottoms and tops than it wants, settings beyond all measure.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -92,5 +92,66 @@ fn no_layer_panics_whatever_its_bottoms() {
     }
     println!("{taken} nets pass, the others are refused");
     assert!(taken > LAYERS.len(), "nothing is ever taken");
+    assert!(failed.is_empty(), "{} panics: {failed:#?}", failed.len());
+}
+
+#[test]
+fn no_layer_panics_whatever_its_sizes() {
+    const MOST: u32 = u32::MAX;
+    let mut failed = Vec::new();
+    for (kind, param) in [
+        ("Convolution", format!("convolution_param {{ num_output: {MOST} kernel_size: 3 }}")),
+        (
+            "Convolution",
+            format!("convolution_param {{ num_output: 1 kernel_size: {MOST} pad: {MOST} }}"),
+        ),
+        (
+            "Convolution",
+            format!("convolution_param {{ num_output: 1 kernel_size: 1 pad: {MOST} }}"),
+        ),
+        (
+            "Convolution",
+            format!("convolution_param {{ num_output: 1 kernel_size: 2 dilation: {MOST} }}"),
+        ),
+        (
+            "Deconvolution",
+            format!("convolution_param {{ num_output: 1 kernel_size: 1 stride: {MOST} }}"),
+        ),
+        (
+            "Deconvolution",
+            format!("convolution_param {{ num_output: 1 kernel_size: 3 dilation: {MOST} }}"),
+        ),
+        ("InnerProduct", format!("inner_product_param {{ num_output: {MOST} }}")),
+        ("LRN", format!("lrn_param {{ local_size: {MOST} }}")),
+        ("LRN", format!("lrn_param {{ local_size: {MOST} norm_region: WITHIN_CHANNEL }}")),
+        ("Pooling", format!("pooling_param {{ kernel_size: {MOST} pad: {} }}", MOST - 1)),
+        ("Pooling", format!("pooling_param {{ kernel_size: 2 stride: {MOST} }}")),
+        (
+            "Reshape",
+            format!("reshape_param {{ shape {{ dim: {} dim: {} dim: -1 }} }}", i64::MAX, i64::MAX),
+        ),
+        ("Scale", format!("scale_param {{ axis: {} num_axes: {} }}", i32::MAX, i32::MAX)),
+        ("Bias", format!("bias_param {{ axis: 1 num_axes: {} }}", i32::MAX)),
+        ("Slice", format!("slice_param {{ axis: {} slice_point: {MOST} }}", i32::MIN)),
+        ("Tile", format!("tile_param {{ tiles: {} }}", i32::MAX)),
+        ("ArgMax", format!("argmax_param {{ top_k: {MOST} }}")),
+        ("Reduction", format!("reduction_param {{ axis: {} }}", i32::MIN)),
+    ] {
+        let text = format!(
+            "force_backward: true layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ \
+             dim: 1 dim: 2 dim: 4 dim: 4 }} }} }} \
+             layer {{ name: 'test' type: '{kind}' bottom: 'x' top: 'y' {param} }}"
+        );
+        println!("{kind} {param}");
+        for exact in [true, false] {
+            passes(&text, exact, &mut failed);
+        }
+    }
+    for dims in ["dim: 9223372036854775807 dim: 4", "dim: 65536 dim: 65536", "dim: -1"] {
+        let text = format!(
+            "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ {dims} }} }} }}"
+        );
+        assert!(!passes(&text, true, &mut failed), "{text}");
+    }
     assert!(failed.is_empty(), "{} panics: {failed:#?}", failed.len());
 }

@@ -28,14 +28,25 @@ impl Shape {
         self.0.len()
     }
 
-    /// Number of elements.
+    /// Number of elements; of shapes that no memory could hold, the largest number there is.
     pub fn count(&self) -> usize {
-        self.0.iter().product()
+        self.count_of(0..self.axes())
     }
 
     /// Number of elements spanned by a range of axes (an empty range spans one).
     pub fn count_of(&self, axes: Range<usize>) -> usize {
-        self.0[axes].iter().product()
+        self.0[axes].iter().fold(1, |count, &d| count.saturating_mul(d))
+    }
+
+    /// Holds this shape against Caffe's limit of 2³¹ − 1 elements in a blob.
+    ///
+    /// # Errors
+    /// When there are more.
+    pub fn check_size(&self) -> Result<()> {
+        if self.count() > i32::MAX as usize {
+            bail!("a blob may have 2147483647 elements at most, not the shape {self}");
+        }
+        Ok(())
     }
 
     /// Elements in all axes from `axis` on.

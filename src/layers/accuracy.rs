@@ -99,7 +99,7 @@ pub static DEF: LayerDef =
 mod tests {
     use caffe_proto::Phase;
 
-    use crate::layers::testing::{net, set, try_net, values};
+    use crate::layers::testing::{input, net, set, try_net, values};
 
     fn text(param: &str) -> String {
         format!(
@@ -132,5 +132,29 @@ mod tests {
     #[test]
     fn top_k_cannot_exceed_the_classes() {
         assert!(try_net(&text("top_k: 3"), Phase::Test).is_err());
+    }
+
+    #[test]
+    fn nothing_but_ignored_labels_is_no_hit_at_all() {
+        let mut net = net(&text("ignore_label: -1"), Phase::Test);
+        set(&mut net, "l", &[-1.0; 3]);
+        net.forward().unwrap();
+        assert_eq!(values(&mut net, "y"), [0.0]);
+        assert_eq!(values(&mut net, "c"), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn classes_may_lie_along_any_axis() {
+        let text = format!(
+            "{}{} layer {{ name: 'a' type: 'Accuracy' bottom: 'x' bottom: 'l' top: 'y' \
+             accuracy_param {{ axis: -2 }} }}",
+            input("x", &[1, 3, 2]),
+            input("l", &[1, 2])
+        );
+        let mut net = net(&text, Phase::Test);
+        set(&mut net, "x", &[0.1, 0.9, 0.2, 0.3, 0.7, 0.4]);
+        set(&mut net, "l", &[2.0, 1.0]);
+        net.forward().unwrap();
+        assert_eq!(values(&mut net, "y"), [0.5]);
     }
 }

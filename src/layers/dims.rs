@@ -80,12 +80,14 @@ pub fn axis_or_old(axis: Option<i32>, (old, name): (Option<u32>, &str)) -> Resul
 /// The shape in a `shape { dim: … }` block.
 ///
 /// # Errors
-/// When an extent is negative.
+/// When an extent is negative, or all of them make too large a blob.
 pub fn of_message(message: &BlobShape) -> Result<Shape> {
     if let Some(dim) = message.dim.iter().find(|d| **d < 0) {
         bail!("a blob shape cannot have the negative extent {dim}");
     }
-    Ok(Shape::new(message.dim.iter().map(|&d| d as usize).collect::<Vec<_>>()))
+    let shape = Shape::new(message.dim.iter().map(|&d| d as usize).collect::<Vec<_>>());
+    shape.check_size()?;
+    Ok(shape)
 }
 
 /// Says that `got` had to be `expected`.

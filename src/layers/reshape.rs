@@ -63,7 +63,7 @@ impl Layer for Reshape {
             }
         }
         dims.extend_from_slice(&bottom.dims()[replaced.end..]);
-        let known: usize = dims.iter().product();
+        let known = Shape::new(&dims[..]).count();
         if let Some(at) = inferred {
             ensure!(
                 known > 0 && bottom.count().is_multiple_of(known),

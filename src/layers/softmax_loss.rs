@@ -170,4 +170,11 @@ mod tests {
         set(&mut net, "l", &[f32::NAN, 0.0, 0.0, 0.0]);
         assert!(net.forward().is_err());
     }
+
+    #[test]
+    fn a_nan_is_no_label_to_ignore() {
+        let mut net = net(&text("ignore_label: 0"), Phase::Train);
+        set(&mut net, "l", &[0.0, 1.0, 0.0, f32::NAN]);
+        assert!(net.forward().unwrap_err().to_string().contains("label NaN at position 3"));
+    }
 }

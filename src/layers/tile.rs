@@ -7,7 +7,7 @@
 use super::{Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
-use crate::{Result, bail, ensure};
+use crate::{Result, ensure};
 
 /// The layer.
 struct Tile {
@@ -21,10 +21,7 @@ impl Layer for Tile {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         let axis = bottoms[0].axis(self.axis)?;
         self.len = bottoms[0].count_from(axis).max(1);
-        let Some(extent) = bottoms[0][axis].checked_mul(self.tiles) else {
-            bail!("{} tiles of a bottom of shape {} are too many", self.tiles, bottoms[0])
-        };
-        Ok(vec![bottoms[0].with(axis, extent)])
+        Ok(vec![bottoms[0].with(axis, bottoms[0][axis].saturating_mul(self.tiles))])
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {

@@ -145,6 +145,7 @@ impl Builder<'_> {
             tops.len(),
             param.top.len()
         );
+        tops.iter().try_for_each(Shape::check_size)?;
         let top = self.place_tops(&param, def, &bottom, tops)?;
         let loss_weight = loss_weights(&param)?;
         let params = self.place_params(index, &param, layer.params())?;
@@ -249,6 +250,7 @@ impl Builder<'_> {
             param.param.len(),
             defs.len()
         );
+        defs.iter().try_for_each(|def| def.shape.check_size())?;
         let mut ids = Vec::with_capacity(defs.len());
         for (index, def) in defs.into_iter().enumerate() {
             let spec = param.param.get(index).cloned().unwrap_or_default();

@@ -54,6 +54,8 @@ impl Setting {
             "group {groups} does not divide {channels} channels and num_output {outputs}"
         );
         let spatial = geometry::settings(&param, bottoms[0].axes() - axis - 1)?;
+        let weights = [outputs, channels / groups].into_iter().chain(spatial.iter().map(|s| s[0]));
+        Shape::new(weights.collect::<Vec<_>>()).check_size()?;
         Ok(Setting { axis, channels, outputs, groups, spatial, param })
     }
 
@@ -133,10 +135,10 @@ struct Convolution {
 }
 
 impl Convolution {
-    fn prepare_plain(&mut self) {
+    fn prepare_plain(&mut self) -> Result<()> {
         let Setting { channels, outputs, groups, .. } = self.setting;
         let patches = Patches { channels, axes: self.axes.clone() };
-        self.plain.reshape(self.images, patches, outputs, groups);
+        self.plain.reshape(self.images, patches, outputs, groups)
     }
 }
 
@@ -155,6 +157,7 @@ impl Layer for Convolution {
             .map(|(&image, &setting)| Axis::new(image, setting))
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.positions));
+        top.check_size()?;
         self.fast = match run.cpu()?.onednn {
             Some(_) => Fast::new(setting, &bottoms[0], &axes),
             None => None,
@@ -162,7 +165,7 @@ impl Layer for Convolution {
         self.images = bottoms[0].count_to(setting.axis);
         self.axes = axes;
         if self.fast.is_none() {
-            self.prepare_plain();
+            self.prepare_plain()?;
         }
         Ok(vec![top; bottoms.len()])
     }
@@ -175,7 +178,7 @@ impl Layer for Convolution {
                 return fast.forward(&io);
             }
             self.fast = None;
-            self.prepare_plain();
+            self.prepare_plain()?;
         }
         let threads = run.threads();
         for i in 0..io.tops() {

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use super::geometry::Patches;
 use crate::Result;
+use crate::blob::Shape;
 use crate::device::cpu::gemm::{Gemm, sgemm};
 use crate::device::cpu::onednn::Error;
 use crate::device::cpu::threads::Threads;
@@ -55,11 +56,22 @@ struct Group {
 
 impl Plain {
     /// Prepares for `images` images.
-    pub fn reshape(&mut self, images: usize, patches: Patches, outputs: usize, groups: usize) {
+    ///
+    /// # Errors
+    /// When the patches of one would make too large a matrix.
+    pub fn reshape(
+        &mut self,
+        images: usize,
+        patches: Patches,
+        outputs: usize,
+        groups: usize,
+    ) -> Result<()> {
+        Shape::from([patches.channels, patches.kernel(), patches.positions()]).check_size()?;
         self.each = images.div_ceil(TASKS).max(1);
         let tasks = images.div_ceil(self.each);
         *self = Plain { patches, outputs, groups, ..std::mem::take(self) };
         self.matrices.resize(tasks * self.matrix_len(), 0.0);
+        Ok(())
     }
 
     /// Elements of a task's matrix; at least one, so that every task has a piece.

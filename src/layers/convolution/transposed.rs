@@ -39,9 +39,10 @@ impl Layer for Deconvolution {
             .map(|(&positions, &setting)| Axis::new(Axis::image_of(positions, setting)?, setting))
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.image));
+        top.check_size()?;
         let patches = Patches { channels: setting.outputs, axes };
         let images = bottoms[0].count_to(setting.axis);
-        self.plain.reshape(images, patches, setting.channels, setting.groups);
+        self.plain.reshape(images, patches, setting.channels, setting.groups)?;
         Ok(vec![top; bottoms.len()])
     }
 

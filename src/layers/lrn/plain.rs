@@ -90,7 +90,8 @@ impl Plain {
             }
         }
         if self.formula.within {
-            let reach = self.formula.reach as isize;
+            // Beyond the row's ends there is nothing.
+            let reach = self.formula.reach.min(self.row / self.step).cast_signed();
             for (sum, row) in sums.chunks_mut(len).zip(terms.chunks_mut(len)) {
                 row.copy_from_slice(sum);
                 for by in (-reach..=reach).filter(|by| *by != 0) {

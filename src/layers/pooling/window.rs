@@ -5,6 +5,9 @@ use caffe_proto::pooling_parameter::RoundMode;
 
 use crate::{Result, bail, ensure};
 
+/// Windows along one axis: far beyond any image, and little memory.
+const MOST: usize = 1 << 24;
+
 /// Window, stride and padding along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
@@ -77,6 +80,7 @@ impl Kernel {
         if clip && (count - 1) * stride >= image + pad {
             count -= 1;
         }
+        ensure!(count <= MOST, "{count} windows in a row are more than the {MOST} allowed");
         let window = |i: usize| {
             let end = (i * stride + size).min(image + 2 * pad);
             Window {
