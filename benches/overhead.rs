@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use caffe::data::Reading;
 use caffe::device::cpu::threads::{Waiting, set_openmp_defaults};
 use caffe::log::Log;
 use caffe::solver::{Feeds, NetPlans, Silent, Solver, SolverOptions, train};
@@ -24,7 +25,7 @@ fn bare(solver: &Path) {
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
     let options = SolverOptions { threads: THREADS, exact: false, seed: 1 };
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
-    let mut feeds = Feeds::open(&nets, 1).unwrap();
+    let mut feeds = Feeds::open(&nets, Reading::new(1)).unwrap();
     train(&mut solver, &mut feeds, 0, &mut Silent).unwrap();
 }
 

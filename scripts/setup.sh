@@ -9,6 +9,8 @@ set -euo pipefail
 needs=(
   "gcc:cmd:cc"
   "pkg-config:cmd:pkg-config"
+  "cmake:cmd:cmake"
+  "nasm:cmd:nasm"
   "libopenmpi-dev:cmd:mpicc"
   "openmpi-bin:cmd:mpirun"
   "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use caffe_proto::{Phase, model_from_file, net_from_file};
 
 use super::{gpu, host};
-use crate::data::Batch;
+use crate::data::{Batch, Reading};
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
 use crate::solver::{DataLayers, NetPlan, Source};
@@ -66,8 +66,9 @@ impl ModelArgs {
             exact: self.exact,
             keep_all: false,
         };
+        let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
         let net = Net::new(&plan.param, &plan.origin, &options)?;
-        let source = DataLayers::of(&plan)?.open(SEED)?;
+        let source = DataLayers::of(&plan)?.open(reading)?;
         Ok(Model { net, source, batches: Vec::new() })
     }
 
@@ -117,10 +118,7 @@ impl Model {
     /// A database that cannot be read.
     pub fn feed(&mut self, index: u64) -> Result<()> {
         self.source.fill(index, &mut self.batches)?;
-        for (layer, batch) in self.net.data_layers().into_iter().zip(&mut self.batches) {
-            self.net.feed(layer, batch);
-        }
-        Ok(())
+        self.net.feed(&mut self.batches)
     }
 
     fn layers_with_weights(&self) -> Vec<String> {

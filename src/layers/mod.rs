@@ -32,6 +32,7 @@ mod filter;
 mod flatten;
 mod hinge_loss;
 mod im2col;
+mod image_data;
 mod infogain_loss;
 mod inner_product;
 mod input;
@@ -69,6 +70,7 @@ mod tanh;
 pub(crate) mod testing;
 mod threshold;
 mod tile;
+mod window_data;
 
 pub use io::Io;
 pub use registry::{LAYERS, by_type_name};

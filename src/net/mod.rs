@@ -23,6 +23,7 @@ use caffe_proto::{LayerParameter, Phase};
 
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
+use crate::data::readers::reads_records;
 use crate::device::{Run, Step};
 use crate::layers::{Io, Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
@@ -199,12 +200,28 @@ impl Net {
 
     /// Numbers of the layers that read records and have to be fed.
     pub fn data_layers(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&i| self.nodes[i].def.type_name == "Data").collect()
+        (0..self.nodes.len()).filter(|&i| reads_records(self.nodes[i].def.type_name)).collect()
     }
 
-    /// Hands a data layer its next batch.
-    pub fn feed(&mut self, layer: usize, batch: &mut Batch) {
-        self.nodes[layer].layer.feed(batch);
+    /// Hands each data layer its next batch. Where images have another size than the last ones, all
+    /// layers are reshaped.
+    ///
+    /// # Errors
+    /// When a layer cannot take the new shapes.
+    pub fn feed(&mut self, batches: &mut [Batch]) -> Result<()> {
+        let mut changed = false;
+        for (layer, batch) in self.data_layers().into_iter().zip(batches) {
+            let node = &mut self.nodes[layer];
+            for (&top, dims) in node.top.iter().zip(&batch.shapes) {
+                let shape = &mut self.store.blobs[top].shape;
+                if shape.dims() != dims {
+                    *shape = Shape::new(dims.clone());
+                    changed = true;
+                }
+            }
+            node.layer.feed(batch);
+        }
+        if changed { self.reshape() } else { Ok(()) }
     }
 
     /// Sets iteration and record position for the passes to come.

@@ -101,7 +101,7 @@ fn what_is_wrong_on_a_command_line_is_said_in_one_line() {
         ("layers Covnolution", "unknown layer type `Covnolution`"),
         ("convert_cifar_data", "needs <INPUT_FOLDER>, <OUTPUT_FOLDER>"),
         ("convert_cifar_data a b lmdb", "LMDB is not supported yet"),
-        ("convert_mnist_data a b c -backend rocksdb", "unknown database type"),
+        ("convert_mnist_data a b c -backend rocksdb", "use leveldb or lmdb"),
         ("convert_mnist_data no-such b c", "cannot read `no-such`"),
         ("compute_image_mean no-such", "`no-such` is not a LevelDB"),
         ("generate_data x --train=0", "--train cannot be `0`"),

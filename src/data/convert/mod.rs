@@ -16,19 +16,6 @@ use std::path::Path;
 
 use super::DataError;
 
-/// Checks the name of a database type as it stands on a command line.
-///
-/// # Errors
-/// [`DataError::Input`] for anything but `leveldb`.
-pub fn check_backend(name: &str) -> Result<(), DataError> {
-    let reason = match name {
-        "leveldb" => return Ok(()),
-        "lmdb" => "LMDB is not supported yet; use `leveldb`",
-        _ => "unknown database type; use `leveldb`",
-    };
-    Err(DataError::Input { path: name.into(), reason: reason.to_owned() })
-}
-
 fn wrong(path: &Path, reason: impl Into<String>) -> DataError {
     DataError::Input { path: path.to_owned(), reason: reason.into() }
 }
