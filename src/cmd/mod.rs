@@ -11,7 +11,9 @@
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
+mod convert_imageset;
 mod convert_mnist_data;
+mod db;
 mod device_query;
 mod generate_data;
 mod gpu;
@@ -75,9 +77,11 @@ enum Command {
     Time(time::TimeArgs),
     DeviceQuery(device_query::DeviceQueryArgs),
     Layers(layers::LayersArgs),
+    ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
+    Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
 }
 
@@ -133,9 +137,11 @@ impl Command {
             Command::Time(args) => args.run(log),
             Command::DeviceQuery(args) => args.run(),
             Command::Layers(args) => args.run(),
+            Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
+            Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
         }
     }

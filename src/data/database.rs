@@ -101,7 +101,7 @@ impl FromStr for Backend {
 /// An existing database, read-only. Not `Send`: open it on the thread that reads.
 pub enum Database {
     /// A LevelDB.
-    LevelDb(leveldb::Database),
+    LevelDb(Box<leveldb::Database>),
     /// An LMDB.
     Lmdb(lmdb::Database),
 }
@@ -113,7 +113,7 @@ impl Database {
     /// [`DataError::NotADatabase`], [`DataError::OtherBackend`], or what is wrong with its files.
     pub fn open(path: impl AsRef<Path>, backend: Backend) -> Result<Self, DataError> {
         Ok(match backend {
-            Backend::LevelDb => Self::LevelDb(leveldb::Database::open(path)?),
+            Backend::LevelDb => Self::LevelDb(Box::new(leveldb::Database::open(path)?)),
             Backend::Lmdb => Self::Lmdb(lmdb::Database::open(path)?),
         })
     }
@@ -204,9 +204,9 @@ impl Cursor {
 /// of bytes.
 pub enum Writer {
     /// A LevelDB.
-    LevelDb(leveldb::Writer),
+    LevelDb(Box<leveldb::Writer>),
     /// An LMDB.
-    Lmdb(Box<lmdb::Writer>),
+    Lmdb(lmdb::Writer),
 }
 
 impl Writer {
@@ -217,8 +217,8 @@ impl Writer {
     /// cannot be written.
     pub fn create(path: impl AsRef<Path>, backend: Backend) -> Result<Self, DataError> {
         Ok(match backend {
-            Backend::LevelDb => Self::LevelDb(leveldb::Writer::create(path)?),
-            Backend::Lmdb => Self::Lmdb(Box::new(lmdb::Writer::create(path)?)),
+            Backend::LevelDb => Self::LevelDb(Box::new(leveldb::Writer::create(path)?)),
+            Backend::Lmdb => Self::Lmdb(lmdb::Writer::create(path)?),
         })
     }
 

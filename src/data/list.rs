@@ -6,7 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::DataError;
+use super::image::Picture;
+use super::{DataError, RecordProblem};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,12 @@ pub(super) fn read_text(path: &Path) -> Result<String, DataError> {
 /// `images` and `/images/` both work with what users wrote for them.
 pub(super) fn file(root: &str, name: &str) -> PathBuf {
     PathBuf::from(format!("{root}{name}"))
+}
+
+/// Reads an image file as far as its header.
+pub(super) fn read_picture(file: &Path) -> Result<Picture, RecordProblem> {
+    let bytes = fs::read(file).map_err(|source| RecordProblem::Unreadable(source.to_string()))?;
+    Ok(Picture::inspect(bytes.into())?)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! * [`datum`], [`mean`], [`transform`]: from a record's bytes to the values of a blob
 //! * [`order`], [`records`]: which records make up which batch
 //! * [`source`]: all of it together, for one layer; [`readers`]: for which layer types
-//! * [`convert`]: making databases and mean files
+//! * [`convert`]: making databases and mean files; [`survey`]: looking at them
 //!
 //! Nothing here knows of other replicas: a source fills the batch of any ticket, and who asks for
 //! which ticket is the trainer's affair.
@@ -26,6 +26,7 @@ mod parallel;
 pub mod readers;
 pub mod records;
 pub mod source;
+pub mod survey;
 pub mod synthetic;
 pub mod transform;
 

@@ -99,10 +99,8 @@ impl Source {
 
     /// Bytes of one batch over all data layers.
     pub fn batch_bytes(&self) -> usize {
-        let floats = |s: &Box<dyn Records>| {
-            s.top_shapes().iter().map(|d| d.iter().product::<usize>()).sum::<usize>()
-        };
-        self.layers.iter().map(|s| floats(s) * size_of::<f32>()).sum()
+        let shapes = self.layers.iter().flat_map(|s| s.top_shapes());
+        shapes.map(|dims| dims.iter().product::<usize>() * size_of::<f32>()).sum()
     }
 }
 

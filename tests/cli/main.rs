@@ -15,15 +15,17 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "train",
     "test",
     "time",
     "device_query",
     "layers",
+    "convert_imageset",
     "convert_cifar_data",
     "convert_mnist_data",
     "compute_image_mean",
+    "db",
     "generate_data",
 ];
 

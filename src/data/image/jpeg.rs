@@ -80,7 +80,7 @@ fn from_inks(pixels: &[u8], channels: usize) -> Vec<u8> {
     for inks in pixels.chunks_exact(4) {
         let black = i32::from(inks[3]);
         let [red, green, blue] =
-            [0, 1, 2].map(|i| black - ((255 - i32::from(inks[i])) * black >> 8));
+            [0, 1, 2].map(|i| black - (((255 - i32::from(inks[i])) * black) >> 8));
         match channels {
             1 => out.push(((blue * 1868 + green * 9617 + red * 4899 + (1 << 13)) >> 14) as u8),
             _ => out.extend([blue as u8, green as u8, red as u8]),

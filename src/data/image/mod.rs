@@ -153,6 +153,11 @@ impl Picture {
         [channels, self.header.height, self.header.width]
     }
 
+    /// The file.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
     /// Its file format.
     pub fn format(&self) -> Format {
         self.header.format

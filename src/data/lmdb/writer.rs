@@ -9,8 +9,8 @@ use std::path::Path;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions, PutFlags};
 
-use crate::data::DataError;
 use crate::data::building::{Ascending, Building};
+use crate::data::{DataError, Record};
 
 use super::Database;
 
@@ -29,7 +29,7 @@ pub struct Writer {
     // Before the folder, so that a drop closes the file first.
     env: heed::Env,
     building: Building,
-    batch: Vec<(Box<[u8]>, Box<[u8]>)>,
+    batch: Vec<Record>,
     batch_bytes: usize,
     keys: Ascending,
 }
@@ -75,7 +75,7 @@ impl Writer {
     /// disk refuses or a key is longer than 511 bytes.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), DataError> {
         self.keys.admit(key, self.building.target())?;
-        self.batch.push((key.into(), value.into()));
+        self.batch.push(Record { key: key.to_vec().into(), value: value.to_vec().into() });
         self.batch_bytes += key.len() + value.len();
         match self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES {
             true => self.commit(),
@@ -104,7 +104,7 @@ impl Writer {
         self.batch_bytes = 0;
         let write = || {
             let mut txn = self.env.write_txn()?;
-            for (key, value) in &batch {
+            for Record { key, value } in &batch {
                 self.table.put_with_flags(&mut txn, PutFlags::APPEND, key, value)?;
             }
             txn.commit()

@@ -3,16 +3,15 @@
 //! Without `new_height` and `new_width` images keep their sizes; a batch holds images of one size,
 //! so that takes a crop or a batch size of 1.
 
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use caffe_proto::{ImageDataParameter, LayerParameter, Phase};
 
 use super::images::{Images, Item, Items};
 use super::settings::{self, wrong};
 use crate::data::datum::{Labelled, Pending};
-use crate::data::image::{Colour, Picture};
+use crate::data::image::Colour;
 use crate::data::list::{self, Entry};
 use crate::data::order::Order;
 use crate::data::transform::Transformer;
@@ -103,7 +102,7 @@ impl Items for ListItems {
 impl ListItems {
     fn open(&self, index: u64) -> Result<Item, DataError> {
         let entry = &self.entries[index as usize];
-        let picture = read_picture(&list::file(&self.root, &entry.name))
+        let picture = list::read_picture(&list::file(&self.root, &entry.name))
             .map_err(|problem| self.bad_image(entry, problem))?;
         let image = Pending::Encoded { picture, colour: self.colour, size: self.size };
         let content = Labelled { image, label: entry.label };
@@ -118,10 +117,4 @@ impl ListItems {
             problem,
         }
     }
-}
-
-/// Reads an image file as far as its header.
-pub(in crate::data) fn read_picture(file: &Path) -> Result<Picture, RecordProblem> {
-    let bytes = fs::read(file).map_err(|source| RecordProblem::Unreadable(source.to_string()))?;
-    Ok(Picture::inspect(bytes.into())?)
 }
