@@ -51,19 +51,16 @@ impl Backend {
     /// [`DataError::Input`] when it holds neither.
     pub fn of(path: &Path) -> Result<Self, DataError> {
         let there = |file| path.join(file).exists();
-        match (there("CURRENT"), there("data.mdb")) {
-            (true, false) => Ok(Self::LevelDb),
-            (false, true) => Ok(Self::Lmdb),
-            (true, true) => Err(DataError::Input {
-                path: path.to_owned(),
-                reason: "holds a LevelDB and an LMDB; say which one is meant".to_owned(),
-            }),
-            (false, false) => Err(DataError::Input {
-                path: path.to_owned(),
-                reason: "is no database: it holds neither CURRENT (LevelDB) nor data.mdb (LMDB)"
-                    .to_owned(),
-            }),
-        }
+        let reason = match (there("CURRENT"), there("data.mdb")) {
+            (true, false) => return Ok(Self::LevelDb),
+            (false, true) => return Ok(Self::Lmdb),
+            (true, true) => "holds a LevelDB and an LMDB; say which one with -backend",
+            (false, false) if !path.exists() => "there is no such database",
+            (false, false) => {
+                "is no database: it holds neither CURRENT (LevelDB) nor data.mdb (LMDB)"
+            }
+        };
+        Err(DataError::Input { path: path.to_owned(), reason: reason.to_owned() })
     }
 }
 
