@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod images;
 mod nets;
 mod support;
 
@@ -88,7 +89,10 @@ fn what_is_wrong_on_a_command_line_is_said_in_one_line() {
         ("train", "`caffe train` needs --solver <FILE>"),
         ("train -solver", "`-solver` needs a value"),
         ("train -solver x y", "has no use for `y`"),
-        ("train -solver x --mode=asynk", "--mode is one of sync, hogwild, not `asynk`"),
+        (
+            "train -solver x --mode=asynk",
+            "--mode is one of sync, hogwild, ssp, local-sgd, not `asynk`",
+        ),
         ("train -solver x -sigint_effect stp", "did you mean `stop`?"),
         ("train -solver x --batch=all", "replica, global"),
         ("train -solver x --workers=0", "--workers cannot be `0`"),
