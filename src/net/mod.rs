@@ -203,25 +203,17 @@ impl Net {
         (0..self.nodes.len()).filter(|&i| reads_records(self.nodes[i].def.type_name)).collect()
     }
 
-    /// Hands each data layer its next batch. Where images have another size than the last ones, all
-    /// layers are reshaped.
+    /// Hands each data layer its next batch. Where images have another size than the last ones, the
+    /// layers behind are reshaped.
     ///
     /// # Errors
     /// When a layer cannot take the new shapes.
     pub fn feed(&mut self, batches: &mut [Batch]) -> Result<()> {
-        let mut changed = false;
+        self.follow_batches(batches)?;
         for (layer, batch) in self.data_layers().into_iter().zip(batches) {
-            let node = &mut self.nodes[layer];
-            for (&top, dims) in node.top.iter().zip(&batch.shapes) {
-                let shape = &mut self.store.blobs[top].shape;
-                if shape.dims() != dims {
-                    *shape = Shape::new(dims.clone());
-                    changed = true;
-                }
-            }
-            node.layer.feed(batch);
+            self.nodes[layer].layer.feed(batch);
         }
-        if changed { self.reshape() } else { Ok(()) }
+        Ok(())
     }
 
     /// Sets iteration and record position for the passes to come.
