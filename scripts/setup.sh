@@ -16,6 +16,7 @@ needs=(
   "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"
   "libdnnl-dev:lib:libdnnl.so.2"
   "libgomp1:lib:libgomp.so.1"
+  "libhdf5-dev:glob:/usr/lib/*/libhdf5*.so"
   "procps:cmd:ps"
 )
 

@@ -24,6 +24,7 @@ pub mod spelling;
 mod test;
 mod time;
 mod train;
+mod upgrade_proto;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -83,6 +84,9 @@ enum Command {
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
+    UpgradeNetProtoText(upgrade_proto::NetTextArgs),
+    UpgradeNetProtoBinary(upgrade_proto::NetBinaryArgs),
+    UpgradeSolverProtoText(upgrade_proto::SolverTextArgs),
 }
 
 /// The program: reads the process's arguments, does what they say, tells errors.
@@ -143,6 +147,9 @@ impl Command {
             Command::ComputeImageMean(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
+            Command::UpgradeNetProtoText(args) => args.run(log),
+            Command::UpgradeNetProtoBinary(args) => args.run(log),
+            Command::UpgradeSolverProtoText(args) => args.run(log),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! A net from the command line's `-model`, `-weights`, `-level` and `-stage`: what `test` and `time`
 //! have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use caffe_proto::{Phase, model_from_file, net_from_file};
+use caffe_proto::{Phase, net_from_file};
 
 use super::{gpu, host};
 use crate::data::{Batch, Reading};
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
+use crate::snapshot::read_weights;
 use crate::solver::{DataLayers, NetPlan, Source};
 use crate::{Result, ensure};
 
@@ -125,11 +126,4 @@ impl Model {
         let own = self.net.layers().iter().filter(|node| !node.params.is_empty());
         own.map(|node| node.name().to_owned()).collect()
     }
-}
-
-fn read_weights(path: &Path) -> Result<caffe_proto::NetParameter> {
-    let (saved, _) = model_from_file(path)?;
-    let any = saved.layer.iter().any(|layer| !layer.blobs.is_empty());
-    ensure!(any, "{}: holds no weights; give a .caffemodel", path.display());
-    Ok(saved)
 }

@@ -145,6 +145,9 @@ pub enum DataError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// An HDF5 file, or a list of them, cannot be used; the text says which and why.
+    #[error("{0}")]
+    Hdf5(String),
     /// A file in one of the input formats is not what it should be.
     #[error("`{}`: {reason}", path.display())]
     Input {

@@ -6,6 +6,7 @@
 //! * [`datum`], [`mean`], [`transform`]: from a record's bytes to the values of a blob
 //! * [`order`], [`records`]: which records make up which batch
 //! * [`source`]: all of it together, for one layer; [`readers`]: for which layer types
+//! * [`hdf5`]: the rows of HDF5 files, for one layer
 //! * [`convert`]: making databases and mean files; [`survey`]: looking at them
 //!
 //! Nothing here knows of other replicas: a source fills the batch of any ticket, and who asks for
@@ -16,6 +17,7 @@ pub mod convert;
 pub mod database;
 pub mod datum;
 mod error;
+pub mod hdf5;
 pub mod image;
 pub mod leveldb;
 pub mod list;

@@ -3,6 +3,7 @@
 use caffe_proto::{LayerParameter, Phase};
 
 use super::DataError;
+use super::hdf5::Hdf5Source;
 use super::source::{Batch, data, image_data, window_data};
 
 /// How a job reads: the same for all its data layers.
@@ -48,13 +49,14 @@ pub trait Records {
 
 /// Whether layers of this type read records and have to be fed.
 pub fn reads_records(type_name: &str) -> bool {
-    matches!(type_name, "Data" | "ImageData" | "WindowData")
+    matches!(type_name, "Data" | "HDF5Data" | "ImageData" | "WindowData")
 }
 
 /// The batch size of a layer that reads records, where its prototxt has one.
 pub fn batch_size_mut(layer: &mut LayerParameter) -> Option<&mut u32> {
     match layer.r#type() {
         "Data" => layer.data_param.as_mut()?.batch_size.as_mut(),
+        "HDF5Data" => layer.hdf5_data_param.as_mut()?.batch_size.as_mut(),
         "ImageData" => Some(layer.image_data_param.as_mut()?.batch_size.get_or_insert(1)),
         "WindowData" => layer.window_data_param.as_mut()?.batch_size.as_mut(),
         _ => None,
@@ -72,6 +74,7 @@ pub fn open(
     reading: Reading,
 ) -> Result<Box<dyn Records>, DataError> {
     Ok(match layer.r#type() {
+        "HDF5Data" => Box::new(Hdf5Source::open(layer, reading.seed)?),
         "ImageData" => Box::new(image_data::open(layer, phase, reading)?),
         "WindowData" => Box::new(window_data::open(layer, reading)?),
         _ => Box::new(data::open(layer, phase, reading)?),

@@ -30,6 +30,8 @@ mod euclidean_loss;
 mod exp;
 mod filter;
 mod flatten;
+mod hdf5_data;
+mod hdf5_output;
 mod hinge_loss;
 mod im2col;
 mod image_data;

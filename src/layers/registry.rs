@@ -27,6 +27,8 @@ pub static LAYERS: &[&LayerDef] = &[
     &super::exp::DEF,
     &super::filter::DEF,
     &super::flatten::DEF,
+    &super::hdf5_data::DEF,
+    &super::hdf5_output::DEF,
     &super::hinge_loss::DEF,
     &super::im2col::DEF,
     &super::image_data::DEF,

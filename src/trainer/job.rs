@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
-use caffe_proto::{SolverParameter, model_from_file, solver_from_file};
+use caffe_proto::{SolverParameter, solver_from_file};
 
 use super::{BatchMeaning, Options};
 use crate::data::Reading;
@@ -71,7 +71,7 @@ impl Job {
             weights = solver.weights.iter().flat_map(|w| w.split(',')).map(PathBuf::from).collect();
         }
         for path in &weights {
-            model_from_file(path)?;
+            snapshot::read_weights(path)?;
         }
         if solver.snapshot() > 0 || solver.snapshot_after_train() {
             snapshot::check_writable(solver.snapshot_prefix())?;
@@ -160,7 +160,7 @@ impl Job {
             }
         }
         for path in &self.weights {
-            solver.net().copy_trained_from(&model_from_file(path)?.0)?;
+            solver.net().copy_trained_from(&snapshot::read_weights(path)?)?;
         }
         self.names.get_or_init(|| names_of(solver));
         Ok(())

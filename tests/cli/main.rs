@@ -16,7 +16,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "test",
     "time",
@@ -28,6 +28,9 @@ const COMMANDS: [&str; 11] = [
     "compute_image_mean",
     "db",
     "generate_data",
+    "upgrade_net_proto_text",
+    "upgrade_net_proto_binary",
+    "upgrade_solver_proto_text",
 ];
 
 #[test]
