@@ -65,7 +65,7 @@ fn models_and_solvers_are_upgraded_too() {
     assert!(log.contains("Wrote upgraded SolverParameter text proto to "), "{log}");
     let solver: SolverParameter = read_text_file(path("new_solver")).unwrap();
     assert_eq!(
-        (solver.r#type(), solver.solver_type, solver.snapshot_prefix),
+        (solver.r#type(), solver.solver_type, solver.snapshot_prefix.as_ref()),
         ("AdaGrad", None, None)
     );
 }

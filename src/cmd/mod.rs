@@ -15,9 +15,11 @@ mod convert_imageset;
 mod convert_mnist_data;
 mod db;
 mod device_query;
+mod export;
 mod generate_data;
 mod gpu;
 mod host;
+mod import;
 mod layers;
 mod model;
 pub mod spelling;
@@ -84,6 +86,8 @@ enum Command {
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     UpgradeNetProtoText(upgrade_proto::NetTextArgs),
     UpgradeNetProtoBinary(upgrade_proto::NetBinaryArgs),
     UpgradeSolverProtoText(upgrade_proto::SolverTextArgs),
@@ -147,6 +151,8 @@ impl Command {
             Command::ComputeImageMean(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
+            Command::Export(args) => args.run(log),
+            Command::Import(args) => args.run(log),
             Command::UpgradeNetProtoText(args) => args.run(log),
             Command::UpgradeNetProtoBinary(args) => args.run(log),
             Command::UpgradeSolverProtoText(args) => args.run(log),

@@ -14,15 +14,15 @@ use crate::log::Log;
 use crate::{Error, Result};
 
 const NET_TEXT: &str = "\
-Example:
+Examples:
   caffe upgrade_net_proto_text old_train_val.prototxt train_val.prototxt";
 
 const NET_BINARY: &str = "\
-Example:
+Examples:
   caffe upgrade_net_proto_binary old.caffemodel new.caffemodel";
 
 const SOLVER_TEXT: &str = "\
-Example:
+Examples:
   caffe upgrade_solver_proto_text old_solver.prototxt solver.prototxt";
 
 /// Write a net's prototxt of an older Caffe in today's form

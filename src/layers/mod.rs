@@ -74,7 +74,9 @@ mod threshold;
 mod tile;
 mod window_data;
 
+pub(crate) use convolution::geometry::settings as convolution_settings;
 pub use io::Io;
+pub(crate) use pooling::Kernel;
 pub use registry::{LAYERS, by_type_name};
 
 use caffe_proto::{LayerParameter, Phase};

@@ -28,6 +28,8 @@ const COMMANDS: [&str; 14] = [
     "compute_image_mean",
     "db",
     "generate_data",
+    "export",
+    "import",
     "upgrade_net_proto_text",
     "upgrade_net_proto_binary",
     "upgrade_solver_proto_text",

@@ -79,9 +79,16 @@ pub(crate) fn read_text(path: &Path) -> Result<String, FileError> {
     })
 }
 
-fn decode<T: CaffeMessage>(path: &Path, bytes: &[u8]) -> Result<T, FileError> {
+/// Reads the bytes of a binary file, as it stands; `path` is for errors.
+///
+/// # Errors
+/// As [`read_binary_file`], the file apart.
+pub fn decode<T: CaffeMessage>(path: &Path, bytes: &[u8]) -> Result<T, FileError> {
     if bytes.is_empty() {
         return Err(FileError::Empty { path: path.to_owned(), message: T::NAME });
+    }
+    if let Some(fault) = wire::excess::<T>(bytes) {
+        return Err(FileError::TooLarge { path: path.to_owned(), message: T::NAME, fault });
     }
     // Unknown fields are skipped on decoding; a file that has no others holds something else.
     match T::decode(bytes) {
