@@ -192,11 +192,11 @@ fn onnxruntime_computes_squeezed_examples_alike() {
             if let Some(pool) = layer.pooling_param.as_mut()
                 && pool.kernel_size() == 7
             {
-                *pool = Box::new(caffe_proto::PoolingParameter {
+                **pool = caffe_proto::PoolingParameter {
                     pool: pool.pool,
                     global_pooling: Some(true),
                     ..Default::default()
-                });
+                };
             }
         }
         compare(Net::new(&net, &Origin::default(), &options()).unwrap(), name);
@@ -206,20 +206,25 @@ fn onnxruntime_computes_squeezed_examples_alike() {
 #[test]
 fn onnxruntime_computes_every_kind_of_pooling_alike() {
     for image in [7, 8, 9] {
+        let mut text = format!(
+            "layer {{ name: 'in' type: 'Input' top: 'x' \
+               input_param {{ shape {{ dim: [2, 3, {image}, 9] }} }} }}"
+        );
         for (kernel, stride, pad) in
             [(2, 2, 0), (3, 2, 0), (3, 2, 1), (2, 2, 1), (3, 3, 2), (3, 1, 1)]
         {
             for (pool, round) in
                 [("MAX", "CEIL"), ("AVE", "CEIL"), ("MAX", "FLOOR"), ("AVE", "FLOOR")]
             {
-                let text = format!(
-                    "layer {{ name: 'in' type: 'Input' top: 'x' input_param {{ shape {{ dim: [2, 3, {image}, 9] }} }} }}
-                     layer {{ name: 'p' type: 'Pooling' bottom: 'x' top: 'y' pooling_param {{ pool: {pool}
-                       kernel_size: {kernel} stride: {stride} pad: {pad} round_mode: {round} }} }}"
+                let name = format!("{pool}_{round}_{kernel}_{stride}_{pad}");
+                text += &format!(
+                    "layer {{ name: '{name}' type: 'Pooling' bottom: 'x' top: '{name}' \
+                       pooling_param {{ pool: {pool} kernel_size: {kernel} stride: {stride} \
+                         pad: {pad} round_mode: {round} }} }}"
                 );
-                compare(net_of(&text, &options()).unwrap(), &text);
             }
         }
+        compare(net_of(&text, &options()).unwrap(), &format!("pooling of {image} x 9"));
     }
 }
 

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::export::{Weights, npz, onnx, safetensors};
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
-use crate::snapshot::read_weights;
+use crate::snapshot::{copy_weights, read_weights};
 use crate::{Result, bail};
 
 const EXAMPLES: &str = "\
@@ -52,14 +52,14 @@ impl ExportArgs {
     /// Files that cannot be read or written, weights that do not fit the net, layers that ONNX
     /// cannot say.
     pub fn run(self, log: &Log) -> Result<()> {
-        let model = read_weights(&self.weights)?;
+        let arrays = || Weights::of_model(&read_weights(&self.weights)?);
         match (self.format()?, &self.model) {
             (Format::Onnx, None) => {
                 bail!("ONNX holds the net too: give its deploy form with -model FILE")
             }
             (Format::Onnx, Some(path)) => {
                 let mut net = deploy(path)?;
-                let report = net.copy_trained_from(&model)?;
+                let report = copy_weights(&mut net, &self.weights)?;
                 if let Some(layer) = left_out(&net, &report.copied) {
                     bail!("{}: has no weights for layer `{layer}`", self.weights.display());
                 }
@@ -67,9 +67,9 @@ impl ExportArgs {
             }
             (_, Some(_)) => bail!("-model is for ONNX; the other formats hold weights only"),
             (Format::Safetensors, None) => {
-                safetensors::write(&self.output, &Weights::of_model(&model)?)?;
+                safetensors::write(&self.output, &arrays()?)?;
             }
-            (Format::Npz, None) => npz::write(&self.output, &Weights::of_model(&model)?)?,
+            (Format::Npz, None) => npz::write(&self.output, &arrays()?)?,
         }
         log.info("export.rs:75", format!("Wrote {}", self.output.display()));
         Ok(())

@@ -9,7 +9,7 @@ use super::{gpu, host};
 use crate::data::{Batch, Reading};
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
-use crate::snapshot::read_weights;
+use crate::snapshot::copy_weights;
 use crate::solver::{DataLayers, NetPlan, Source};
 use crate::{Result, ensure};
 
@@ -99,7 +99,7 @@ impl Model {
     pub fn load(&mut self, weights: &[PathBuf], log: &Log) -> Result<()> {
         let mut missing: Vec<String> = self.layers_with_weights();
         for path in weights {
-            let report = self.net.copy_trained_from(&read_weights(path)?)?;
+            let report = copy_weights(&mut self.net, path)?;
             for name in &report.ignored {
                 log.info("net.cpp:744", format!("Ignoring source layer {name}"));
             }

@@ -21,6 +21,8 @@ use crate::{Error, Result, bail, ensure};
 struct Part {
     path: PathBuf,
     rows: u64,
+    /// Rows of the files before it in the list.
+    before: u64,
 }
 
 /// What is in memory: the datasets of one file, and in which order its rows are taken.
@@ -45,8 +47,8 @@ pub struct Hdf5Source {
     stream: u64,
     /// Rows of an epoch.
     total: u64,
-    /// The parts in the order of this epoch.
-    turn: (u64, Vec<usize>),
+    /// An epoch, and its parts in order, each with the epoch's row that it begins with.
+    turn: (u64, Vec<(u64, usize)>),
     loaded: Option<Loaded>,
 }
 
@@ -131,25 +133,27 @@ impl Hdf5Source {
             );
         }
         let rows = rows.unwrap_or(0) as u64;
+        self.parts.push(Part { path: path.to_owned(), rows, before: self.total });
         self.total += rows;
-        self.parts.push(Part { path: path.to_owned(), rows });
         Ok(())
     }
 
     /// The file with row `at` of an epoch, and which of its rows that is in the epoch's order.
-    fn find(&mut self, epoch: u64, mut at: u64) -> (usize, u64) {
+    fn find(&mut self, epoch: u64, at: u64) -> (usize, u64) {
         if self.turn.0 != epoch {
+            let mut begin = 0;
+            let place = |part: u64| {
+                let part = part as usize;
+                begin += self.parts[part].rows;
+                (begin - self.parts[part].rows, part)
+            };
             let order = self.permutation(self.parts.len() as u64, epoch, u64::MAX);
-            self.turn = (epoch, order.iter().map(|&part| part as usize).collect());
+            self.turn = (epoch, order.into_iter().map(place).collect());
         }
-        for &part in &self.turn.1 {
-            if at < self.parts[part].rows {
-                return (part, at);
-            }
-            at -= self.parts[part].rows;
-        }
-        // `at` was below the sum of all rows.
-        (0, 0)
+        // The last part that begins at or before the row: parts without rows are passed over.
+        let behind = self.turn.1.partition_point(|(begin, _)| *begin <= at);
+        let (begin, part) = self.turn.1[behind - 1];
+        (part, at - begin)
     }
 
     /// 0..n in the order of an epoch; `what` keeps files and the rows of each file apart.
@@ -187,7 +191,7 @@ impl Hdf5Source {
     }
 
     fn read(&self, part: usize) -> Result<Vec<Vec<f32>>> {
-        let Part { path, rows } = &self.parts[part];
+        let Part { path, rows, .. } = &self.parts[part];
         let file = Reader::open(path)?;
         let mut tops = Vec::with_capacity(self.names.len());
         for (name, row) in self.names.iter().zip(&self.rows) {
@@ -232,13 +236,12 @@ impl Records for Hdf5Source {
         for position in batch.positions.clone() {
             let epoch = position / self.total;
             let (part, at) = self.find(epoch, position % self.total);
-            let before: u64 = self.parts[..part].iter().map(|p| p.rows).sum();
             let loaded = self.load(part, epoch).map_err(in_words)?;
             let row = loaded.order.get(at as usize).copied().unwrap_or(at) as usize;
             for ((top, values), size) in batch.tops.iter_mut().zip(&loaded.tops).zip(&sizes) {
                 top.extend_from_slice(&values[row * size..(row + 1) * size]);
             }
-            batch.records.push(before + row as u64);
+            batch.records.push(self.parts[part].before + row as u64);
         }
         Ok(())
     }

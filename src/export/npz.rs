@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use caffe_proto::write_file_atomic;
-use npyz::npz::{NpzArchive, NpzWriter};
+use npyz::npz::{NpzArchive, NpzWriter, array_name_from_file_name};
 use npyz::{DType, NpyFile, WriterBuilder};
 
 use super::{Array, Weights, about};
@@ -42,9 +42,13 @@ pub fn read(path: &Path) -> Result<Weights> {
     let damaged =
         |e: &dyn std::fmt::Display| about(path, format!("no .npz file, or a damaged one: {e}"));
     let mut file = NpzArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
-    let names: Vec<String> = file.array_names().map(str::to_owned).collect();
-    let mut arrays = Vec::with_capacity(names.len());
-    for name in names {
+    let mut arrays = Vec::new();
+    for index in 0..file.zip_archive().len() {
+        let entry = file.zip_archive().by_index(index).map_err(|e| damaged(&e))?;
+        let Some(name) = array_name_from_file_name(entry.name()).map(str::to_owned) else {
+            continue;
+        };
+        drop(entry);
         let Some(array) = file.by_name(&name).map_err(|e| damaged(&e))? else { continue };
         let count = array.shape().iter().try_fold(1u64, |n, &dim| n.checked_mul(dim));
         // Weights hardly compress; a file that promises much more than it has is damaged.

@@ -25,7 +25,7 @@ use caffe_proto::{
 };
 
 use crate::hdf5::is_hdf5;
-use crate::net::Net;
+use crate::net::{CopyReport, Net};
 use crate::params::Param;
 use crate::solver::Solver;
 use crate::{Error, Result, bail, ensure};
@@ -111,6 +111,20 @@ pub fn read_weights(path: &Path) -> Result<NetParameter> {
     let any = model.layer.iter().any(|layer| !layer.blobs.is_empty());
     ensure!(any, "{}: holds no weights; give a .caffemodel", path.display());
     Ok(model)
+}
+
+/// Copies weights from a file into a net, by layer name.
+///
+/// # Errors
+/// As [`read_weights`], and weights that do not fit: nothing has been copied then.
+pub fn copy_weights(net: &mut Net, path: &Path) -> Result<CopyReport> {
+    fit(net, &read_weights(path)?, path)
+}
+
+/// Copies what was read from `path`.
+fn fit(net: &mut Net, model: &NetParameter, path: &Path) -> Result<CopyReport> {
+    net.copy_trained_from(model)
+        .map_err(|e| Error::Invalid(format!("{} does not fit: {e}", path.display())))
 }
 
 /// Makes sure, before any training, that snapshots can be written under a prefix: creates the
@@ -213,7 +227,7 @@ pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
         );
     }
     if let Some(model) = find_model(&state, state_path)? {
-        net.copy_trained_from(&read_model(&model)?)?;
+        fit(net, &read_model(&model)?, &model)?;
     }
     for (k, history) in optimizer.histories_mut().iter_mut().enumerate() {
         for (param, blob) in params.iter().zip(&state.history[k * params.len()..]) {

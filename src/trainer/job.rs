@@ -160,7 +160,7 @@ impl Job {
             }
         }
         for path in &self.weights {
-            solver.net().copy_trained_from(&snapshot::read_weights(path)?)?;
+            snapshot::copy_weights(solver.net(), path)?;
         }
         self.names.get_or_init(|| names_of(solver));
         Ok(())

@@ -18,6 +18,9 @@ pub fn passes(kind: &str) -> bool {
 /// Adds a layer to the graph.
 pub fn translate(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
     match kind {
+        "Data" | "HDF5Data" | "ImageData" | "WindowData" | "MemoryData" | "DummyData" => bail!(
+            "an exported net has no data layers; export the net's deploy form, with an Input layer"
+        ),
         "Input" => view.tops.iter().for_each(|top| graph.input(top)),
         "Convolution" | "Deconvolution" => return windows::convolution(kind, view, graph),
         "Pooling" => return windows::pooling(view, graph),
@@ -49,7 +52,11 @@ fn unary(
 }
 
 fn activation(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
-    let (x, y, name) = (&*view.bottoms[0].name, &*view.tops[0].name, view.param.name());
+    let name = view.param.name();
+    let (x, y) = match (view.bottoms.first(), view.tops.first()) {
+        (Some(bottom), Some(top)) => (bottom.name.as_str(), top.name.as_str()),
+        _ => bail!("ONNX export knows no layers of this type"),
+    };
     match kind {
         "ReLU" => match view.param.relu_param.as_deref().map_or(0.0, |p| p.negative_slope()) {
             0.0 => unary("Relu", view, graph, Vec::new()),
@@ -107,9 +114,6 @@ fn activation(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
             let log = graph.step("Log", &[&inner], &format!("{name}#ln"));
             graph.node("Mul", &[&log, &factor], &[y], Vec::new());
         }
-        "Data" | "HDF5Data" | "ImageData" | "WindowData" | "MemoryData" | "DummyData" => bail!(
-            "an exported net has no data layers; export the net's deploy form, with an Input layer"
-        ),
         _ => bail!(
             "ONNX export knows no layers of this type; export the net's deploy form, without \
              losses and the like"
