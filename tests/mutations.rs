@@ -130,11 +130,6 @@ fn examples() -> Vec<Vec<u8>> {
     texts.filter(|text| text.len() < 8 << 10).collect()
 }
 
-/// In debug builds a part of it, which finds gross faults.
-fn share(count: usize) -> usize {
-    if cfg!(debug_assertions) { count / 10 } else { count }
-}
-
 fn prototxts() {
     let mut seeds = examples();
     seeds.push(
@@ -146,8 +141,8 @@ fn prototxts() {
     seeds.push(
         b"layers { name: 'd' type: DATA top: 'd' data_param { scale: 2 } blobs_lr: 1 }".to_vec(),
     );
-    storm("prototxt", &seeds, share(20_000), &mut |bytes| {
-        let Ok(text) = std::str::from_utf8(bytes) else { return };
+    storm("prototxt", &seeds, 40_000, &mut |bytes| {
+        let text = &*String::from_utf8_lossy(bytes);
         match text::parse::<NetParameter>("net", text) {
             Ok(mut net) => drop(upgrade::upgrade_net(&mut net)),
             Err(error) => drop(error.to_string()),
@@ -200,7 +195,7 @@ fn models() {
     seeds.push(state.encode_to_vec());
     seeds.push(blob(&[1, 3, 4, 4]).encode_to_vec());
     let mut small = caffe::export::Weights::default();
-    storm("caffemodel", &seeds, share(15_000), &mut |bytes| {
+    storm("caffemodel", &seeds, 60_000, &mut |bytes| {
         if let Some(mut net) = decode::<NetParameter>(bytes)
             && upgrade::upgrade_net(&mut net).is_ok()
         {
@@ -223,7 +218,7 @@ fn datums() {
     };
     let floats = Datum { data: None, float_data: vec![0.5; 60], ..datum(false) };
     let seeds = [datum(false), datum(true), floats].map(|d| d.encode_to_vec());
-    storm("Datum", &seeds, share(15_000), &mut |bytes| {
+    storm("Datum", &seeds, 60_000, &mut |bytes| {
         if let Err(problem) = Image::decode(bytes.to_vec().into()) {
             drop(problem.to_string());
         }
@@ -246,7 +241,7 @@ fn databases() {
     let size: usize = whole.iter().map(Vec::len).sum();
     let mut numbers = Philox::new(2014, 9).sequence();
     let begun = Instant::now();
-    let count = share(5_000);
+    let count = 6_000;
     for number in 0..count {
         let part = number % parts.len();
         let mutant = mutate(&whole[part], &whole[(part + 1) % parts.len()], &mut numbers);
