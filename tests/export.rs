@@ -258,6 +258,15 @@ fn onnxruntime_computes_the_other_layers_alike() {
         layer { name: 'flat' type: 'Flatten' bottom: 'rows' top: 'flat' }
         layer { name: 're' type: 'Reshape' bottom: 'flat' top: 're' reshape_param { shape { dim: 0 dim: 3 dim: -1 } } }
         layer { name: 'by' type: 'Scale' bottom: 're' bottom: 're' top: 'by' scale_param { axis: 0 } }
+        layer { name: 'prelu' type: 'PReLU' bottom: 'x' top: 'prelu' }
+        layer { name: 'shared' type: 'PReLU' bottom: 'x' top: 'shared' prelu_param { channel_shared: true } }
+        layer { name: 'elu' type: 'ELU' bottom: 'x' top: 'elu' elu_param { alpha: 0.5 } }
+        layer { name: 'abs' type: 'AbsVal' bottom: 'x' top: 'abs' }
+        layer { name: 'bnll' type: 'BNLL' bottom: 'x' top: 'bnll' }
+        layer { name: 'swish' type: 'Swish' bottom: 'x' top: 'swish' swish_param { beta: 1.5 } }
+        layer { name: 'clip' type: 'Clip' bottom: 'x' top: 'clip' clip_param { min: -0.5 max: 0.25 } }
+        layer { name: 'exp' type: 'Exp' bottom: 'clip' top: 'exp' exp_param { base: 3 scale: 0.5 shift: 0.25 } }
+        layer { name: 'log' type: 'Log' bottom: 'exp' top: 'log' log_param { base: 10 scale: 2 shift: 1 } }
         layer { name: 'last' type: 'Dropout' bottom: 'by' top: 'y' }";
     compare(net_of(text, &options()).unwrap(), "other layers");
 }
