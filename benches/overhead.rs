@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use caffe::data::{Backend, Reading};
 use caffe::device::cpu::threads::{Waiting, set_openmp_defaults};
 use caffe::log::Log;
 use caffe::solver::{Feeds, NetPlans, Silent, Solver, SolverOptions, train};
@@ -24,7 +25,7 @@ fn bare(solver: &Path) {
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
     let options = SolverOptions { threads: THREADS, exact: false, seed: 1 };
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
-    let mut feeds = Feeds::open(&nets, 1).unwrap();
+    let mut feeds = Feeds::open(&nets, Reading::new(1)).unwrap();
     train(&mut solver, &mut feeds, 0, &mut Silent).unwrap();
 }
 
@@ -39,7 +40,11 @@ fn actors(solver: &Path) {
 fn prepare(folder: &Path, iterations: usize) -> std::path::PathBuf {
     caffe::data::synthetic::write_synthetic(folder, 2000, 100, 1).unwrap();
     let database = folder.join("cifar10_train_leveldb");
-    caffe::data::convert::compute_mean(&database).unwrap().0.write(&folder.join("mean")).unwrap();
+    caffe::data::convert::compute_mean(&database, Backend::LevelDb)
+        .unwrap()
+        .0
+        .write(&folder.join("mean"))
+        .unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cifar10");
     let net = std::fs::read_to_string(root.join("cifar10_quick_train_test.prototxt")).unwrap();
     let net = net

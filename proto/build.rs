@@ -1,5 +1,5 @@
 //! Compiles `proto/caffe.proto` with protox (no `protoc` needed): Rust types by prost, and the
-//! descriptor set that the text format works from.
+//! descriptor set that the text format works from. And `proto/onnx.proto`, for exports: types only.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -7,6 +7,7 @@ use prost::Message;
 use prost_build::Config;
 
 const PROTO: &str = "proto/caffe.proto";
+const ONNX: &str = "proto/onnx.proto";
 
 /// Messages whose optional sub-messages are boxed. A layer has about fifty of them and sets two or
 /// three; by value each layer would take some 3 KB.
@@ -33,5 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     config.compile_fds(set)?;
+
+    println!("cargo:rerun-if-changed={ONNX}");
+    Config::new().compile_fds(protox::compile([ONNX], ["proto"])?)?;
     Ok(())
 }

@@ -9,11 +9,14 @@ set -euo pipefail
 needs=(
   "gcc:cmd:cc"
   "pkg-config:cmd:pkg-config"
+  "cmake:cmd:cmake"
+  "nasm:cmd:nasm"
   "libopenmpi-dev:cmd:mpicc"
   "openmpi-bin:cmd:mpirun"
   "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"
   "libdnnl-dev:lib:libdnnl.so.2"
   "libgomp1:lib:libgomp.so.1"
+  "libhdf5-dev:glob:/usr/lib/*/libhdf5*.so"
   "procps:cmd:ps"
 )
 

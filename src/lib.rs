@@ -4,7 +4,9 @@
 //! * [`blob`]: shapes, layouts, memory. [`params`]: the flat parameter arena.
 //! * [`device`]: what layers compute with. [`layers`]: one layer, one file.
 //! * [`net`]: layers over shared blobs. [`solver`]: update rules and the bare training loop.
+//! * [`hdf5`]: HDF5 files, for data and snapshots.
 //! * [`data`]: LevelDB, transforms, converters. [`snapshot`]: models and states on disk.
+//! * [`export`]: weights and nets for other programs, and back.
 //! * [`trainer`] and [`cmd`]: the glue to the actors and the command line; only these two name
 //!   `caffe_actors`.
 
@@ -13,7 +15,9 @@ pub mod cmd;
 pub mod data;
 pub mod device;
 mod error;
+pub mod export;
 pub mod filler;
+pub mod hdf5;
 pub mod layers;
 pub mod log;
 pub mod net;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use caffe::data::Reading;
 use caffe::net::Value;
 use caffe::snapshot;
 use caffe::solver::{Feeds, NetPlans, Progress, Solver, SolverOptions, train};
@@ -91,7 +92,7 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
     let nets = NetPlans::read(&file.solver, 0, &[]).map_err(fail)?;
     let options = SolverOptions { threads: 2, exact, seed: 1 };
     let mut solver = Solver::new(&file.solver, &nets, &options).map_err(fail)?;
-    let mut feeds = Feeds::open(&nets, 1).map_err(fail)?;
+    let mut feeds = Feeds::open(&nets, Reading::new(1)).map_err(fail)?;
     let from = match start {
         Start::Weights => {
             let model = model_from_file("init.caffemodel").map_err(|e| e.to_string())?;

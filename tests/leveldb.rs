@@ -344,7 +344,7 @@ fn what_is_not_a_database_is_said_to_be_none() {
     fs::create_dir(&empty).unwrap();
     assert!(message(&empty).contains("CURRENT is missing"));
     fs::write(empty.join("data.mdb"), "x").unwrap();
-    assert!(message(&empty).contains("LMDB is not supported yet"));
+    assert!(message(&empty).contains("is an LMDB; say so"));
     fs::write(empty.join("CURRENT"), "").unwrap();
     assert!(message(&empty).contains("does not name a MANIFEST"));
     fs::write(empty.join("CURRENT"), "MANIFEST-000009\n").unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use caffe::data::Reading;
 use caffe::solver::{Feeds, NetPlans, Silent, Solver, SolverOptions, train};
 use caffe_proto::{NetParameter, model_from_file, solver_from_file};
 
@@ -133,7 +134,7 @@ fn one_replica_through_the_actors_is_the_bare_loop() {
     let nets = NetPlans::read(&solver, 0, &[]).unwrap();
     let options = SolverOptions { threads: 1, exact: false, seed: 3 };
     let mut bare = Solver::new(&solver, &nets, &options).unwrap();
-    let mut feeds = Feeds::open(&nets, 3).unwrap();
+    let mut feeds = Feeds::open(&nets, Reading::new(3)).unwrap();
     train(&mut bare, &mut feeds, 0, &mut Silent).unwrap();
     let bare = bare.net().to_proto();
     assert_eq!(apart(&through_actors, &bare), 0.0);

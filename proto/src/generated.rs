@@ -14,6 +14,12 @@ mod messages {
 }
 pub use messages::*;
 
+/// The messages of `proto/onnx.proto`: what an exported net needs of the ONNX format.
+#[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+pub mod onnx {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+
 /// The compiled form of `caffe.proto`, a serialized `FileDescriptorSet`.
 pub static DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/caffe.fds"));
 

@@ -6,6 +6,7 @@
 //! | (root) | the messages of `caffe.proto`: [`NetParameter`], [`SolverParameter`], [`Datum`], … |
 //! | [`text`] | prototxt: parse with places and hints, print in Caffe's style |
 //! | [`files`] | whole files, text and binary, with clear errors; atomic writes |
+//! | [`limits`] | how much a file may hold |
 //! | [`upgrade`] | nets and solvers of older Caffe versions to today's form |
 //! | [`net_from_file`], [`model_from_file`], [`solver_from_file`] | all of that in one call |
 //!
@@ -28,6 +29,7 @@
 
 pub mod files;
 mod generated;
+pub mod limits;
 mod load;
 pub mod text;
 pub mod upgrade;

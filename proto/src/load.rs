@@ -61,8 +61,12 @@ pub fn net_from_file(path: impl AsRef<Path>) -> Result<NetFile, FileError> {
         let line = source.layer_index().and_then(|index| lines.get(index));
         FileError::Upgrade { path: path.clone(), line, source }
     })?;
-    if changes.iter().any(|change| matches!(change, Change::NetInput { .. })) {
-        lines.prepend_input();
+    for change in &changes {
+        match change {
+            Change::V0Layers { padding, .. } => lines.remove(padding),
+            Change::NetInput { .. } => lines.prepend_input(),
+            _ => {}
+        }
     }
     Ok(NetFile { net, path, changes, lines })
 }

@@ -160,6 +160,100 @@ fn three_specs_of_a_batch_norm_become_zero() {
 }
 
 #[test]
+fn a_v0_net_becomes_a_net_of_today() {
+    becomes(
+        "name: 'n'
+         layers { layer { name: 'data' type: 'data' source: 'db' meanfile: 'm' batchsize: 256
+                          cropsize: 227 mirror: true scale: 0.5 rand_skip: 3 } top: 'data' top: 'label' }
+         layers { layer { name: 'pad1' type: 'padding' pad: 2 } bottom: 'data' top: 'pad1' }
+         layers { layer { name: 'conv1' type: 'conv' num_output: 96 group: 2 kernelsize: 5 stride: 4
+                          biasterm: false weight_filler { type: 'gaussian' std: 0.01 }
+                          bias_filler { value: 1 } blobs_lr: 1 blobs_lr: 2
+                          weight_decay: 1 weight_decay: 0 } bottom: 'pad1' top: 'conv1' }
+         layers { layer { name: 'pool1' type: 'pool' pool: AVE kernelsize: 3 stride: 2 pad: 1 }
+                  bottom: 'conv1' top: 'pool1' }
+         layers { layer { name: 'norm1' type: 'lrn' local_size: 3 alpha: 0.1 beta: 0.5 k: 2 }
+                  bottom: 'pool1' top: 'norm1' }
+         layers { layer { name: 'drop' type: 'dropout' dropout_ratio: 0.25 } bottom: 'norm1' top: 'norm1' }
+         layers { layer { name: 'ip' type: 'innerproduct' num_output: 10 } bottom: 'norm1' top: 'ip' }
+         layers { layer { name: 'cat' type: 'concat' concat_dim: 0 } bottom: 'ip' bottom: 'ip' top: 'cat' }
+         layers { layer { name: 'loss' type: 'softmax_loss' } bottom: 'cat' bottom: 'label' }",
+        "name: 'n'
+         layer { name: 'data' type: 'Data' top: 'data' top: 'label'
+                 data_param { source: 'db' batch_size: 256 rand_skip: 3 }
+                 transform_param { mean_file: 'm' crop_size: 227 mirror: true scale: 0.5 } }
+         layer { name: 'conv1' type: 'Convolution' bottom: 'data' top: 'conv1'
+                 param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+                 convolution_param { num_output: 96 group: 2 kernel_size: 5 stride: 4 pad: 2
+                   bias_term: false weight_filler { type: 'gaussian' std: 0.01 } bias_filler { value: 1 } } }
+         layer { name: 'pool1' type: 'Pooling' bottom: 'conv1' top: 'pool1'
+                 pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 } }
+         layer { name: 'norm1' type: 'LRN' bottom: 'pool1' top: 'norm1'
+                 lrn_param { local_size: 3 alpha: 0.1 beta: 0.5 k: 2 } }
+         layer { name: 'drop' type: 'Dropout' bottom: 'norm1' top: 'norm1'
+                 dropout_param { dropout_ratio: 0.25 } }
+         layer { name: 'ip' type: 'InnerProduct' bottom: 'norm1' top: 'ip'
+                 inner_product_param { num_output: 10 } }
+         layer { name: 'cat' type: 'Concat' bottom: 'ip' bottom: 'ip' top: 'cat'
+                 concat_param { concat_dim: 0 } }
+         layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'cat' bottom: 'label' }",
+    );
+}
+
+#[test]
+fn other_records_of_v0_nets_keep_their_settings() {
+    becomes(
+        "layers { layer { name: 'i' type: 'images' source: 'l' batchsize: 2 shuffle_images: true
+                          new_height: 4 new_width: 5 rand_skip: 6 } top: 'a' }
+         layers { layer { name: 'w' type: 'window_data' source: 'w' batchsize: 3 det_fg_threshold: 0.1
+                          det_bg_threshold: 0.2 det_fg_fraction: 0.3 det_context_pad: 4
+                          det_crop_mode: 'square' } top: 'b' }
+         layers { layer { name: 'h' type: 'hdf5_data' source: 'h' batchsize: 7 } top: 'c' }
+         layers { layer { name: 'o' type: 'hdf5_output' hdf5_output_param { file_name: 'f' } }
+                  bottom: 'a' bottom: 'b' }
+         layers { layer { name: 'g' type: 'infogain_loss' source: 's' } bottom: 'a' bottom: 'b' }",
+        "layer { name: 'i' type: 'ImageData' top: 'a' image_data_param { source: 'l' batch_size: 2
+                 shuffle: true new_height: 4 new_width: 5 rand_skip: 6 } }
+         layer { name: 'w' type: 'WindowData' top: 'b' window_data_param { source: 'w' batch_size: 3
+                 fg_threshold: 0.1 bg_threshold: 0.2 fg_fraction: 0.3 context_pad: 4 crop_mode: 'square' } }
+         layer { name: 'h' type: 'HDF5Data' top: 'c' hdf5_data_param { source: 'h' batch_size: 7 } }
+         layer { name: 'o' type: 'HDF5Output' bottom: 'a' bottom: 'b' hdf5_output_param { file_name: 'f' } }
+         layer { name: 'g' type: 'InfogainLoss' bottom: 'a' bottom: 'b' infogain_loss_param { source: 's' } }",
+    );
+}
+
+#[test]
+fn settings_that_a_v0_type_never_had_are_dropped_and_named() {
+    let (new, changes) = upgraded(
+        "layers { layer { name: 'r' type: 'relu' num_output: 3 new_num: 1 } bottom: 'a' top: 'b' }
+         layers { layer { name: 'p' type: 'padding' pad: 1 } bottom: 'b' top: 'p' }
+         layers { layer { name: 'c' type: 'pool' } bottom: 'p' top: 'c' }",
+    );
+    let expected = "layer { name: 'r' type: 'ReLU' bottom: 'a' top: 'b' }
+                    layer { name: 'c' type: 'Pooling' bottom: 'b' top: 'c' pooling_param { pad: 1 } }";
+    assert_eq!(new, text::print(&net(expected)));
+    assert_eq!(
+        changes[..2],
+        [
+            "2 layers of the oldest form `layers { layer { … } }` read, 1 padding layer merged",
+            "layer `r`: num_output, new_num dropped, since layers of its type have no such setting",
+        ]
+    );
+}
+
+#[test]
+fn v0_nets_that_make_no_sense_are_refused() {
+    let refused = |old: &str| upgrade_net(&mut net(old)).unwrap_err();
+    let padding = "layers { layer { name: 'p' type: 'padding' pad: 1 } bottom: 'a' top: 'p' }";
+    let relu = "layers { layer { name: 'r' type: 'relu' } bottom: 'p' top: 'r' }";
+    let error = refused(&format!("{padding} {relu}"));
+    assert_eq!(error, UpgradeError::V0Padding { layer: "r".into(), index: 1 });
+    let error = refused(&format!("{padding} layers {{ name: 'v1' type: RELU }}"));
+    assert_eq!(error, UpgradeError::MixedV0Layers { layer: "v1".into(), index: 1 });
+    assert_eq!(refused(&format!("layer {{ }} {relu}")), UpgradeError::MixedLayers);
+}
+
+#[test]
 fn a_net_of_today_stays_as_it_is() {
     let today = "name: 'n' layer { name: 'a' type: 'Data' data_param { source: 'x' } }
                  layer { type: 'BatchNorm' param { lr_mult: 0 decay_mult: 0 }
@@ -173,9 +267,6 @@ fn a_net_of_today_stays_as_it_is() {
 #[test]
 fn what_cannot_be_upgraded_is_refused() {
     let refused = |old: &str| upgrade_net(&mut net(old)).unwrap_err();
-    let error = refused("layers { } layers { layer { name: 'c' type: 'conv' } }");
-    assert_eq!(error, UpgradeError::V0Layer { layer: "c".into(), index: 1 });
-    assert!(error.to_string().contains("upgrade_net_proto_text"), "{error}");
     assert_eq!(refused("layer { } layers { }"), UpgradeError::MixedLayers);
     let error = refused("input: 'a' input: 'b' input_dim: 1 input_dim: 2");
     assert!(error.to_string().contains("2 `input`s but 2 `input_dim`s; needed are 4"), "{error}");
@@ -245,9 +336,20 @@ fn a_net_file_knows_where_its_layers_stand() {
     assert_eq!(file.place(9), path.display().to_string());
     assert_eq!(file.changes.len(), 2);
 
-    fs::write(&path, "# V0\nlayers {\n layer { name: 'x' } }\n").unwrap();
+    fs::write(
+        &path,
+        "layers { layer { name: 'p' type: 'padding' } bottom: 'a' top: 'p' }\n\
+         layers { layer { name: 'c' type: 'conv' } bottom: 'p' top: 'c' }\n\
+         layers {\n layer { name: 'x' type: 'relu' } }\n",
+    )
+    .unwrap();
+    let file = net_from_file(&path).unwrap();
+    assert_eq!((file.line(0), file.line(1), file.line(2)), (Some(2), Some(3), None));
+
+    fs::write(&path, "# V0\nlayers {\n layer { name: 'x' type: 'warp' } }\n").unwrap();
     let error = net_from_file(&path).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{}:2: layer `x` is in the oldest form", path.display())));
+    let expected = format!("{}:2: layer `x` has type \"warp\", which the form", path.display());
+    assert!(error.starts_with(&expected), "{error}");
 }
 
 #[test]

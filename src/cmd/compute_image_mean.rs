@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::data::convert::{check_backend, compute_mean};
+use crate::data::Backend;
+use crate::data::convert::compute_mean;
 use crate::log::{G, Log};
 
 const EXAMPLES: &str = "\
 Examples:
   caffe compute_image_mean cifar10_train_leveldb mean.binaryproto
-  caffe compute_image_mean -backend=leveldb cifar10_train_leveldb
+  caffe compute_image_mean -backend=lmdb ilsvrc12_train_lmdb
 
 Prints the mean of each channel; with OUTPUT_FILE, writes the mean image for `mean_file`.";
 
@@ -23,9 +24,9 @@ pub struct ComputeMeanArgs {
     /// Mean file to write
     #[arg(value_name = "OUTPUT_FILE")]
     output: Option<PathBuf>,
-    /// Kind of database
-    #[arg(long, value_name = "DB_TYPE", default_value = "leveldb")]
-    backend: String,
+    /// Kind of database: leveldb or lmdb [default: what the folder holds]
+    #[arg(long, value_name = "DB_TYPE")]
+    backend: Option<Backend>,
 }
 
 impl ComputeMeanArgs {
@@ -35,9 +36,9 @@ impl ComputeMeanArgs {
     /// A database that cannot be read or holds images of several sizes; output that cannot be
     /// written.
     pub fn run(self, log: &Log) -> Result<()> {
-        check_backend(&self.backend)?;
+        let backend = self.backend.map_or_else(|| Backend::of(&self.input), Ok)?;
         log.info("compute_image_mean.cpp:73", "Starting iteration");
-        let (mean, count) = compute_mean(&self.input)?;
+        let (mean, count) = compute_mean(&self.input, backend)?;
         log.info("compute_image_mean.cpp:101", format!("Processed {count} files."));
         if let Some(output) = &self.output {
             log.info("compute_image_mean.cpp:108", format!("Write to {}", output.display()));

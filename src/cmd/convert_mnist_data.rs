@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::data::convert::{check_backend, convert_mnist};
+use crate::data::Backend;
+use crate::data::convert::convert_mnist;
 use crate::log::Log;
 
 const EXAMPLES: &str = "\
 Examples:
-  caffe convert_mnist_data train-images-idx3-ubyte train-labels-idx1-ubyte mnist_train_leveldb
+  caffe convert_mnist_data train-images-idx3-ubyte train-labels-idx1-ubyte mnist_train_lmdb
   caffe convert_mnist_data -backend leveldb t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz mnist_test_leveldb
 
 The input may be gzipped. What exists is not overwritten.";
@@ -26,9 +27,9 @@ pub struct ConvertMnistArgs {
     /// Database to make
     #[arg(value_name = "OUTPUT_DB_FILE")]
     output: PathBuf,
-    /// Kind of database
-    #[arg(long, value_name = "DB_TYPE", default_value = "leveldb")]
-    backend: String,
+    /// Kind of database: leveldb or lmdb
+    #[arg(long, value_name = "DB_TYPE", default_value = "lmdb")]
+    backend: Backend,
 }
 
 impl ConvertMnistArgs {
@@ -37,8 +38,7 @@ impl ConvertMnistArgs {
     /// # Errors
     /// Input that is missing or damaged, output that exists or cannot be written.
     pub fn run(self, log: &Log) -> Result<()> {
-        check_backend(&self.backend)?;
-        let count = convert_mnist(&self.images, &self.labels, &self.output)?;
+        let count = convert_mnist(&self.images, &self.labels, &self.output, self.backend)?;
         log.info("convert_mnist_data.cpp:117", format!("Processed {count} files."));
         Ok(())
     }

@@ -11,17 +11,22 @@
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
+mod convert_imageset;
 mod convert_mnist_data;
+mod db;
 mod device_query;
+mod export;
 mod generate_data;
 mod gpu;
 mod host;
+mod import;
 mod layers;
 mod model;
 pub mod spelling;
 mod test;
 mod time;
 mod train;
+mod upgrade_proto;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -75,10 +80,17 @@ enum Command {
     Time(time::TimeArgs),
     DeviceQuery(device_query::DeviceQueryArgs),
     Layers(layers::LayersArgs),
+    ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
+    Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    UpgradeNetProtoText(upgrade_proto::NetTextArgs),
+    UpgradeNetProtoBinary(upgrade_proto::NetBinaryArgs),
+    UpgradeSolverProtoText(upgrade_proto::SolverTextArgs),
 }
 
 /// The program: reads the process's arguments, does what they say, tells errors.
@@ -133,10 +145,17 @@ impl Command {
             Command::Time(args) => args.run(log),
             Command::DeviceQuery(args) => args.run(),
             Command::Layers(args) => args.run(),
+            Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
+            Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
+            Command::Export(args) => args.run(log),
+            Command::Import(args) => args.run(log),
+            Command::UpgradeNetProtoText(args) => args.run(log),
+            Command::UpgradeNetProtoBinary(args) => args.run(log),
+            Command::UpgradeSolverProtoText(args) => args.run(log),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! A net from the command line's `-model`, `-weights`, `-level` and `-stage`: what `test` and `time`
 //! have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use caffe_proto::{Phase, model_from_file, net_from_file};
+use caffe_proto::{Phase, net_from_file};
 
 use super::{gpu, host};
-use crate::data::Batch;
+use crate::data::{Batch, Reading};
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
+use crate::snapshot::copy_weights;
 use crate::solver::{DataLayers, NetPlan, Source};
 use crate::{Result, ensure};
 
@@ -66,8 +67,9 @@ impl ModelArgs {
             exact: self.exact,
             keep_all: false,
         };
+        let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
         let net = Net::new(&plan.param, &plan.origin, &options)?;
-        let source = DataLayers::of(&plan)?.open(SEED)?;
+        let source = DataLayers::of(&plan)?.open(reading)?;
         Ok(Model { net, source, batches: Vec::new() })
     }
 
@@ -97,7 +99,7 @@ impl Model {
     pub fn load(&mut self, weights: &[PathBuf], log: &Log) -> Result<()> {
         let mut missing: Vec<String> = self.layers_with_weights();
         for path in weights {
-            let report = self.net.copy_trained_from(&read_weights(path)?)?;
+            let report = copy_weights(&mut self.net, path)?;
             for name in &report.ignored {
                 log.info("net.cpp:744", format!("Ignoring source layer {name}"));
             }
@@ -117,21 +119,11 @@ impl Model {
     /// A database that cannot be read.
     pub fn feed(&mut self, index: u64) -> Result<()> {
         self.source.fill(index, &mut self.batches)?;
-        for (layer, batch) in self.net.data_layers().into_iter().zip(&mut self.batches) {
-            self.net.feed(layer, batch);
-        }
-        Ok(())
+        self.net.feed(&mut self.batches)
     }
 
     fn layers_with_weights(&self) -> Vec<String> {
         let own = self.net.layers().iter().filter(|node| !node.params.is_empty());
         own.map(|node| node.name().to_owned()).collect()
     }
-}
-
-fn read_weights(path: &Path) -> Result<caffe_proto::NetParameter> {
-    let (saved, _) = model_from_file(path)?;
-    let any = saved.layer.iter().any(|layer| !layer.blobs.is_empty());
-    ensure!(any, "{}: holds no weights; give a .caffemodel", path.display());
-    Ok(saved)
 }

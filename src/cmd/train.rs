@@ -69,9 +69,14 @@ pub struct TrainArgs {
     /// among the ranks on it]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Threads of this process that read records
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub readers: u16,
+    /// Threads of this process that read and decode records [default: 1, or the number of CPU
+    /// threads when images have to be decoded]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..))]
+    pub readers: Option<u16>,
+    /// Read databases in another order every epoch: a function of random_seed, so runs resume where
+    /// they stood
+    #[arg(long)]
+    pub shuffle: bool,
     /// Whose the net's batch_size is: each replica's, as in Caffe, or the whole job's (global)
     #[arg(long, value_name = "WHOSE", value_parser = batch())]
     #[arg(default_value = "replica", hide_possible_values = true)]
@@ -172,7 +177,8 @@ impl From<TrainArgs> for Options {
             look_ahead: args.look_ahead,
             workers: args.workers.into(),
             threads: args.threads.map_or_else(host::own_cores, usize::from),
-            readers: args.readers.into(),
+            readers: args.readers.map(usize::from),
+            shuffle: args.shuffle,
             exact: args.exact,
             batch: args.batch,
             trace: args.trace,

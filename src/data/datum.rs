@@ -1,9 +1,12 @@
 //! A record's value as an image: Caffe's `Datum`, checked.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use caffe_proto::{Datum, Message};
 
 use super::RecordProblem;
+use super::image::{Colour, Picture, Raster};
 
 /// The values of an image, channel by channel, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,45 +17,121 @@ pub enum Pixels {
     Floats(Vec<f32>),
 }
 
-/// One image (or feature map) and its label.
+/// One image, or feature map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// (channels, height, width), none of them 0.
     pub shape: [usize; 3],
     /// As many values as `shape` says.
     pub pixels: Pixels,
+}
+
+impl From<Raster> for Image {
+    fn from(raster: Raster) -> Self {
+        Self { shape: raster.shape(), pixels: Pixels::Bytes(raster.planes().into()) }
+    }
+}
+
+/// An image before the work: its shape is known, its pixels may still be compressed.
+#[derive(Debug, Clone)]
+pub enum Pending {
+    /// As it is.
+    Plain(Image),
+    /// A JPEG or PNG.
+    Encoded {
+        /// The file.
+        picture: Picture,
+        /// What its colours become.
+        colour: Colour,
+        /// Height and width to bring it to.
+        size: Option<[usize; 2]>,
+    },
+}
+
+impl Pending {
+    /// The shape of [`image`](Self::image).
+    pub fn shape(&self) -> [usize; 3] {
+        match self {
+            Self::Plain(image) => image.shape,
+            Self::Encoded { picture, colour, size } => {
+                let [channels, height, width] = picture.shape(*colour);
+                let [height, width] = size.unwrap_or([height, width]);
+                [channels, height, width]
+            }
+        }
+    }
+
+    /// Whether [`image`](Self::image) is work worth sharing among threads.
+    pub fn is_encoded(&self) -> bool {
+        matches!(self, Self::Encoded { .. })
+    }
+
+    /// Decodes and resizes.
+    ///
+    /// # Errors
+    /// [`RecordProblem::Image`].
+    pub fn image(&self) -> Result<Cow<'_, Image>, RecordProblem> {
+        match self {
+            Self::Plain(image) => Ok(Cow::Borrowed(image)),
+            Self::Encoded { picture, colour, size } => {
+                let raster = picture.decode(*colour)?;
+                Ok(Cow::Owned(match *size {
+                    Some([height, width]) => raster.resize(height, width).into(),
+                    None => raster.into(),
+                }))
+            }
+        }
+    }
+}
+
+/// The image in a record, and its label.
+#[derive(Debug, Clone)]
+pub struct Labelled {
+    /// The image.
+    pub image: Pending,
     /// The class, 0 when the record has none.
     pub label: i32,
 }
 
-impl Image {
-    /// Decodes the value of a record. Bytes are not copied.
+impl Labelled {
+    /// Reads the value of a record. Bytes are not copied. `colour` is for encoded images; of others
+    /// it only has to be what they are.
     ///
     /// # Errors
     /// What is wrong with the record; the caller knows its database and key.
-    pub fn decode(value: Bytes) -> Result<Self, RecordProblem> {
+    pub fn parse(value: Bytes, colour: Colour) -> Result<Self, RecordProblem> {
         let datum =
             Datum::decode(value).map_err(|source| RecordProblem::NotADatum(source.to_string()))?;
-        if datum.encoded() {
-            return Err(RecordProblem::Encoded);
-        }
-        let sides = [datum.channels(), datum.height(), datum.width()];
-        let shape = sides.map(|side| usize::try_from(side).unwrap_or(0));
-        let need = shape.iter().try_fold(1usize, |all, &side| all.checked_mul(side)).unwrap_or(0);
-        if need == 0 {
-            return Err(RecordProblem::NoShape(sides.map(i64::from)));
-        }
         let label = datum.label();
-        // As in Caffe, bytes win over floats.
-        let (have, pixels) = match datum.data {
-            Some(data) if !data.is_empty() => (data.len(), Pixels::Bytes(data)),
-            _ => (datum.float_data.len(), Pixels::Floats(datum.float_data)),
-        };
-        if have != need {
-            return Err(RecordProblem::Length { shape, have, need });
+        if datum.encoded() {
+            let picture = Picture::inspect(datum.data.unwrap_or_default())?;
+            return Ok(Self { image: Pending::Encoded { picture, colour, size: None }, label });
         }
-        Ok(Self { shape, pixels, label })
+        let image = plain(datum)?;
+        match (colour, image.shape[0]) {
+            (Colour::Native, _) | (Colour::Bgr, 3) | (Colour::Grey, 1) => {}
+            (_, channels) => return Err(RecordProblem::NotEncoded { channels }),
+        }
+        Ok(Self { image: Pending::Plain(image), label })
     }
+}
+
+fn plain(datum: Datum) -> Result<Image, RecordProblem> {
+    let sides = [datum.channels(), datum.height(), datum.width()];
+    let shape = sides.map(|side| usize::try_from(side).unwrap_or(0));
+    let need = shape.iter().try_fold(1usize, |all, &side| all.checked_mul(side)).unwrap_or(0);
+    if need == 0 {
+        return Err(RecordProblem::NoShape(sides.map(i64::from)));
+    }
+    // As in Caffe, bytes win over floats.
+    let (have, pixels) = match datum.data {
+        Some(data) if !data.is_empty() => (data.len(), Pixels::Bytes(data)),
+        _ => (datum.float_data.len(), Pixels::Floats(datum.float_data)),
+    };
+    if have != need {
+        return Err(RecordProblem::Length { shape, have, need });
+    }
+    Ok(Image { shape, pixels })
 }
 
 /// The bytes of a `Datum` as Caffe's converters write it: shape, bytes, label.
@@ -74,8 +153,9 @@ pub(super) fn encode_bytes(shape: [i32; 3], data: Bytes, label: i32, out: &mut V
 mod tests {
     use super::*;
 
-    fn decode(datum: &Datum) -> Result<Image, RecordProblem> {
-        Image::decode(datum.encode_to_vec().into())
+    fn parse(datum: &Datum) -> Result<(Image, i32), RecordProblem> {
+        let parsed = Labelled::parse(datum.encode_to_vec().into(), Colour::Native)?;
+        Ok((parsed.image.image()?.into_owned(), parsed.label))
     }
 
     fn datum(shape: [i32; 3], data: &'static [u8]) -> Datum {
@@ -86,21 +166,30 @@ mod tests {
 
     #[test]
     fn bytes_and_floats_decode() {
-        let image = decode(&datum([1, 1, 2], &[3, 255])).unwrap();
+        let (image, label) = parse(&datum([1, 1, 2], &[3, 255])).unwrap();
         assert_eq!(image.pixels, Pixels::Bytes(Bytes::from_static(&[3, 255])));
-        assert_eq!((image.shape, image.label), ([1, 1, 2], 7));
+        assert_eq!((image.shape, label), ([1, 1, 2], 7));
         let floats = Datum { float_data: vec![0.5, -2.0], ..datum([2, 1, 1], &[]) };
-        assert_eq!(decode(&floats).unwrap().pixels, Pixels::Floats(vec![0.5, -2.0]));
+        assert_eq!(parse(&floats).unwrap().0.pixels, Pixels::Floats(vec![0.5, -2.0]));
     }
 
     #[test]
     fn what_is_no_image_is_refused() {
-        let encoded = Datum { encoded: Some(true), ..datum([0, 0, 0], &[1]) };
-        assert_eq!(decode(&encoded), Err(RecordProblem::Encoded));
-        assert_eq!(decode(&datum([1, -2, 2], &[1])), Err(RecordProblem::NoShape([1, -2, 2])));
+        let encoded = Datum { encoded: Some(true), ..datum([0, 0, 0], b"BM12") };
+        assert!(parse(&encoded).unwrap_err().to_string().contains("seems to be a BMP"));
+        assert_eq!(parse(&datum([1, -2, 2], &[1])), Err(RecordProblem::NoShape([1, -2, 2])));
         let short = RecordProblem::Length { shape: [1, 2, 2], have: 3, need: 4 };
-        assert_eq!(decode(&datum([1, 2, 2], &[1, 2, 3])), Err(short));
-        let garbage = Image::decode(Bytes::from_static(&[0xff; 9])).unwrap_err();
-        assert!(matches!(garbage, RecordProblem::NotADatum(_)));
+        assert_eq!(parse(&datum([1, 2, 2], &[1, 2, 3])), Err(short));
+        let garbage = Labelled::parse(Bytes::from_static(&[0xff; 9]), Colour::Native);
+        assert!(matches!(garbage, Err(RecordProblem::NotADatum(_))));
+    }
+
+    #[test]
+    fn colours_are_forced_on_encoded_images_only() {
+        let bytes = |n: usize| datum([n as i32, 1, 1], &[1, 2, 3][..n]).encode_to_vec().into();
+        assert!(Labelled::parse(bytes(3), Colour::Bgr).is_ok());
+        assert!(Labelled::parse(bytes(1), Colour::Grey).is_ok());
+        let problem = Labelled::parse(bytes(1), Colour::Bgr).unwrap_err();
+        assert_eq!(problem, RecordProblem::NotEncoded { channels: 1 });
     }
 }

@@ -3,6 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use caffe_proto::FileError;
+
+use super::Backend;
+use super::image::ImageProblem;
+
 /// An error of the data side. Every message says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,19 +22,26 @@ pub enum DataError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The path holds no LevelDB.
-    #[error("`{}` is not a LevelDB: {reason}; check `source` in the net, or convert the data first (`caffe convert_cifar_data`, `caffe convert_mnist_data`)", path.display())]
+    /// A file could not be read or written whole.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The path holds no database of the kind.
+    #[error("`{}` is not {} {kind}: {reason}; check `source` and `backend`, or convert the data first (`caffe convert_imageset`, `caffe convert_cifar_data`, `caffe convert_mnist_data`)", path.display(), article(*kind))]
     NotADatabase {
-        /// The directory named in the net.
+        /// What was looked for.
+        kind: Backend,
+        /// The folder.
         path: PathBuf,
         /// Why it was not taken for a database.
         reason: String,
     },
-    /// The database is an LMDB.
-    #[error("`{}`: LMDB is not supported yet; convert the data to LevelDB (`caffe convert_cifar_data INPUT OUTPUT leveldb`, `caffe convert_mnist_data -backend leveldb …`) and set `backend: LEVELDB`", path.display())]
-    Lmdb {
-        /// The directory named in the net.
+    /// The database is of the other kind.
+    #[error("`{}` is {} {found}; say so with `backend: {}` in data_param, or `-backend={}` to a tool", path.display(), article(*found), found.to_string().to_uppercase(), found.to_string().to_lowercase())]
+    OtherBackend {
+        /// The folder.
         path: PathBuf,
+        /// What it holds.
+        found: Backend,
     },
     /// A byte on disk is not what was written.
     #[error("`{}` is damaged at byte {offset}: {what}; restore the file or convert the data again", file.display())]
@@ -57,6 +69,16 @@ pub enum DataError {
         /// What was tried.
         action: &'static str,
         /// The crate's message.
+        reason: String,
+    },
+    /// LMDB refused for a reason of its own.
+    #[error("LMDB `{}`: cannot {action}: {reason}", path.display())]
+    Lmdb {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The library's message.
         reason: String,
     },
     /// A conversion would overwrite something.
@@ -92,6 +114,29 @@ pub enum DataError {
         #[source]
         problem: RecordProblem,
     },
+    /// A line of a list makes no sense.
+    #[error("{}:{line}: {reason}", list.display())]
+    Line {
+        /// The list.
+        list: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An image named in a list cannot be used.
+    #[error("{}:{line}: `{}`: {problem}", list.display(), file.display())]
+    Image {
+        /// The list.
+        list: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The image file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        problem: RecordProblem,
+    },
     /// A layer's settings make no sense.
     #[error("layer `{layer}`: {reason}")]
     Layer {
@@ -100,6 +145,9 @@ pub enum DataError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// An HDF5 file, or a list of them, cannot be used; the text says which and why.
+    #[error("{0}")]
+    Hdf5(String),
     /// A file in one of the input formats is not what it should be.
     #[error("`{}`: {reason}", path.display())]
     Input {
@@ -124,11 +172,20 @@ pub enum RecordProblem {
     /// The value does not decode.
     #[error("the value is not a Datum ({0}); was the database made for Caffe?")]
     NotADatum(String),
-    /// A JPEG or PNG inside a Datum.
+    /// A JPEG or PNG that cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageProblem),
+    /// Colours are to be converted, but the image is not encoded.
     #[error(
-        "the image is encoded (JPEG, PNG), which is not supported yet; convert the images without `-encoded`"
+        "the image has {channels} channels and is not encoded; force_color, force_gray and force_encoded_color convert encoded images only: remove them, or convert the images with `-encoded`"
     )]
-    Encoded,
+    NotEncoded {
+        /// The channels it has.
+        channels: usize,
+    },
+    /// A file that the system would not read.
+    #[error("cannot read the file: {0}")]
+    Unreadable(String),
     /// A shape with nothing in it.
     #[error("the Datum has shape {}, so it holds no image", text(*.0))]
     NoShape([i64; 3]),
@@ -169,7 +226,7 @@ pub enum RecordProblem {
         channels: usize,
     },
     /// Images of different shape in one batch.
-    #[error("the image gives {}, the batch began with {}; images of one batch must be equal: set crop_size, use batch_size 1, or convert with one size", text(*.image), text(*.batch))]
+    #[error("the image gives {}, the batch began with {}; images of one batch must be equal: set crop_size, resize them to one size, or use batch_size 1", text(*.image), text(*.batch))]
     Differs {
         /// What this record gives.
         image: [usize; 3],
@@ -187,6 +244,13 @@ pub enum RecordProblem {
     /// A key written out of order.
     #[error("keys must be written in ascending order; the one before is `{0}`")]
     KeyOrder(String),
+}
+
+fn article(kind: Backend) -> &'static str {
+    match kind {
+        Backend::LevelDb => "a",
+        Backend::Lmdb => "an",
+    }
 }
 
 /// A shape as Caffe writes it: `3 x 32 x 32`.

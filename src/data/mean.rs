@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use caffe_proto::{BlobProto, Message};
+use caffe_proto::{BlobProto, Message, write_file_atomic};
 
 use super::DataError;
 
@@ -56,10 +56,10 @@ impl MeanImage {
         Ok(Self { shape, data })
     }
 
-    /// Writes the file as Caffe's `compute_image_mean` does.
+    /// Writes the file as Caffe's `compute_image_mean` does; it is there whole or not at all.
     ///
     /// # Errors
-    /// [`DataError::Io`].
+    /// [`DataError::File`].
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
         let [channels, height, width] = self.shape.map(|side| Some(side as i32));
         let blob = BlobProto {
@@ -70,7 +70,7 @@ impl MeanImage {
             data: self.data.clone(),
             ..BlobProto::default()
         };
-        fs::write(path, blob.encode_to_vec()).map_err(|source| DataError::io("write", path, source))
+        Ok(write_file_atomic(path, &blob.encode_to_vec())?)
     }
 
     /// The mean of each channel.

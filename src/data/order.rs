@@ -4,13 +4,27 @@
 //! position P is record `order(P div D)[P mod D]` of the D in the database. Nothing else decides
 //! what a batch holds: so replicas and nodes share out an epoch without gap or overlap by sharing
 //! out tickets, and a run resumes where it stood from its ticket alone.
+//!
+//! A shuffled order is a function, not a list: nothing is stored, and any position of any epoch is
+//! there at once.
+//!
+//! ```
+//! use caffe::data::order::Order;
+//!
+//! let order = Order::Shuffled { seed: 1 };
+//! let mut epoch: Vec<u64> = (500..600).map(|position| order.record(position, 100)).collect();
+//! assert_ne!(epoch, (0..100).collect::<Vec<_>>());
+//! epoch.sort();
+//! assert_eq!(epoch, (0..100).collect::<Vec<_>>());
+//! ```
 
-use std::path::PathBuf;
+use crate::rng::{Philox, stream_id};
 
-use bytes::Bytes;
+/// Records that stay neighbours in [`Order::Blocks`], so that a disk reads them in one go.
+const RUN: u64 = 64;
 
-use super::DataError;
-use super::leveldb::{Cursor, Database, Record};
+/// Records among which [`Order::Blocks`] draws freely: runs from this many places make up a batch.
+const WINDOW: u64 = 64 * RUN;
 
 /// The order of records within an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,14 +33,95 @@ pub enum Order {
     /// As in the database, every epoch alike: Caffe's.
     #[default]
     Sequential,
+    /// Every epoch another order, any as likely as any other: for lists of files.
+    Shuffled {
+        /// Decides all epochs.
+        seed: u64,
+    },
+    /// Every epoch another order that a disk can follow: runs of [`RUN`] neighbours are shuffled,
+    /// then the records of each [`WINDOW`] of the result. Databases no larger than that are
+    /// shuffled freely.
+    Blocks {
+        /// Decides all epochs.
+        seed: u64,
+    },
 }
 
 impl Order {
     /// The index of the record at `position` in a database of `count` records.
     pub fn record(self, position: u64, count: u64) -> u64 {
+        let count = count.max(1);
+        let (epoch, position) = (position / count, position % count);
         match self {
-            Self::Sequential => position % count.max(1),
+            Self::Sequential => position,
+            Self::Shuffled { seed } => Permutation::new(seed, epoch, 0, count).at(position),
+            Self::Blocks { seed } => in_blocks(seed, epoch, position, count),
         }
+    }
+
+    /// Whether it needs to know the number of records beforehand.
+    pub fn is_shuffled(self) -> bool {
+        self != Self::Sequential
+    }
+}
+
+fn in_blocks(seed: u64, epoch: u64, position: u64, count: u64) -> u64 {
+    let window = position / WINDOW;
+    let start = window * WINDOW;
+    let inside = Permutation::new(seed, epoch, window + 2, WINDOW.min(count - start));
+    let place = start + inside.at(position - start);
+    let runs = count / RUN;
+    let run = place / RUN;
+    // What is left over behind the last whole run stays at the end …
+    let record = match run < runs {
+        true => Permutation::new(seed, epoch, 1, runs).at(run) * RUN + place % RUN,
+        false => place,
+    };
+    // … but where runs begin differs from epoch to epoch, so that these are not always the same.
+    let [low, high, ..] = epoch_key(seed, epoch);
+    let turn = (u64::from(high) << 32 | u64::from(low)) % count;
+    (record + turn) % count
+}
+
+fn epoch_key(seed: u64, epoch: u64) -> [u32; 4] {
+    Philox::new(seed, stream_id("order")).at(epoch)
+}
+
+/// A permutation of 0..n that is computed, not stored: a Feistel network of four rounds (Luby and
+/// Rackoff, 1988) on the smallest even number of bits that holds n, walked along its cycle until
+/// it comes back below n.
+struct Permutation {
+    philox: Philox,
+    n: u64,
+    half: u32,
+}
+
+impl Permutation {
+    fn new(seed: u64, epoch: u64, stream: u64, n: u64) -> Self {
+        let [_, _, low, high] = epoch_key(seed, epoch);
+        let key = u64::from(high) << 32 | u64::from(low);
+        let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
+        Self { philox: Philox::new(key, stream), n, half: bits.div_ceil(2).max(1) }
+    }
+
+    fn at(&self, i: u64) -> u64 {
+        let mut i = i;
+        loop {
+            i = self.network(i);
+            if i < self.n {
+                return i;
+            }
+        }
+    }
+
+    fn network(&self, i: u64) -> u64 {
+        let mask = (1 << self.half) - 1;
+        let (mut left, mut right) = (i >> self.half, i & mask);
+        for round in 0..4 {
+            let [word, ..] = self.philox.at(right << 2 | round);
+            (left, right) = (right, (left ^ u64::from(word)) & mask);
+        }
+        left << self.half | right
     }
 }
 
@@ -35,111 +130,67 @@ pub fn positions(ticket: u64, batch_size: u64) -> std::ops::Range<u64> {
     ticket * batch_size..(ticket + 1) * batch_size
 }
 
-/// A key is kept for each so many records, to come back to.
-const STRIDE: u64 = 512;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Serves records by position, by passing over those in between.
-///
-/// The number of records is not asked for at open (LevelDB would have to read them all); it is
-/// known once the end has been reached. Ground covered before is not read again: the cursor jumps
-/// between remembered keys, so going back, or far ahead in a later epoch, costs at most a few
-/// hundred records.
-pub struct RecordCursor {
-    path: PathBuf,
-    cursor: Cursor,
-    order: Order,
-    /// Index of the record the cursor gives next.
-    at: u64,
-    /// The key of record i·STRIDE at i.
-    marks: Vec<Bytes>,
-    count: Option<u64>,
-}
-
-impl RecordCursor {
-    /// Starts before the first record of `database`.
-    ///
-    /// # Errors
-    /// Those of [`Database::cursor`].
-    pub fn new(database: &mut Database, order: Order) -> Result<Self, DataError> {
-        let path = database.path().to_owned();
-        let cursor = database.cursor()?;
-        Ok(Self { path, cursor, order, at: 0, marks: Vec::new(), count: None })
-    }
-
-    /// The number of records, once the end has been reached.
-    pub fn count(&self) -> Option<u64> {
-        self.count
-    }
-
-    /// The record at `position` (which may exceed the number of records: epochs follow each other)
-    /// and its index in the database.
-    ///
-    /// # Errors
-    /// [`DataError::Empty`], and those of [`Cursor::next_record`].
-    pub fn read(&mut self, position: u64) -> Result<(u64, Record), DataError> {
-        // Until the end is known, positions up to it are those of the first epoch.
-        let first = match self.count {
-            Some(count) => self.order.record(position, count),
-            None => position,
-        };
-        if let Some(found) = self.read_index(first)? {
-            return Ok(found);
-        }
-        let count = self.count.unwrap_or(0);
-        match self.read_index(self.order.record(position, count))? {
-            Some(found) => Ok(found),
-            None => Err(DataError::Empty { path: self.path.clone() }),
-        }
-    }
-
-    fn read_index(&mut self, index: u64) -> Result<Option<(u64, Record)>, DataError> {
-        self.jump_towards(index)?;
-        while self.at < index && self.count != Some(self.at) {
-            if self.at == self.next_mark() {
-                self.next()?;
-                continue;
-            }
-            let wanted = index.min(self.next_mark()) - self.at;
-            let passed = self.cursor.skip(wanted)?;
-            self.at += passed;
-            if passed < wanted {
-                self.count = Some(self.at);
-            }
-        }
-        match self.at == index {
-            true => Ok(self.next()?.map(|record| (index, record))),
-            false => Ok(None),
-        }
-    }
-
-    /// Goes to the last remembered key at or before `index`, unless the cursor is nearer.
-    fn jump_towards(&mut self, index: u64) -> Result<(), DataError> {
-        let Some(last) = (self.marks.len() as u64).checked_sub(1) else { return Ok(()) };
-        let mark = (index / STRIDE).min(last);
-        let ahead = mark * STRIDE > self.at;
-        if ahead || index < self.at {
-            self.cursor.seek(&self.marks[mark as usize])?;
-            self.at = mark * STRIDE;
-        }
-        Ok(())
-    }
-
-    fn next_mark(&self) -> u64 {
-        self.marks.len() as u64 * STRIDE
-    }
-
-    fn next(&mut self) -> Result<Option<Record>, DataError> {
-        let record = self.cursor.next_record()?;
-        match &record {
-            Some(record) => {
-                if self.at == self.next_mark() {
-                    // A copy, since the record's memory is that of its whole block.
-                    self.marks.push(Bytes::copy_from_slice(&record.key));
+    #[test]
+    fn every_epoch_holds_every_record_once() {
+        for count in [1, 2, 3, 5, 63, 64, 65, 1000, WINDOW, WINDOW + 1, 3 * WINDOW + 77] {
+            for order in [Order::Sequential, Order::Shuffled { seed: 3 }, Order::Blocks { seed: 3 }]
+            {
+                for epoch in [0, 1, 1_000_000] {
+                    let mut seen = vec![false; count as usize];
+                    for position in epoch * count..(epoch + 1) * count {
+                        let record = order.record(position, count) as usize;
+                        assert!(!std::mem::replace(&mut seen[record], true), "{order:?} {count}");
+                    }
                 }
-                self.at += 1;
             }
-            None => self.count = Some(self.at),
         }
-        Ok(record)
+    }
+
+    #[test]
+    fn epochs_and_seeds_differ() {
+        let count = 5_000;
+        let epoch = |order: Order, epoch: u64| -> Vec<u64> {
+            (0..count).map(|i| order.record(epoch * count + i, count)).collect()
+        };
+        for of in [|seed| Order::Shuffled { seed }, |seed| Order::Blocks { seed }] {
+            let first = epoch(of(1), 0);
+            for other in [epoch(of(1), 1), epoch(of(2), 0)] {
+                let same = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+                assert!(same < 12, "{same} records in the same place");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_may_come_anywhere() {
+        // The place of record 7 over many epochs: each tenth of the epoch about as often.
+        let count = 10_000;
+        for order in [Order::Shuffled { seed: 9 }, Order::Blocks { seed: 9 }] {
+            let mut tenths = [0; 10];
+            for epoch in 0..400 {
+                let place = (0..count).find(|i| order.record(epoch * count + i, count) == 7);
+                tenths[(place.unwrap() / 1_000) as usize] += 1;
+            }
+            assert!(tenths.iter().all(|n| (18..64).contains(n)), "{order:?} {tenths:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_keep_a_batch_in_few_places_of_the_disk() {
+        let count = 1_000_000;
+        let order = Order::Blocks { seed: 4 };
+        let records = |from: u64, n: u64| (from..from + n).map(move |i| order.record(i, count));
+        let runs = |n| {
+            let runs: std::collections::BTreeSet<_> =
+                records(3 * WINDOW, n).map(|r| r / RUN).collect();
+            runs.len() as u64
+        };
+        assert!(runs(WINDOW) <= 2 * WINDOW / RUN, "{}", runs(WINDOW));
+        // … and from as many as there are.
+        assert!(runs(256) > 50);
     }
 }

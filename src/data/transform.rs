@@ -18,11 +18,34 @@ use super::mean::MeanImage;
 use super::{DataError, RecordProblem};
 use crate::rng::{Philox, below, stream_id};
 
+/// What is subtracted.
 #[derive(Debug)]
-enum Mean {
+pub(super) enum Mean {
+    /// Nothing.
     None,
+    /// A value for each place: `mean_file`.
     Image(MeanImage),
+    /// One value, or one a channel: `mean_value`.
     Values(Vec<f32>),
+}
+
+impl Mean {
+    /// That of the settings of the layer named `layer`.
+    ///
+    /// # Errors
+    /// [`DataError::Layer`] when mean_file and mean_value are both given; the errors of
+    /// [`MeanImage::read`].
+    pub(super) fn new(layer: &str, param: &TransformationParameter) -> Result<Self, DataError> {
+        match (&param.mean_file, param.mean_value.as_slice()) {
+            (Some(_), [_, ..]) => Err(DataError::Layer {
+                layer: layer.to_owned(),
+                reason: "transform_param has both mean_file and mean_value; keep one".to_owned(),
+            }),
+            (Some(file), []) => Ok(Self::Image(MeanImage::read(Path::new(file))?)),
+            (None, []) => Ok(Self::None),
+            (None, values) => Ok(Self::Values(values.to_vec())),
+        }
+    }
 }
 
 /// A layer's `transform_param`, ready to use.
@@ -50,31 +73,18 @@ impl Transformer {
     /// Takes the settings of the layer named `layer` and reads its mean file, if any.
     ///
     /// # Errors
-    /// [`DataError::Layer`] when mean_file and mean_value are both given; the errors of
-    /// [`MeanImage::read`].
+    /// Those of its mean: both mean_file and mean_value given, or a file that holds none.
     pub fn new(
         layer: &str,
         param: &TransformationParameter,
         phase: Phase,
         seed: u64,
     ) -> Result<Self, DataError> {
-        let mean = match (&param.mean_file, param.mean_value.as_slice()) {
-            (Some(_), [_, ..]) => {
-                return Err(DataError::Layer {
-                    layer: layer.to_owned(),
-                    reason: "transform_param has both mean_file and mean_value; keep one"
-                        .to_owned(),
-                });
-            }
-            (Some(file), []) => Mean::Image(MeanImage::read(Path::new(file))?),
-            (None, []) => Mean::None,
-            (None, values) => Mean::Values(values.to_vec()),
-        };
         Ok(Self {
             scale: param.scale(),
             mirror: param.mirror(),
             crop: Some(param.crop_size() as usize).filter(|&crop| crop > 0),
-            mean,
+            mean: Mean::new(layer, param)?,
             phase,
             random: Philox::new(seed, stream_id(layer)),
         })
@@ -196,7 +206,7 @@ mod tests {
 
     fn image(shape: [usize; 3]) -> Image {
         let bytes: Vec<u8> = (0..shape.iter().product::<usize>()).map(|i| i as u8).collect();
-        Image { shape, pixels: Pixels::Bytes(bytes.into()), label: 0 }
+        Image { shape, pixels: Pixels::Bytes(bytes.into()) }
     }
 
     fn transformer(param: TransformationParameter, phase: Phase) -> Transformer {

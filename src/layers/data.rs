@@ -8,12 +8,16 @@
 //! }
 //! ```
 //!
+//! Records may be plain or hold a JPEG or PNG (`encoded`); these become three channels with
+//! `force_color` in transform_param or `force_encoded_color` in data_param, one with `force_gray`,
+//! else what they are. `prefetch` is taken as advice: readers fill ahead as far as memory allows.
+//!
 //! The layer does not read: it opens the database once, at setup, to learn the shapes, and then
 //! takes the batches that a reader made ([`Layer::feed`]).
 
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
-use crate::data::{Batch, DataSource};
+use crate::data::{Batch, Reading, readers};
 use crate::device::Run;
 use crate::{Result, ensure};
 
@@ -57,13 +61,14 @@ impl Layer for Data {
     }
 }
 
-fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
-    let source = DataSource::open(setup.param, setup.phase, setup.seed)?;
+/// Builds any layer that a reader feeds.
+pub(super) fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
+    let source = readers::open(setup.param, setup.phase, Reading::new(setup.seed))?;
     let shapes = source.top_shapes().into_iter().map(Shape::new).collect();
     Ok(Box::new(Data { shapes, batch: Batch::default() }))
 }
 
 /// `Data`.
 pub static DEF: LayerDef =
-    LayerDef::new("Data", "batches of records from a LevelDB, transformed", build)
+    LayerDef::new("Data", "batches of records from a LevelDB or LMDB, transformed", build)
         .counts(Count::Exactly(0), Count::Between(1, 2));

@@ -30,8 +30,11 @@ mod euclidean_loss;
 mod exp;
 mod filter;
 mod flatten;
+mod hdf5_data;
+mod hdf5_output;
 mod hinge_loss;
 mod im2col;
+mod image_data;
 mod infogain_loss;
 mod inner_product;
 mod input;
@@ -69,8 +72,11 @@ mod tanh;
 pub(crate) mod testing;
 mod threshold;
 mod tile;
+mod window_data;
 
+pub(crate) use convolution::geometry::settings as convolution_settings;
 pub use io::Io;
+pub(crate) use pooling::Kernel;
 pub use registry::{LAYERS, by_type_name};
 
 use caffe_proto::{LayerParameter, Phase};

@@ -27,8 +27,11 @@ pub static LAYERS: &[&LayerDef] = &[
     &super::exp::DEF,
     &super::filter::DEF,
     &super::flatten::DEF,
+    &super::hdf5_data::DEF,
+    &super::hdf5_output::DEF,
     &super::hinge_loss::DEF,
     &super::im2col::DEF,
+    &super::image_data::DEF,
     &super::infogain_loss::DEF,
     &super::inner_product::DEF,
     &super::input::DEF,
@@ -61,6 +64,7 @@ pub static LAYERS: &[&LayerDef] = &[
     &super::tanh::DEF,
     &super::threshold::DEF,
     &super::tile::DEF,
+    &super::window_data::DEF,
 ];
 
 /// The definition of a type.

@@ -23,6 +23,7 @@ use caffe_proto::{LayerParameter, Phase};
 
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
+use crate::data::readers::reads_records;
 use crate::device::{Run, Step};
 use crate::layers::{Io, Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
@@ -199,12 +200,20 @@ impl Net {
 
     /// Numbers of the layers that read records and have to be fed.
     pub fn data_layers(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&i| self.nodes[i].def.type_name == "Data").collect()
+        (0..self.nodes.len()).filter(|&i| reads_records(self.nodes[i].def.type_name)).collect()
     }
 
-    /// Hands a data layer its next batch.
-    pub fn feed(&mut self, layer: usize, batch: &mut Batch) {
-        self.nodes[layer].layer.feed(batch);
+    /// Hands each data layer its next batch. Where images have another size than the last ones, the
+    /// layers behind are reshaped.
+    ///
+    /// # Errors
+    /// When a layer cannot take the new shapes.
+    pub fn feed(&mut self, batches: &mut [Batch]) -> Result<()> {
+        self.follow_batches(batches)?;
+        for (layer, batch) in self.data_layers().into_iter().zip(batches) {
+            self.nodes[layer].layer.feed(batch);
+        }
+        Ok(())
     }
 
     /// Sets iteration and record position for the passes to come.

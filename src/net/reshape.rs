@@ -1,5 +1,5 @@
-//! Shapes that change after the net was built: because the caller wants another batch size, or
-//! because a layer's tops depend on values (Filter).
+//! Shapes that change after the net was built: because the caller wants another batch size, because
+//! records differ in size (ImageData), or because a layer's tops depend on values (Filter).
 //!
 //! Memory follows by itself: slabs grow when a blob needs more than ever before. The plan of who
 //! shares memory with whom stays, since it depends on lifetimes alone.
@@ -7,6 +7,7 @@
 use super::Net;
 use crate::Result;
 use crate::blob::{BlobId, Shape};
+use crate::data::Batch;
 
 impl Net {
     /// Gives an input blob another shape and reshapes every layer behind it.
@@ -24,6 +25,22 @@ impl Net {
     /// When a layer cannot take its bottoms' shapes.
     pub fn reshape(&mut self) -> Result<()> {
         self.reshape_behind(0, vec![true; self.store.blobs.len()])
+    }
+
+    /// Takes the shapes of the batches to come, one for each data layer, and reshapes what depends
+    /// on them.
+    pub(super) fn follow_batches(&mut self, batches: &[Batch]) -> Result<()> {
+        let mut changed = vec![false; self.store.blobs.len()];
+        for (layer, batch) in self.data_layers().into_iter().zip(batches) {
+            for (&top, dims) in self.nodes[layer].top.iter().zip(&batch.shapes) {
+                let shape = &mut self.store.blobs[top].shape;
+                if shape.dims() != dims {
+                    *shape = Shape::new(dims.clone());
+                    changed[top] = true;
+                }
+            }
+        }
+        if changed.contains(&true) { self.reshape_behind(0, changed) } else { Ok(()) }
     }
 
     /// Takes the shapes that a layer's bottoms give its tops by their values, before the layer's

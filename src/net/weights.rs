@@ -39,6 +39,9 @@ impl Net {
             }
             for (j, blob) in layer.blobs.iter().enumerate() {
                 let id = self.nodes[i].params[j];
+                if blob.data.is_empty() && blob.double_data.is_empty() && !self.owns(i, j) {
+                    continue;
+                }
                 if blob.data.is_empty() {
                     let values: Vec<f32> = blob.double_data.iter().map(|&d| d as f32).collect();
                     self.params.set_values(id, &values)?;
@@ -56,7 +59,10 @@ impl Net {
         if saved.blobs.is_empty() {
             return Ok(());
         }
-        if saved.blobs.len() != node.params.len() {
+        // Other layers' blobs may be left out, as HDF5 files do.
+        let own = (0..node.params.len()).filter(|&j| self.owns(index, j));
+        let needed = own.max().map_or(0, |last| last + 1);
+        if !(needed..=node.params.len()).contains(&saved.blobs.len()) {
             bail!(
                 "the saved layer has {} parameter blobs, this one has {}; rename the layer to \
                  learn it from scratch",
@@ -65,6 +71,9 @@ impl Net {
             );
         }
         for (j, blob) in saved.blobs.iter().enumerate() {
+            if blob.shape.is_none() && blob.data.is_empty() && !self.owns(index, j) {
+                continue;
+            }
             let shape = self.shape_of(node, j);
             if !shape.accepts(blob) {
                 bail!(
@@ -79,6 +88,12 @@ impl Net {
             }
         }
         Ok(())
+    }
+
+    /// Whether blob `j` of layer `index` is its own, and not one that a layer above shares with it.
+    pub fn owns(&self, index: usize, j: usize) -> bool {
+        let param = &self.params.params()[self.nodes[index].params[j]];
+        (param.layer, param.index) == (index, j)
     }
 
     fn shape_of(&self, node: &Node, j: usize) -> Shape {

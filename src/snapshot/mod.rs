@@ -1,20 +1,31 @@
 //! Snapshots: `PREFIX_iter_N.caffemodel` and `.solverstate`, which BVLC Caffe reads, and beside
-//! them `PREFIX_iter_N.resume` with what an exact resume needs ([`Sidecar`]).
+//! them `PREFIX_iter_N.resume` with what an exact resume needs ([`Sidecar`]). With
+//! `snapshot_format: HDF5` they are `.caffemodel.h5` and `.solverstate.h5` ([`h5`]); what is read is
+//! told by the content, not the name.
+//!
+//! A state's history holds one blob for each parameter with an owner, in net order, of the first
+//! history; then the same of the second, where the solver keeps two: first and second moments (Adam),
+//! squared gradients and squared updates (AdaDelta). `current_step` is written for other programs;
+//! here the rate is a function of the iteration alone.
 //!
 //! Each file is written to a temporary name, synced and renamed; the state, which names the model,
 //! comes last. So a snapshot that can be found is whole, whenever the process dies.
 
+pub mod h5;
 mod sidecar;
 
 use std::path::{Path, PathBuf};
 
 pub use sidecar::{Sidecar, SidecarWriter};
 
+use caffe_proto::solver_parameter::SnapshotFormat;
 use caffe_proto::{
     BlobProto, NetParameter, SolverState, model_from_file, read_binary_file,
     write_binary_file_atomic,
 };
 
+use crate::hdf5::is_hdf5;
+use crate::net::{CopyReport, Net};
 use crate::params::Param;
 use crate::solver::Solver;
 use crate::{Error, Result, bail, ensure};
@@ -32,9 +43,14 @@ pub struct Paths {
 
 impl Paths {
     /// The files of iteration `iter` under a prefix.
-    pub fn new(prefix: &str, iter: u64) -> Self {
+    pub fn new(prefix: &str, iter: u64, format: SnapshotFormat) -> Self {
+        let h5 = if format == SnapshotFormat::Hdf5 { ".h5" } else { "" };
         let with = |ending: &str| PathBuf::from(format!("{prefix}_iter_{iter}.{ending}"));
-        Paths { model: with("caffemodel"), state: with("solverstate"), sidecar: with("resume") }
+        Paths {
+            model: with(&format!("caffemodel{h5}")),
+            state: with(&format!("solverstate{h5}")),
+            sidecar: with("resume"),
+        }
     }
 }
 
@@ -63,6 +79,9 @@ impl Resumed {
 }
 
 fn read_state(path: &Path) -> Result<SolverState> {
+    if is_hdf5(path) {
+        return h5::read_state(path);
+    }
     let state: SolverState = read_binary_file(path)?;
     ensure!(
         state.iter.is_some() || !state.history.is_empty(),
@@ -70,6 +89,42 @@ fn read_state(path: &Path) -> Result<SolverState> {
         path.display()
     );
     Ok(state)
+}
+
+/// Reads a model in either format, in today's form.
+///
+/// # Errors
+/// A file that is missing, damaged or no model.
+pub fn read_model(path: &Path) -> Result<NetParameter> {
+    match is_hdf5(path) {
+        true => h5::read_model(path),
+        false => Ok(model_from_file(path)?.0),
+    }
+}
+
+/// Reads a model, which has to hold weights.
+///
+/// # Errors
+/// As [`read_model`]; a net without weights.
+pub fn read_weights(path: &Path) -> Result<NetParameter> {
+    let model = read_model(path)?;
+    let any = model.layer.iter().any(|layer| !layer.blobs.is_empty());
+    ensure!(any, "{}: holds no weights; give a .caffemodel", path.display());
+    Ok(model)
+}
+
+/// Copies weights from a file into a net, by layer name.
+///
+/// # Errors
+/// As [`read_weights`], and weights that do not fit: nothing has been copied then.
+pub fn copy_weights(net: &mut Net, path: &Path) -> Result<CopyReport> {
+    fit(net, &read_weights(path)?, path)
+}
+
+/// Copies what was read from `path`.
+fn fit(net: &mut Net, model: &NetParameter, path: &Path) -> Result<CopyReport> {
+    net.copy_trained_from(model)
+        .map_err(|e| Error::Invalid(format!("{} does not fit: {e}", path.display())))
 }
 
 /// Makes sure, before any training, that snapshots can be written under a prefix: creates the
@@ -103,15 +158,14 @@ pub fn write(
     iter: u64,
     history: Option<&[f32]>,
 ) -> Result<Paths> {
-    let paths = Paths::new(prefix, iter);
+    let format = solver.param().snapshot_format();
+    let paths = Paths::new(prefix, iter, format);
     let diff = solver.param().snapshot_diff();
     let (net, optimizer) = solver.parts();
-    let mut model = net.to_proto();
-    if diff {
-        add_diffs(net, &mut model);
+    match format {
+        SnapshotFormat::Hdf5 => h5::write_model(&paths.model, net, diff)?,
+        SnapshotFormat::Binaryproto => write_model(&paths.model, net, diff)?,
     }
-    write_binary_file_atomic(&paths.model, &model)?;
-    drop(model);
 
     let own: Vec<f32>;
     let flat = match history {
@@ -125,10 +179,22 @@ pub fn write(
         iter: Some(iter as i32),
         learned_net: Some(paths.model.to_string_lossy().into_owned()),
         history: to_blobs(net.arena().params(), net.arena().learnable_len(), flat),
-        current_step: Some(optimizer.steps(iter) as i32),
+        // Of the last iteration done, as Caffe counts it.
+        current_step: Some(optimizer.steps(iter.saturating_sub(1)) as i32),
     };
-    write_binary_file_atomic(&paths.state, &state)?;
+    match format {
+        SnapshotFormat::Hdf5 => h5::write_state(&paths.state, &state)?,
+        SnapshotFormat::Binaryproto => write_binary_file_atomic(&paths.state, &state)?,
+    }
     Ok(paths)
+}
+
+fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
+    let mut model = net.to_proto();
+    if diff {
+        add_diffs(net, &mut model);
+    }
+    Ok(write_binary_file_atomic(path, &model)?)
 }
 
 /// Loads weights (from the model the state names, or that lies beside it) and histories.
@@ -161,7 +227,7 @@ pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
         );
     }
     if let Some(model) = find_model(&state, state_path)? {
-        net.copy_trained_from(&model_from_file(&model)?.0)?;
+        fit(net, &read_model(&model)?, &model)?;
     }
     for (k, history) in optimizer.histories_mut().iter_mut().enumerate() {
         for (param, blob) in params.iter().zip(&state.history[k * params.len()..]) {
@@ -206,7 +272,7 @@ fn to_blobs(params: &[Param], stride: usize, flat: &[f32]) -> Vec<BlobProto> {
     (0..runs).flat_map(|run| params.iter().map(move |p| blob(p, run))).collect()
 }
 
-fn add_diffs(net: &mut crate::net::Net, model: &mut NetParameter) {
+fn add_diffs(net: &mut Net, model: &mut NetParameter) {
     for (i, layer) in model.layer.iter_mut().enumerate() {
         for (j, blob) in layer.blobs.iter_mut().enumerate() {
             let id = net.layers()[i].params[j];

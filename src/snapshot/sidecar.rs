@@ -50,7 +50,13 @@ impl Sidecar {
     /// A sidecar that is damaged or belongs to another iteration: delete it to resume from the
     /// state alone.
     pub fn read_beside(state: &Path, iter: u64) -> Result<Option<Sidecar>> {
-        let path = state.with_extension("resume");
+        // `x.solverstate` and `x.solverstate.h5` both stand beside `x.resume`.
+        let stem = if state.extension().is_some_and(|e| e == "h5") {
+            state.with_extension("")
+        } else {
+            state.to_owned()
+        };
+        let path = stem.with_extension("resume");
         if !path.exists() {
             return Ok(None);
         }

@@ -3,7 +3,8 @@
 use caffe_proto::{LayerParameter, Phase};
 
 use super::nets::{NetPlan, NetPlans};
-use crate::data::{Batch, DataSource};
+use crate::data::readers::{self, Records, batch_size_mut, reads_records};
+use crate::data::{Batch, Reading};
 use crate::net::is_included;
 use crate::{Error, Result};
 
@@ -25,7 +26,7 @@ impl DataLayers {
         refuse_memory_data(plan)?;
         let mut layers = Vec::new();
         for layer in &plan.param.layer {
-            if layer.r#type() == "Data" && is_included(layer, &plan.state)? {
+            if reads_records(layer.r#type()) && is_included(layer, &plan.state)? {
                 layers.push(layer.clone());
             }
         }
@@ -34,16 +35,16 @@ impl DataLayers {
 
     /// Records in a batch of the first data layer; 0 for a net without one.
     pub fn batch_size(&self) -> u64 {
-        let data = self.layers.first().and_then(|l| l.data_param.as_ref());
-        data.map_or(0, |d| d.batch_size().into())
+        let first = self.layers.first().cloned();
+        first.and_then(|mut layer| batch_size_mut(&mut layer).copied()).unwrap_or(0).into()
     }
 
     /// Opens their sources.
     ///
     /// # Errors
     /// A database that cannot be read.
-    pub fn open(&self, seed: u64) -> Result<Source> {
-        let open = |l: &LayerParameter| DataSource::open(l, self.phase, seed).map_err(Error::from);
+    pub fn open(&self, reading: Reading) -> Result<Source> {
+        let open = |layer| readers::open(layer, self.phase, reading).map_err(Error::from);
         Ok(Source { layers: self.layers.iter().map(open).collect::<Result<_>>()? })
     }
 }
@@ -70,7 +71,7 @@ fn refuse_memory_data(plan: &NetPlan) -> Result<()> {
 
 /// Open sources of one net.
 pub struct Source {
-    layers: Vec<DataSource>,
+    layers: Vec<Box<dyn Records>>,
 }
 
 impl Source {
@@ -91,12 +92,15 @@ impl Source {
         self.layers.first().map_or(0, |s| s.batch_size() as u64)
     }
 
+    /// Whether several threads would fill batches sooner than one.
+    pub fn decodes(&self) -> bool {
+        self.layers.iter().any(|s| s.decodes())
+    }
+
     /// Bytes of one batch over all data layers.
     pub fn batch_bytes(&self) -> usize {
-        let floats = |s: &DataSource| {
-            s.top_shapes().iter().map(|d| d.iter().product::<usize>()).sum::<usize>()
-        };
-        self.layers.iter().map(|s| floats(s) * size_of::<f32>()).sum()
+        let shapes = self.layers.iter().flat_map(|s| s.top_shapes());
+        shapes.map(|dims| dims.iter().product::<usize>() * size_of::<f32>()).sum()
     }
 }
 
@@ -112,8 +116,8 @@ impl Feeds {
     ///
     /// # Errors
     /// A database that cannot be read.
-    pub fn open(nets: &NetPlans, seed: u64) -> Result<Self> {
-        let open = |plan: &NetPlan| DataLayers::of(plan)?.open(seed);
+    pub fn open(nets: &NetPlans, reading: Reading) -> Result<Self> {
+        let open = |plan: &NetPlan| DataLayers::of(plan)?.open(reading);
         Ok(Feeds {
             train: open(&nets.train)?,
             tests: nets.test.iter().map(open).collect::<Result<_>>()?,

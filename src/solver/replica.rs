@@ -129,7 +129,7 @@ impl Solver {
         step: Step,
         watch: &mut dyn Watch,
     ) -> Result<f32> {
-        feed(&mut self.net, batches);
+        self.net.feed(batches)?;
         self.net.set_step(step);
         let loss = self.net.forward_watched(watch)?;
         if !loss.is_finite() {
@@ -144,7 +144,7 @@ impl Solver {
     /// # Errors
     /// What a layer reports.
     pub fn evaluate(&mut self, batches: &mut [Batch], step: Step) -> Result<f32> {
-        feed(&mut self.net, batches);
+        self.net.feed(batches)?;
         self.net.set_step(step);
         self.net.forward_watched(&mut Unwatched)
     }
@@ -188,7 +188,7 @@ impl Solver {
             self.tests_current = true;
         }
         let test_net = &mut self.test_nets[net];
-        feed(test_net, batches);
+        test_net.feed(batches)?;
         let loss = test_net.forward()?;
         Ok((test_net.output_values()?, loss))
     }
@@ -214,12 +214,4 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         keep_all: false,
     };
     Net::new(&plan.param, &plan.origin, &options)
-}
-
-/// Hands each data layer its batch.
-fn feed(net: &mut Net, batches: &mut [Batch]) {
-    let layers = net.data_layers();
-    for (layer, batch) in layers.into_iter().zip(batches) {
-        net.feed(layer, batch);
-    }
 }

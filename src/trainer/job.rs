@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
-use caffe_proto::{SolverParameter, model_from_file, solver_from_file};
+use caffe_proto::{SolverParameter, solver_from_file};
 
 use super::{BatchMeaning, Options};
+use crate::data::Reading;
+use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
 use crate::snapshot::{self, Resumed, Sidecar};
 use crate::solver::{DataLayers, NetPlans, Solver, Value, test_cursors_at};
@@ -23,6 +25,8 @@ pub struct Job {
     pub changes: Vec<String>,
     /// Seed of everything random.
     pub seed: u64,
+    /// Whether databases are read in another order every epoch.
+    pub shuffle: bool,
     /// Plain path only.
     pub exact: bool,
     /// How replicas share what they learn.
@@ -67,7 +71,7 @@ impl Job {
             weights = solver.weights.iter().flat_map(|w| w.split(',')).map(PathBuf::from).collect();
         }
         for path in &weights {
-            model_from_file(path)?;
+            snapshot::read_weights(path)?;
         }
         if solver.snapshot() > 0 || solver.snapshot_after_train() {
             snapshot::check_writable(solver.snapshot_prefix())?;
@@ -81,6 +85,7 @@ impl Job {
             solver,
             plans,
             changes,
+            shuffle: options.shuffle,
             exact: options.exact,
             mode: options.mode,
             batch: options.batch,
@@ -106,14 +111,14 @@ impl Job {
                 continue;
             }
             let name = layer.name().to_owned();
-            if let Some(data) = layer.data_param.as_mut() {
-                let all = data.batch_size();
+            if let Some(batch_size) = batch_size_mut(layer) {
+                let all = *batch_size;
                 ensure!(
                     all > 0 && (all as usize).is_multiple_of(replicas),
                     "layer `{name}`: batch_size {all} cannot be divided among {replicas} replicas; \
                      use --batch=replica or another batch_size"
                 );
-                data.batch_size = Some(all / replicas as u32);
+                *batch_size = all / replicas as u32;
             }
         }
         Ok(plans)
@@ -129,6 +134,19 @@ impl Job {
         Ok((DataLayers::of(&plans.train)?, tests))
     }
 
+    /// How its data layers read, with so many threads to decode.
+    pub fn reading(&self, threads: usize) -> Reading {
+        Reading { seed: self.seed, threads, shuffle: self.shuffle }
+    }
+
+    /// Whether the train net's records are images to be decoded. What cannot be opened is not; its
+    /// reader will say why.
+    pub fn decodes(&self) -> bool {
+        let reading = Reading::new(self.seed);
+        let source = DataLayers::of(&self.plans.train).and_then(|layers| layers.open(reading));
+        source.is_ok_and(|source| source.decodes())
+    }
+
     /// Gives a freshly built replica its weights, or the state to resume from.
     ///
     /// # Errors
@@ -142,7 +160,7 @@ impl Job {
             }
         }
         for path in &self.weights {
-            solver.net().copy_trained_from(&model_from_file(path)?.0)?;
+            snapshot::copy_weights(solver.net(), path)?;
         }
         self.names.get_or_init(|| names_of(solver));
         Ok(())
@@ -229,6 +247,7 @@ impl Job {
             of("the train net", text(&caffe_proto::text::print(&self.plans.train.param))),
             of("random_seed", self.seed),
             of("--exact", u64::from(self.exact)),
+            of("--shuffle", u64::from(self.shuffle)),
             of("the version", text(env!("CARGO_PKG_VERSION"))),
         ];
         let files = self.weights.iter().chain(&self.snapshot);

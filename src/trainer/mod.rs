@@ -59,8 +59,11 @@ pub struct Options {
     pub workers: usize,
     /// CPU threads of this process, divided among its workers.
     pub threads: usize,
-    /// Reader actors of this process.
-    pub readers: usize,
+    /// Threads of this process that read and decode records; left out: one, or as many as compute
+    /// when images have to be decoded.
+    pub readers: Option<usize>,
+    /// Read databases in another order every epoch.
+    pub shuffle: bool,
     /// Plain path only, for bit-comparisons.
     pub exact: bool,
     /// What batch_size means.
@@ -88,7 +91,8 @@ impl Options {
             look_ahead: 1.0,
             workers: 1,
             threads: 1,
-            readers: 1,
+            readers: None,
+            shuffle: false,
             exact: false,
             batch: BatchMeaning::Replica,
             trace: None,
@@ -114,7 +118,8 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
     config.threads = divide(options.threads, options.workers);
-    config.readers = options.readers.max(1);
+    let (readers, decoders) = share_reading(options, &job);
+    config.readers = readers;
     config.identities = job.identities()?;
     config.trace = options.trace.clone();
     config.trace_layers = options.trace_layers;
@@ -123,12 +128,20 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     let (for_replicas, for_readers) = (job.clone(), job.clone());
     let factories = Factories::new(
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
-        move |place| Ok(Records::open(&for_readers, place.replicas)?),
+        move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
     let report = Report::new(&job, options, log);
     caffe_actors::run(config, factories, Box::new(report))
         .map(|_| ())
         .map_err(|fault| Error::Fault(Box::new(fault)))
+}
+
+/// Number of reader actors, and of threads with which each decodes. There is no use for more actors
+/// than workers: they would each read the whole database to pass over the others' records.
+fn share_reading(options: &Options, job: &Job) -> (usize, usize) {
+    let wanted = options.readers.unwrap_or_else(|| if job.decodes() { options.threads } else { 1 });
+    let readers = wanted.clamp(1, options.workers);
+    (readers, wanted.div_ceil(readers).max(1))
 }
 
 /// Shares threads among workers: as evenly as possible, at least one each.

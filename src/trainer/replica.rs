@@ -206,7 +206,8 @@ impl Replica for SolverReplica {
     }
 
     fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
-        let paths = Paths::new(self.job.solver.snapshot_prefix(), request.iter);
+        let format = self.job.solver.snapshot_format();
+        let paths = Paths::new(self.job.solver.snapshot_prefix(), request.iter, format);
         // Own histories differ only where replicas push their own updates.
         let own = request.replicas > 1 && self.job.keeps_own_histories();
         let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);

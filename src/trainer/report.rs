@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use caffe_actors::{Display, Fault, Observer, Origin, RunReport, Started, Tested};
+use caffe_proto::solver_parameter::SnapshotFormat;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::job::Job;
@@ -191,14 +192,17 @@ impl Observer for Report {
     }
 
     fn snapshotted(&mut self, iter: u64) {
-        let paths = Paths::new(self.job.solver.snapshot_prefix(), iter);
-        let model = format!("Snapshotting to binary proto file {}", paths.model.display());
-        self.log.info("solver.cpp:464", model);
-        let state = paths.state.display();
-        self.log.info(
-            "sgd_solver.cpp:284",
-            format!("Snapshotting solver state to binary proto file {state}"),
-        );
+        let format = self.job.solver.snapshot_format();
+        let paths = Paths::new(self.job.solver.snapshot_prefix(), iter, format);
+        let (kind, [model_place, state_place]) = match format {
+            SnapshotFormat::Hdf5 => ("HDF5", ["solver.cpp:473", "sgd_solver.cpp:295"]),
+            SnapshotFormat::Binaryproto => {
+                ("binary proto", ["solver.cpp:464", "sgd_solver.cpp:284"])
+            }
+        };
+        let (model, state) = (paths.model.display(), paths.state.display());
+        self.log.info(model_place, format!("Snapshotting to {kind} file {model}"));
+        self.log.info(state_place, format!("Snapshotting solver state to {kind} file {state}"));
     }
 
     fn stopped_early(&mut self, _iter: u64) {

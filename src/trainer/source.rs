@@ -19,15 +19,16 @@ pub struct Records {
 }
 
 impl Records {
-    /// Opens all databases of the job.
+    /// Opens all databases of the job, to be decoded by so many threads.
     ///
     /// # Errors
     /// A database that cannot be read.
-    pub fn open(job: &Arc<Job>, replicas: usize) -> Result<Self> {
+    pub fn open(job: &Arc<Job>, replicas: usize, threads: usize) -> Result<Self> {
         let (train, tests) = job.data(replicas)?;
-        let train = train.open(job.seed)?;
+        let reading = job.reading(threads);
+        let train = train.open(reading)?;
         let offset = job.ticket_offset(replicas, train.batch_size());
-        let tests = tests.iter().map(|d| d.open(job.seed)).collect::<Result<_>>()?;
+        let tests = tests.iter().map(|d| d.open(reading)).collect::<Result<_>>()?;
         Ok(Records { train, tests, offset })
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod images;
 mod nets;
 mod support;
 
@@ -15,16 +16,23 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "test",
     "time",
     "device_query",
     "layers",
+    "convert_imageset",
     "convert_cifar_data",
     "convert_mnist_data",
     "compute_image_mean",
+    "db",
     "generate_data",
+    "export",
+    "import",
+    "upgrade_net_proto_text",
+    "upgrade_net_proto_binary",
+    "upgrade_solver_proto_text",
 ];
 
 #[test]
@@ -86,7 +94,10 @@ fn what_is_wrong_on_a_command_line_is_said_in_one_line() {
         ("train", "`caffe train` needs --solver <FILE>"),
         ("train -solver", "`-solver` needs a value"),
         ("train -solver x y", "has no use for `y`"),
-        ("train -solver x --mode=asynk", "--mode is one of sync, hogwild, not `asynk`"),
+        (
+            "train -solver x --mode=asynk",
+            "--mode is one of sync, hogwild, ssp, local-sgd, not `asynk`",
+        ),
         ("train -solver x -sigint_effect stp", "did you mean `stop`?"),
         ("train -solver x --batch=all", "replica, global"),
         ("train -solver x --workers=0", "--workers cannot be `0`"),
@@ -100,10 +111,17 @@ fn what_is_wrong_on_a_command_line_is_said_in_one_line() {
         ("time -model x -phase BOTH", "--phase is one of TRAIN, TEST"),
         ("layers Covnolution", "unknown layer type `Covnolution`"),
         ("convert_cifar_data", "needs <INPUT_FOLDER>, <OUTPUT_FOLDER>"),
-        ("convert_cifar_data a b lmdb", "LMDB is not supported yet"),
-        ("convert_mnist_data a b c -backend rocksdb", "unknown database type"),
+        ("convert_cifar_data a b rocksdb", "use leveldb or lmdb"),
+        ("convert_mnist_data a b c -backend rocksdb", "use leveldb or lmdb"),
         ("convert_mnist_data no-such b c", "cannot read `no-such`"),
-        ("compute_image_mean no-such", "`no-such` is not a LevelDB"),
+        ("compute_image_mean no-such", "`no-such`: there is no such database"),
+        ("compute_image_mean no-such -backend=lmdb", "`no-such` is not an LMDB"),
+        ("db stat no-such", "`no-such`: there is no such database"),
+        ("db copy no-such", "`no-such`: there is no such database"),
+        ("db look x", "stat, verify, copy, shard"),
+        ("convert_imageset a no-such c", "cannot read `no-such`"),
+        ("convert_imageset a b c -resize_width=3", "go together"),
+        ("convert_imageset a b c -encode_type=bmp", "png or jpg"),
         ("generate_data x --train=0", "--train cannot be `0`"),
         ("help trian", "did you mean `train`?"),
     ] {

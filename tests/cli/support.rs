@@ -88,7 +88,7 @@ impl Folder {
     pub fn database(&self, n: u8) -> String {
         let [images, labels] = self.idx(n);
         let database = self.name("db");
-        succeeds(&["convert_mnist_data", &images, &labels, &database]);
+        succeeds(&["convert_mnist_data", "-backend=leveldb", &images, &labels, &database]);
         database
     }
 }

@@ -67,3 +67,33 @@ fn to_f32<R: std::io::Read>(array: npyz::NpyFile<R>, name: &str) -> Vec<f32> {
         other => panic!("array {name} has type {other}, which no recorded case should have"),
     }
 }
+
+/// A Python that has some modules: `$CAFFE_PYTHON`, or `python3`.
+pub struct Python(std::ffi::OsString);
+
+/// A Python with `modules` (as `import` takes them); `None`, with a printed line, where there is
+/// none.
+pub fn python(modules: &str) -> Option<Python> {
+    let program = std::env::var_os("CAFFE_PYTHON").unwrap_or_else(|| "python3".into());
+    let import = format!("import {modules}");
+    let found = std::process::Command::new(&program).args(["-c", &import]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(Python(program));
+    }
+    println!(
+        "skipped: {} cannot import {modules} (set CAFFE_PYTHON to one that can)",
+        program.display()
+    );
+    None
+}
+
+impl Python {
+    /// Runs a script and returns what it printed.
+    pub fn run(&self, script: &str, args: &[&Path]) -> String {
+        let output =
+            std::process::Command::new(&self.0).args(["-c", script]).args(args).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{log}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
@@ -17,36 +17,89 @@ use super::error::FileError;
 /// Whatever the system refuses. Then `path` is as it was and the temporary file is removed.
 pub fn write_file_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
-    write(path, bytes).map_err(|source| FileError::Write { path: path.to_owned(), source })
+    let pending = Pending::create(path)?;
+    fs::write(pending.temporary(), bytes).map_err(|source| writing(path, source))?;
+    pending.finish()
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
-    let folder = match path.parent() {
+fn writing(path: &Path, source: io::Error) -> FileError {
+    FileError::Write { path: path.to_owned(), source }
+}
+
+/// A file in the making, for content that another library writes by name. Dropped unfinished, it
+/// leaves nothing behind.
+///
+/// ```
+/// use caffe_proto::files::Pending;
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("x.h5");
+/// let pending = Pending::create(&path)?;
+/// std::fs::write(pending.temporary(), "whatever")?;
+/// assert!(!path.exists());
+/// pending.finish()?;
+/// assert!(path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Pending {
+    path: PathBuf,
+    temporary: Temporary,
+}
+
+impl Pending {
+    /// An empty file under a temporary name in the folder of `path`.
+    ///
+    /// # Errors
+    /// A folder that is missing or cannot be written.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let path = path.as_ref();
+        let name = path
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))
+            .map_err(|source| writing(path, source))?;
+        let temporary = create_beside(folder_of(path), &name.to_string_lossy())
+            .map_err(|source| writing(path, source))?;
+        Ok(Pending { path: path.to_owned(), temporary })
+    }
+
+    /// The temporary name; whoever writes the content may truncate the file, but not replace it.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary.path
+    }
+
+    /// Syncs the content to disk and gives the file its name.
+    ///
+    /// # Errors
+    /// Whatever the system refuses; the temporary file is then removed.
+    pub fn finish(self) -> Result<(), FileError> {
+        let Pending { path, temporary } = self;
+        let named = OpenOptions::new()
+            .write(true)
+            .open(&temporary.path)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&temporary.path, &path));
+        named.map_err(|source| writing(&path, source))?;
+        temporary.keep();
+        // Some network file systems cannot sync folders; the file itself is safe by now.
+        let _ = File::open(folder_of(&path)).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    let (mut file, temporary) = create_beside(folder, &name.to_string_lossy())?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&temporary.path, path)?;
-    temporary.keep();
-    // Some network file systems cannot sync folders; the file itself is safe by now.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    Ok(())
+    }
 }
 
 /// A new file `.name.PID.N.tmp`, where N makes the name unique.
-fn create_beside(folder: &Path, name: &str) -> io::Result<(File, Temporary)> {
+fn create_beside(folder: &Path, name: &str) -> io::Result<Temporary> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!(".{name}.{}.{n}.tmp", process::id()));
         match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, Temporary { path, kept: false })),
+            Ok(_) => return Ok(Temporary { path, kept: false }),
             // Left by a killed process that had our number.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

@@ -65,6 +65,16 @@ pub enum FileError {
         /// Where and what.
         fault: WireFault,
     },
+    /// A binary file that would take far more memory than it has bytes.
+    #[error("{}: no {message} that this program reads: {fault}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The message it should hold.
+        message: &'static str,
+        /// Where and what.
+        fault: WireFault,
+    },
     /// A file of another kind.
     #[error("{}: expected {expected}, but this is {looks_like}", path.display())]
     Foreign {

@@ -13,7 +13,11 @@ mod wire;
 
 use std::{fs, io, path::Path};
 
-pub use self::{atomic::write_file_atomic, error::FileError, wire::WireFault};
+pub use self::{
+    atomic::{Pending, write_file_atomic},
+    error::FileError,
+    wire::WireFault,
+};
 use crate::text::{self, CaffeMessage};
 
 /// Reads a prototxt file as a message of type `T`, as it stands.
@@ -75,16 +79,23 @@ pub(crate) fn read_text(path: &Path) -> Result<String, FileError> {
     })
 }
 
-fn decode<T: CaffeMessage>(path: &Path, bytes: &[u8]) -> Result<T, FileError> {
+/// Reads the bytes of a binary file, as it stands; `path` is for errors.
+///
+/// # Errors
+/// As [`read_binary_file`], the file apart.
+pub fn decode<T: CaffeMessage>(path: &Path, bytes: &[u8]) -> Result<T, FileError> {
     if bytes.is_empty() {
         return Err(FileError::Empty { path: path.to_owned(), message: T::NAME });
+    }
+    if let Some(fault) = wire::excess::<T>(bytes) {
+        return Err(FileError::TooLarge { path: path.to_owned(), message: T::NAME, fault });
     }
     // Unknown fields are skipped on decoding; a file that has no others holds something else.
     match T::decode(bytes) {
         Ok(message) if message.encoded_len() > 0 => Ok(message),
         Ok(_) => Err(foreign::<T>(path, bytes, "a message of another type")),
         Err(error) => {
-            if let Some(looks_like) = foreign_kind(bytes).or_else(|| looks_like_text(bytes)) {
+            if let Some(looks_like) = looks_like(bytes) {
                 return Err(foreign::<T>(path, bytes, looks_like));
             }
             let fault = wire::locate::<T>(bytes).unwrap_or_else(|| WireFault {
@@ -112,6 +123,11 @@ fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
         (b"\x80\x02", "a Python pickle"),
     ];
     KINDS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, kind)| *kind)
+}
+
+/// What a file that begins with these bytes seems to be, where it is none of Caffe's own.
+pub fn looks_like(head: &[u8]) -> Option<&'static str> {
+    foreign_kind(head).or_else(|| looks_like_text(head))
 }
 
 fn looks_like_text(bytes: &[u8]) -> Option<&'static str> {

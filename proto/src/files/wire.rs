@@ -1,13 +1,19 @@
 //! Finds the place where a binary message is broken.
 //!
-//! Runs only after decoding has failed, to say more than "failed": which byte, which field, how
-//! much is missing. It walks the fields of the wire format along the message's descriptor.
+//! Decoding says no more than "failed"; this says which byte, which field, how much is missing. It
+//! walks the fields of the wire format along the message's descriptor, and also, before anything is
+//! decoded, to refuse files that would take much more memory than they have bytes
+//! ([`crate::limits`]).
 
 use std::fmt;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
-use crate::{descriptors, text::CaffeMessage};
+use crate::{
+    descriptors,
+    limits::{MAX_LAYERS, MAX_NUMBERS, MAX_PARTS, holds_layers},
+    text::CaffeMessage,
+};
 
 /// Where a binary message is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +38,19 @@ impl fmt::Display for WireFault {
 
 /// The first fault of `bytes` as a `T`.
 pub(super) fn locate<T: CaffeMessage>(bytes: &[u8]) -> Option<WireFault> {
-    let desc = descriptors().get_message_by_name(&T::full_name())?;
-    Walk { bytes, end: bytes.len(), at: 0 }.message(&desc, "").err()
+    walk::<T>(bytes).err().map(|(fault, _)| fault)
+}
+
+/// What `bytes` as a `T` have too much of.
+pub(super) fn excess<T: CaffeMessage>(bytes: &[u8]) -> Option<WireFault> {
+    walk::<T>(bytes).err().filter(|(_, excess)| *excess).map(|(fault, _)| fault)
+}
+
+/// Walks over all fields; a fault comes with whether it is one of size.
+fn walk<T: CaffeMessage>(bytes: &[u8]) -> Result<(), (WireFault, bool)> {
+    let Some(desc) = descriptors().get_message_by_name(&T::full_name()) else { return Ok(()) };
+    let mut walk = Walk { bytes, end: bytes.len(), at: 0, parts: 0, layers: 0, excess: false };
+    walk.message(&desc, "").map_err(|fault| (fault, walk.excess))
 }
 
 struct Walk<'a> {
@@ -41,6 +58,11 @@ struct Walk<'a> {
     /// Where the message walked over ends.
     end: usize,
     at: usize,
+    /// Messages and strings so far, and layers of a net.
+    parts: usize,
+    layers: usize,
+    /// Whether one of [`crate::limits`] was hit.
+    excess: bool,
 }
 
 type Step<T> = Result<T, String>;
@@ -60,9 +82,12 @@ impl Walk<'_> {
             let content = self.content(key, field.as_ref()).map_err(|r| fault(&name, r))?;
             let (Some(field), Some(length)) = (field, content) else { continue };
             let end = self.at + length;
+            self.count(desc, &field, length).map_err(|r| fault(&name, r))?;
             match field.kind() {
                 Kind::Message(inner) => {
-                    Walk { bytes: self.bytes, end, at: self.at }.message(&inner, &name)?;
+                    let outer = std::mem::replace(&mut self.end, end);
+                    self.message(&inner, &name)?;
+                    self.end = outer;
                 }
                 Kind::String if std::str::from_utf8(&self.bytes[self.at..end]).is_err() => {
                     return Err(fault(&name, "the string is not valid UTF-8".to_owned()));
@@ -72,6 +97,33 @@ impl Walk<'_> {
             self.at = end;
         }
         Ok(())
+    }
+
+    /// Counts a field that has a length against the limits.
+    fn count(
+        &mut self,
+        desc: &MessageDescriptor,
+        field: &FieldDescriptor,
+        length: usize,
+    ) -> Step<()> {
+        self.parts += 1;
+        self.layers += usize::from(holds_layers(desc.name(), field.name()));
+        let numbers = match wire_type_of(&field.kind()) {
+            0 => length,
+            _ => 0,
+        };
+        let limits = [
+            (self.layers, MAX_LAYERS, "layers in one net"),
+            (self.parts, MAX_PARTS, "messages and strings in one file"),
+            (numbers, MAX_NUMBERS, "bytes in one list of whole numbers"),
+        ];
+        match limits.into_iter().find(|(count, most, _)| count > most) {
+            None => Ok(()),
+            Some((_, most, what)) => {
+                self.excess = true;
+                Err(format!("more than {most} {what}"))
+            }
+        }
     }
 
     /// Steps over a field's value, or, where it has a length, up to its first byte and answers the

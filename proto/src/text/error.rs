@@ -78,6 +78,13 @@ pub enum Fault {
         /// The character.
         found: char,
     },
+    /// More than a definition may hold.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many are allowed.
+        most: usize,
+    },
     /// The type asked for is no message of the Caffe format.
     UnknownMessage {
         /// The type's full name.
@@ -119,6 +126,7 @@ impl fmt::Display for Fault {
             Self::NotUtf8 => f.write_str("the string is not valid UTF-8"),
             Self::BadNumber { reason } => write!(f, "not a number: {reason}"),
             Self::StrayCharacter { found } => write!(f, "unexpected character {found:?}"),
+            Self::TooMany { what, most } => write!(f, "this net has more than {most} {what}"),
             Self::UnknownMessage { message } => {
                 write!(f, "`{message}` is no message of the Caffe format")
             }

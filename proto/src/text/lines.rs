@@ -74,6 +74,12 @@ impl LayerLines {
         self.input
     }
 
+    /// Takes out layers, given by their places in ascending order.
+    pub(crate) fn remove(&mut self, layers: &[usize]) {
+        let mut at = 0..;
+        self.lines.retain(|_| at.next().is_none_or(|at| !layers.contains(&at)));
+    }
+
     /// Puts a layer made from the `input` fields before all others.
     pub(crate) fn prepend_input(&mut self) {
         self.lines.insert(0, self.input.unwrap_or(1));

@@ -37,6 +37,7 @@ pub use self::{
     lines::LayerLines,
 };
 use crate::descriptors;
+use crate::limits::MAX_TEXT;
 
 /// Any message of the format.
 pub trait CaffeMessage: Message + Name + Default {}
@@ -57,6 +58,10 @@ impl<T: Message + Name + Default> CaffeMessage for T {}
 /// unknown enum numbers are faults too.
 pub fn parse<T: CaffeMessage>(origin: &str, text: &str) -> Result<T, TextError> {
     let fail = |span, fault, hints| TextError::new(origin, text, span, fault, hints);
+    if text.len() > MAX_TEXT {
+        let fault = Fault::TooMany { what: "bytes of text", most: MAX_TEXT };
+        return Err(TextError::new(origin, "", 0..0, fault, Vec::new()));
+    }
     let name = T::full_name();
     let Some(desc) = descriptors().get_message_by_name(&name) else {
         return Err(fail(0..0, Fault::UnknownMessage { message: name }, Vec::new()));

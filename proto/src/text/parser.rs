@@ -10,6 +10,7 @@ use super::{
     hints,
     lexer::{Lexer, Span, Token},
 };
+use crate::limits::{MAX_LAYERS, MAX_PARTS, holds_layers};
 
 /// A fault, its place, and what might help.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ type Parsed<T> = Result<T, Failure>;
 
 /// Parses `text` as one message of type `desc`.
 pub(super) fn parse(text: &str, desc: &MessageDescriptor) -> Parsed<DynamicMessage> {
-    let mut parser = Parser { text, lexer: Lexer::new(text), token: Token::End, span: 0..0 };
+    let mut parser =
+        Parser { text, lexer: Lexer::new(text), token: Token::End, span: 0..0, messages: 0 };
     let result = parser.advance().and_then(|()| parser.body(desc, None));
     result.map_err(|mut failure| {
         if let Some(opened) = parser.lexer.long_string() {
@@ -44,6 +46,8 @@ struct Parser<'a> {
     lexer: Lexer<'a>,
     token: Token<'a>,
     span: Span,
+    /// Messages so far.
+    messages: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -68,6 +72,15 @@ impl<'a> Parser<'a> {
             self.advance()?;
         }
         Ok(found)
+    }
+
+    /// Refuses more than `most` of something.
+    fn at_most(&self, count: usize, what: &'static str, most: usize) -> Parsed<()> {
+        if count <= most {
+            return Ok(());
+        }
+        let (span, fault) = (self.span.clone(), Fault::TooMany { what, most });
+        Err(Failure { span, fault, hints: Vec::new() })
     }
 
     /// A failure at the current token.
@@ -160,6 +173,9 @@ impl<'a> Parser<'a> {
             let value = self.value(&field)?;
             if let Some(all) = message.get_field_mut(&field).as_list_mut() {
                 all.push(value);
+                if holds_layers(desc.name(), field.name()) {
+                    self.at_most(all.len(), "layers", MAX_LAYERS)?;
+                }
             }
         }
         if !self.accept(',')? {
@@ -177,6 +193,9 @@ impl<'a> Parser<'a> {
         }
         loop {
             values.push(self.value(field)?);
+            if holds_layers(field.parent_message().name(), field.name()) {
+                self.at_most(values.len(), "layers", MAX_LAYERS)?;
+            }
             if self.accept(']')? {
                 return Ok(values);
             }
@@ -221,6 +240,8 @@ impl<'a> Parser<'a> {
             _ => return Err(self.unexpected(&format!("`{{` ({} is a message)", desc.name()))),
         };
         let opened = Opened { close, span: self.span.clone() };
+        self.messages += 1;
+        self.at_most(self.messages, "messages", MAX_PARTS)?;
         self.advance()?;
         Ok(Value::Message(self.body(desc, Some(opened))?))
     }

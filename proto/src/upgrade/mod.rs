@@ -1,8 +1,8 @@
 //! Brings definitions and models of older Caffe versions into today's form.
 //!
 //! One file for each step, in the order they run. Every step says what it changed, for the log.
-//! What BVLC Caffe upgrades silently on load is upgraded here, to the same result, with one
-//! exception: nets of 2013 (V0: `layers { layer { … } }`) are refused with advice.
+//! What BVLC Caffe upgrades silently on load is upgraded here, to the same result, back to the nets
+//! of 2013 (V0: `layers { layer { … } }`).
 //!
 //! ```
 //! use caffe_proto::{NetParameter, text, upgrade};
@@ -22,6 +22,7 @@ mod net_input;
 mod snapshot_prefix;
 mod solver_type;
 mod transform_fields;
+mod v0_layers;
 mod v1_layers;
 
 use std::fmt;
@@ -34,6 +35,20 @@ pub(crate) use self::snapshot_prefix::settle as settle_snapshot_prefix;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
+    /// Layers were rewritten from the V0 form to the V1 form.
+    V0Layers {
+        /// How many there are now.
+        layers: usize,
+        /// Where, among the old ones, padding layers stood; they are now the `pad` of others.
+        padding: Vec<usize>,
+    },
+    /// Settings of a V0 layer that its type has no use for, as its Caffe ignored them.
+    V0FieldsDropped {
+        /// The layer.
+        layer: String,
+        /// The settings.
+        fields: Vec<String>,
+    },
     /// Layers were rewritten from the V1 form.
     V1Layers {
         /// How many.
@@ -83,6 +98,22 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::V0Layers { layers, padding } => {
+                let s = if *layers == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "{layers} layer{s} of the oldest form `layers {{ layer {{ … }} }}` read"
+                )?;
+                match padding.len() {
+                    0 => Ok(()),
+                    n => write!(f, ", {n} padding layer{} merged", if n == 1 { "" } else { "s" }),
+                }
+            }
+            Self::V0FieldsDropped { layer, fields } => write!(
+                f,
+                "layer `{layer}`: {} dropped, since layers of its type have no such setting",
+                fields.join(", ")
+            ),
             Self::V1Layers { layers } => {
                 let s = if *layers == 1 { "" } else { "s" };
                 write!(
@@ -119,13 +150,33 @@ impl fmt::Display for Change {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
-    /// A layer of the oldest form.
+    /// A layer of the oldest form with a type that never was.
     #[error(
-        "layer `{layer}` is in the oldest form, `layers {{ layer {{ … }} }}` of 2013, which is not \
-         read; convert the file with upgrade_net_proto_text or upgrade_net_proto_binary of BVLC \
-         Caffe 1.0"
+        "layer `{layer}` has type \"{kind}\", which the form `layers {{ layer {{ … }} }}` of 2013 does not know"
     )]
-    V0Layer {
+    V0Type {
+        /// The layer's name.
+        layer: String,
+        /// Its type.
+        kind: String,
+        /// Its position among the net's layers.
+        index: usize,
+    },
+    /// A padding layer before something that cannot pad.
+    #[error(
+        "layer `{layer}` reads a padding layer, but only conv and pool layers with one bottom can"
+    )]
+    V0Padding {
+        /// The layer that reads it.
+        layer: String,
+        /// Its position among the net's layers.
+        index: usize,
+    },
+    /// Layers of the two oldest forms in one net.
+    #[error(
+        "layer `{layer}` has no `layer {{ … }}` inside, unlike others in this net: write all in one form"
+    )]
+    MixedV0Layers {
         /// The layer's name.
         layer: String,
         /// Its position among the net's layers.
@@ -162,7 +213,9 @@ impl UpgradeError {
     /// The position among the net's layers of the layer concerned, if it is one.
     pub fn layer_index(&self) -> Option<usize> {
         match self {
-            Self::V0Layer { index, .. } => Some(*index),
+            Self::V0Type { index, .. }
+            | Self::V0Padding { index, .. }
+            | Self::MixedV0Layers { index, .. } => Some(*index),
             _ => None,
         }
     }
@@ -173,7 +226,8 @@ impl UpgradeError {
 /// # Errors
 /// Forms that cannot be upgraded. The net is then partly upgraded and should be dropped.
 pub fn upgrade_net(net: &mut NetParameter) -> Result<Vec<Change>, UpgradeError> {
-    let mut changes = transform_fields::upgrade(net);
+    let mut changes = v0_layers::upgrade(net)?;
+    changes.extend(transform_fields::upgrade(net));
     changes.extend(v1_layers::upgrade(net)?);
     changes.extend(net_input::upgrade(net)?);
     changes.extend(batch_norm::upgrade(net));

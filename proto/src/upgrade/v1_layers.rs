@@ -15,12 +15,7 @@ pub(super) fn upgrade(net: &mut NetParameter) -> Result<Option<Change>, UpgradeE
     if !net.layer.is_empty() {
         return Err(UpgradeError::MixedLayers);
     }
-    for (index, old) in mem::take(&mut net.layers).into_iter().enumerate() {
-        if let Some(v0) = &old.layer {
-            return Err(UpgradeError::V0Layer { layer: v0.name().to_owned(), index });
-        }
-        net.layer.push(layer(old));
-    }
+    net.layer = mem::take(&mut net.layers).into_iter().map(layer).collect();
     Ok(Some(Change::V1Layers { layers: net.layer.len() }))
 }
 

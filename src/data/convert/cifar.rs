@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::data::DataError;
 use crate::data::datum::encode_bytes;
-use crate::data::leveldb::Writer;
+use crate::data::{Backend, DataError, Writer};
 
 use super::wrong;
 
@@ -35,16 +34,17 @@ pub struct Converted {
 /// What a conversion made, and what it had to do without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CifarConversion {
-    /// `cifar10_train_leveldb`.
+    /// `cifar10_train_leveldb` or `cifar10_train_lmdb`.
     pub train: Converted,
-    /// `cifar10_test_leveldb`.
+    /// `cifar10_test_leveldb` or `cifar10_test_lmdb`.
     pub test: Converted,
     /// Training files that were not there; tell the user when there are any.
     pub missing: Vec<PathBuf>,
 }
 
 /// Converts `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin` of `input` into
-/// `cifar10_train_leveldb` and `cifar10_test_leveldb` in `output` (created when absent).
+/// `cifar10_train_leveldb` and `cifar10_test_leveldb` (or `…_lmdb`) in `output` (created when
+/// absent).
 ///
 /// Keys are the record's number in the whole set, `%05d`; training files that are absent leave a
 /// gap, so that a record's key never depends on which files are at hand.
@@ -52,7 +52,11 @@ pub struct CifarConversion {
 /// # Errors
 /// [`DataError::Input`] when no training file or no test file is there, or one has a length no
 /// whole number of records has, or a label above 9; [`DataError::Exists`]; [`DataError::Io`].
-pub fn convert_cifar(input: &Path, output: &Path) -> Result<CifarConversion, DataError> {
+pub fn convert_cifar(
+    input: &Path,
+    output: &Path,
+    backend: Backend,
+) -> Result<CifarConversion, DataError> {
     let name = |file| input.join(format!("data_batch_{}.bin", file + 1));
     let (there, missing): (Vec<u64>, Vec<u64>) =
         (0..TRAINING_FILES).partition(|&file| name(file).exists());
@@ -67,10 +71,11 @@ pub fn convert_cifar(input: &Path, output: &Path) -> Result<CifarConversion, Dat
     }
     std::fs::create_dir_all(output).map_err(|source| DataError::io("create", output, source))?;
     // Both writers first: an output that exists is refused before any work is done.
+    let suffix = backend.to_string().to_lowercase();
     let [train_path, test_path] =
-        ["train", "test"].map(|set| output.join(format!("cifar10_{set}_leveldb")));
-    let mut train = Writer::create(&train_path)?;
-    let mut test = Writer::create(&test_path)?;
+        ["train", "test"].map(|set| output.join(format!("cifar10_{set}_{suffix}")));
+    let mut train = Writer::create(&train_path, backend)?;
+    let mut test = Writer::create(&test_path, backend)?;
     for &file in &there {
         convert_file(&name(file), file * FILE_RECORDS, &mut train)?;
     }

@@ -1,20 +1,20 @@
-//! `compute_image_mean [-backend leveldb] INPUT_DB [OUTPUT_FILE]`.
+//! `compute_image_mean [-backend lmdb] INPUT_DB [OUTPUT_FILE]`.
 
 use std::path::Path;
 
-use crate::data::datum::{Image, Pixels};
-use crate::data::leveldb::Database;
+use crate::data::datum::{Labelled, Pixels};
+use crate::data::image::Colour;
 use crate::data::mean::MeanImage;
-use crate::data::{DataError, RecordProblem};
+use crate::data::{Backend, DataError, Database, RecordProblem};
 
-/// The mean over all records of the LevelDB at `path`, place by place, and their number. For images
+/// The mean over all records of the database at `path`, place by place, and their number. For images
 /// of bytes with sums below 2²⁴ (at least 65,793 images) it has the bits of Caffe's own tool; beyond
 /// that it is the more exact of the two, since it sums in double precision.
 ///
 /// # Errors
 /// Those of [`Database`], [`DataError::Empty`], [`DataError::Record`] for images of differing size.
-pub fn compute_mean(path: &Path) -> Result<(MeanImage, u64), DataError> {
-    let mut cursor = Database::open(path)?.cursor()?;
+pub fn compute_mean(path: &Path, backend: Backend) -> Result<(MeanImage, u64), DataError> {
+    let mut cursor = Database::open(path, backend)?.cursor()?;
     let mut shape = None;
     let mut sums: Vec<f64> = Vec::new();
     let mut count = 0u64;
@@ -24,7 +24,8 @@ pub fn compute_mean(path: &Path) -> Result<(MeanImage, u64), DataError> {
             key: record.key.escape_ascii().to_string(),
             problem,
         };
-        let image = Image::decode(record.value.clone()).map_err(bad)?;
+        let parsed = Labelled::parse(record.value.clone(), Colour::Native).map_err(bad)?;
+        let image = parsed.image.image().map_err(bad)?;
         let first = *shape.get_or_insert(image.shape);
         if image.shape != first {
             return Err(bad(RecordProblem::MeanSizes { first, image: image.shape }));

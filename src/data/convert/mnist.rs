@@ -1,4 +1,4 @@
-//! `convert_mnist_data [-backend leveldb] IMAGE_FILE LABEL_FILE OUTPUT_DB`.
+//! `convert_mnist_data [-backend lmdb] IMAGE_FILE LABEL_FILE OUTPUT_DB`.
 //!
 //! MNIST's idx form: a big-endian magic number (0x803 for images, 0x801 for labels), the sizes, then
 //! bytes. Files may be gzipped, as they are distributed. Source: the description on
@@ -11,9 +11,8 @@ use std::path::Path;
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 
-use crate::data::DataError;
 use crate::data::datum::encode_bytes;
-use crate::data::leveldb::Writer;
+use crate::data::{Backend, DataError, Writer};
 
 use super::wrong;
 
@@ -24,14 +23,19 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// An image wider or higher than this is taken for a damaged header.
 const LARGEST_SIDE: u32 = 1 << 14;
 
-/// Converts an idx image file and its label file, plain or gzipped, into the LevelDB `output`;
+/// Converts an idx image file and its label file, plain or gzipped, into the database `output`;
 /// returns the number of records. Keys are the record's number, `%08d`; images are 1 × rows ×
 /// columns.
 ///
 /// # Errors
 /// [`DataError::Input`] for a wrong magic number, counts that differ, or a file of the wrong length;
 /// [`DataError::Exists`]; [`DataError::Io`].
-pub fn convert_mnist(images: &Path, labels: &Path, output: &Path) -> Result<u64, DataError> {
+pub fn convert_mnist(
+    images: &Path,
+    labels: &Path,
+    output: &Path,
+    backend: Backend,
+) -> Result<u64, DataError> {
     let mut pixels = Idx::open(images, IMAGES)?;
     let mut classes = Idx::open(labels, LABELS)?;
     let (count, label_count) = (pixels.number()?, classes.number()?);
@@ -45,7 +49,7 @@ pub fn convert_mnist(images: &Path, labels: &Path, output: &Path) -> Result<u64,
         return Err(wrong(images, format!("holds {count} images of {rows} x {columns}")));
     }
     let shape = [1, rows as i32, columns as i32];
-    let mut writer = Writer::create(output)?;
+    let mut writer = Writer::create(output, backend)?;
     let mut value = Vec::new();
     for index in 0..count {
         let image = pixels.bytes(rows as usize * columns as usize)?;

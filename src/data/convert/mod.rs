@@ -1,33 +1,24 @@
-//! Making databases and mean files: what stands behind `caffe convert_cifar_data`,
-//! `convert_mnist_data` and `compute_image_mean`.
+//! Making databases and mean files: what stands behind `caffe convert_imageset`,
+//! `convert_cifar_data`, `convert_mnist_data`, `compute_image_mean` and `db`.
 //!
 //! Arguments, names, keys and the bytes of each `Datum` are those of Caffe's tools. A conversion
 //! refuses an output that exists and leaves none that is not whole.
 
 mod cifar;
+mod copy;
+mod imageset;
 mod mean;
 mod mnist;
 
 pub use cifar::{CIFAR_RECORD, CIFAR_SHAPE, CifarConversion, Converted, convert_cifar};
+pub use copy::{copy, shard};
+pub use imageset::{Encoding, Imageset, Step as ImagesetStep};
 pub use mean::compute_mean;
 pub use mnist::convert_mnist;
 
 use std::path::Path;
 
 use super::DataError;
-
-/// Checks the name of a database type as it stands on a command line.
-///
-/// # Errors
-/// [`DataError::Input`] for anything but `leveldb`.
-pub fn check_backend(name: &str) -> Result<(), DataError> {
-    let reason = match name {
-        "leveldb" => return Ok(()),
-        "lmdb" => "LMDB is not supported yet; use `leveldb`",
-        _ => "unknown database type; use `leveldb`",
-    };
-    Err(DataError::Input { path: name.into(), reason: reason.to_owned() })
-}
 
 fn wrong(path: &Path, reason: impl Into<String>) -> DataError {
     DataError::Input { path: path.to_owned(), reason: reason.into() }

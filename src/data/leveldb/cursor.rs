@@ -1,20 +1,10 @@
 //! A cursor over the records of a [`Database`](super::Database) in key order.
 
-use bytes::Bytes;
 use rusty_leveldb::{DBIterator, LdbIterator};
 
-use crate::data::DataError;
+use crate::data::{DataError, Record};
 
 use super::damage::FaultCell;
-
-/// One key and its value. Both share the memory of the block they were read with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The key as stored.
-    pub key: Bytes,
-    /// The value as stored: in a Caffe database a serialized `Datum`.
-    pub value: Bytes,
-}
 
 /// Where the iterator beneath stands, as seen from the next record to be given out.
 #[derive(Clone, Copy, PartialEq, Eq)]

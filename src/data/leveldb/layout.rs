@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data::DataError;
+use crate::data::{Backend, DataError};
 
 use super::damage::Damage;
 use super::manifest::Manifest;
@@ -50,8 +50,11 @@ impl Layout {
 
 /// The name of the MANIFEST that CURRENT points to.
 fn current_manifest(path: &Path) -> Result<String, DataError> {
-    let foreign =
-        |reason: &str| DataError::NotADatabase { path: path.to_owned(), reason: reason.to_owned() };
+    let foreign = |reason: &str| DataError::NotADatabase {
+        kind: Backend::LevelDb,
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
     let file = path.join("CURRENT");
     let bytes = match fs::read(&file) {
         Ok(bytes) => bytes,
@@ -59,7 +62,7 @@ fn current_manifest(path: &Path) -> Result<String, DataError> {
         Err(_) if !path.is_dir() => return Err(foreign("it is not a directory")),
         Err(source) if source.kind() == io::ErrorKind::NotFound => {
             return Err(match path.join("data.mdb").exists() {
-                true => DataError::Lmdb { path: path.to_owned() },
+                true => DataError::OtherBackend { path: path.to_owned(), found: Backend::Lmdb },
                 false => foreign("the file CURRENT is missing"),
             });
         }

@@ -36,7 +36,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rusty_leveldb::{DB, Options};
 
-pub use cursor::{Cursor, Record};
+pub use cursor::Cursor;
 pub use writer::Writer;
 
 use super::DataError;
@@ -67,7 +67,7 @@ impl Database {
     /// Opens the database in the directory `path`.
     ///
     /// # Errors
-    /// [`DataError::NotADatabase`] or [`DataError::Lmdb`] when it is something else,
+    /// [`DataError::NotADatabase`] or [`DataError::OtherBackend`] when it is something else,
     /// [`DataError::MissingFile`] and [`DataError::Corrupt`] when it is not whole.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();

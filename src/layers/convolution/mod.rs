@@ -10,7 +10,7 @@
 //! Parameters: weights (num_output, channels / group, kernel…) and the bias (num_output). `engine`
 //! and `force_nd_im2col` are accepted and make no difference: results do not depend on them.
 
-pub(super) mod geometry;
+pub(crate) mod geometry;
 mod onednn;
 mod plain;
 pub(super) mod transposed;

@@ -26,7 +26,8 @@ use crate::rng::{Philox, unit_f32};
 use crate::{Result, bail, ensure};
 use blocked::Blocked;
 pub(super) use plain::Planes;
-pub(super) use window::{Kernel, Windows};
+pub(crate) use window::Kernel;
+pub(super) use window::Windows;
 
 /// What is taken from a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

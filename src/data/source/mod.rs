@@ -1,0 +1,70 @@
+//! Image layers' records as batches of floats, by ticket: one file for each layer type.
+//!
+//! ```no_run
+//! use caffe::data::{Batch, Reading, readers};
+//! # fn main() -> Result<(), caffe::data::DataError> {
+//! # let layer = caffe_proto::LayerParameter::default();
+//! let mut source = readers::open(&layer, caffe_proto::Phase::Train, Reading::new(1701))?;
+//! let mut batch = Batch::default();
+//! for ticket in 0..100 {
+//!     source.fill(ticket, &mut batch)?;
+//!     println!("{:?}: first label {}", batch.shapes[0], batch.tops[1][0]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod data;
+pub mod image_data;
+mod images;
+mod settings;
+pub mod window_data;
+
+use std::ops::Range;
+
+use super::order::positions;
+
+/// One filled batch. Reuse it: buffers keep their memory.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Which batch of the job this is.
+    pub ticket: u64,
+    /// The values of each top, in Caffe's order: `data`, then `label` where the layer has two tops.
+    pub tops: Vec<Vec<f32>>,
+    /// The shape of each top: `[N, C, H, W]` and `[N]`.
+    pub shapes: Vec<Vec<usize>>,
+    /// The record positions covered.
+    pub positions: Range<u64>,
+    /// Of each record its index: in the database, in the list.
+    pub records: Vec<u64>,
+    /// Of each record its key, or the file's name.
+    pub keys: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    /// Takes the ticket's number and positions, and room for so many tops.
+    fn begin(&mut self, ticket: u64, batch_size: usize, tops: usize) {
+        self.ticket = ticket;
+        self.positions = positions(ticket, batch_size as u64);
+        self.tops.resize_with(tops, Vec::new);
+        self.shapes.resize_with(tops, Vec::new);
+        self.keys.resize_with(batch_size, Vec::new);
+        self.records.clear();
+    }
+
+    /// Notes the next record.
+    fn note(&mut self, index: u64, key: &[u8]) {
+        let noted = &mut self.keys[self.records.len()];
+        noted.clear();
+        noted.extend_from_slice(key);
+        self.records.push(index);
+    }
+
+    /// Gives top `i` a shape and memory for it.
+    fn shape_top(&mut self, i: usize, shape: &[usize]) -> &mut [f32] {
+        self.shapes[i].clear();
+        self.shapes[i].extend_from_slice(shape);
+        self.tops[i].resize(shape.iter().product(), 0.0);
+        &mut self.tops[i]
+    }
+}
