@@ -6,12 +6,13 @@
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
-//! `othernet=RANK`, `launch=mpi`.
+//! `othernet=RANK`, `launch=mpi`, `stall=SECONDS` (warning; the job ends after three times that).
 
 #[path = "../tests/quadratic/mod.rs"]
 mod quadratic;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use caffe_actors::{Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested};
 use quadratic::{Behaviour, Trouble, factories};
@@ -71,6 +72,10 @@ fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
             "workers" => config.threads = vec![1; rank.max(1)],
             "compute" => behaviour.compute = iter_of(value),
             "trace" => config.trace = Some(value.into()),
+            "stall" => {
+                config.stall_warning = Duration::from_secs(iter_of(value));
+                config.stall_timeout = 3 * config.stall_warning;
+            }
             "launch" => config.launch = Launch::Mpi,
             "panic" => behaviour.troubles.push(Trouble::Panic { rank, iter }),
             "error" => behaviour.troubles.push(Trouble::Error { rank, iter }),

@@ -161,6 +161,8 @@ pub struct Config {
     pub requests: Requests,
     /// Warn when nothing has moved, or a peer has been silent, for this long.
     pub stall_warning: Duration,
+    /// End the job when a peer has been silent for this long; zero: never.
+    pub stall_timeout: Duration,
     /// Whether a fault may end this process when it cannot end in order: `MPI_Abort` after 2 s,
     /// `_exit` after 5 s. Off in tests that run several nodes in one process.
     pub owns_process: bool,
@@ -184,6 +186,7 @@ impl Config {
             trace_layers: false,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(300),
             owns_process: true,
             clock: Arc::new(SystemClock::default()),
         }

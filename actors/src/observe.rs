@@ -66,6 +66,12 @@ pub struct RunReport {
     pub rounds: u64,
     /// Mean length of a round in iterations (T of the protocol); 0 with one node.
     pub round_iters: f64,
+    /// `hogwild` and `ssp`: number of this node's updates by staleness, the number of others'
+    /// updates merged between their pull and their push. Empty in other modes.
+    pub staleness: Vec<u64>,
+    /// `hogwild` and `ssp`: how many of this node's updates became visible everywhere with the
+    /// next round to end, and with the one after it, which is the longest. Zeros elsewhere.
+    pub visible_after: [u64; 2],
     /// Wall time from the first iteration to the end.
     pub wall: Duration,
 }

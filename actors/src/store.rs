@@ -5,7 +5,7 @@
 //! nowhere else; a lock is held for 64 KiB of arithmetic, and replicas start at different chunks.
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -13,6 +13,9 @@ use crate::digest::Digest;
 
 /// Floats in a chunk: 64 KiB.
 pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// Staleness from here on is counted together.
+const STALEST: usize = 63;
 
 #[derive(Debug, Default)]
 struct Chunk {
@@ -29,6 +32,11 @@ pub(crate) struct Store {
     rho: AtomicU32,
     ahead: AtomicU32,
     alone: bool,
+    /// Steps whose updates are in w, of this node and of the others.
+    merged: AtomicU64,
+    /// How many updates had so many of others merged between their pull and their push; the last
+    /// place stands for that many or more.
+    staleness: [AtomicU64; STALEST + 1],
 }
 
 impl Store {
@@ -40,7 +48,14 @@ impl Store {
         };
         let buckets =
             weights.iter().map(|bucket| bucket.chunks(CHUNK).map(chunk).collect()).collect();
-        Store { buckets, rho: AtomicU32::new(0), ahead: AtomicU32::new(0), alone }
+        Store {
+            buckets,
+            rho: AtomicU32::new(0),
+            ahead: AtomicU32::new(0),
+            alone,
+            merged: AtomicU64::new(0),
+            staleness: [const { AtomicU64::new(0) }; STALEST + 1],
+        }
     }
 
     /// Sets ρ and c of updates from now on.
@@ -71,6 +86,35 @@ impl Store {
                 *weight -= ahead * u;
             }
         }
+    }
+
+    /// All buckets of an update have been pushed, by a replica that pulled when `pulled` steps had
+    /// been merged. Returns what it has pulled now.
+    pub(crate) fn pushed(&self, pulled: u64) -> u64 {
+        let merged = self.merged.fetch_add(1, Ordering::Relaxed);
+        let others = usize::try_from(merged.saturating_sub(pulled)).unwrap_or(STALEST);
+        self.staleness[others.min(STALEST)].fetch_add(1, Ordering::Relaxed);
+        merged + 1
+    }
+
+    /// The updates of `steps` steps of other nodes have come.
+    pub(crate) fn merge(&self, steps: u64) {
+        self.merged.fetch_add(steps, Ordering::Relaxed);
+    }
+
+    /// Steps whose updates are in w.
+    pub(crate) fn merged(&self) -> u64 {
+        self.merged.load(Ordering::Relaxed)
+    }
+
+    /// Number of updates by staleness, without the zeros at the end.
+    pub(crate) fn staleness(&self) -> Vec<u64> {
+        let mut counts: Vec<u64> =
+            self.staleness.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        while counts.last() == Some(&0) {
+            counts.pop();
+        }
+        counts
     }
 
     /// w of a bucket.
@@ -156,6 +200,18 @@ mod tests {
         assert_ne!(before, store.hash(0));
         store.pull(0, &mut w);
         assert!(w.iter().all(|w| *w == -0.75));
+    }
+
+    #[test]
+    fn staleness_counts_what_others_merged() {
+        let store = Store::new(&[vec![1.0; 3]], false);
+        let a = store.pushed(0);
+        // Another replica pulled at 0, too: the first one's update came between.
+        store.pushed(0);
+        store.merge(3);
+        // The first one again: one local and three remote.
+        store.pushed(a);
+        assert_eq!(store.staleness(), [1, 1, 0, 0, 1]);
     }
 
     #[test]

@@ -192,6 +192,29 @@ fn a_killed_rank_ends_all() {
 }
 
 #[test]
+fn a_rank_that_stops_answering_is_named_and_ends_the_job() {
+    let Some(mut command) = mpirun(3, &["hogwild", "iters=1000000", "compute=5", "stall=1"]) else {
+        return;
+    };
+    let child = command.spawn().unwrap();
+    let mut ranks = Vec::new();
+    let start = Instant::now();
+    while ranks.len() < 3 && start.elapsed() < SOON {
+        std::thread::sleep(Duration::from_millis(100));
+        ranks = children(child.id());
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let stopped = Command::new("kill").args(["-STOP", &ranks[1].to_string()]).status().unwrap();
+    assert!(stopped.success());
+    let (output, took) = finish(child, Duration::from_secs(60));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(took < 2 * SOON, "took {took:?}");
+    assert!(text.contains("rank 1 has been silent for 1 s"), "{text}");
+    assert!(text.contains("rank 1 (host ") && text.contains("has not been heard for"), "{text}");
+}
+
+#[test]
 fn without_mpirun_mpi_is_not_needed_and_a_single_rank_works() {
     for arguments in [&["sync"][..], &["hogwild", "workers=2"], &["sync", "launch=mpi"]] {
         if arguments.contains(&"launch=mpi") && mpirun(1, &[]).is_none() {

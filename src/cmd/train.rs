@@ -1,6 +1,7 @@
 //! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use caffe_proto::solver_from_file;
 use caffe_proto::solver_parameter::SolverMode;
@@ -9,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::{gpu, host};
 use crate::Result;
 use crate::log::Log;
-use crate::trainer::{self, BatchMeaning, Effect, Mode, Options};
+use crate::trainer::{self, BatchMeaning, Effect, LrScaling, Mode, Options, Tuning};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +63,21 @@ pub struct TrainArgs {
     /// meanwhile: 1 for all of it, 0 for nothing
     #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = look_ahead)]
     pub look_ahead: f32,
+    /// How the learning rate grows with the number of replicas: none, linear or sqrt
+    #[arg(long, value_parser = scaling(), default_value = "none", hide_possible_values = true)]
+    pub lr_scaling: LrScaling,
+    /// Iterations over which the rate rises to its full height
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub warmup_iters: u64,
+    /// Momentum of replicas in hogwild and ssp [default: the solver's]
+    #[arg(long, value_name = "M")]
+    pub async_momentum: Option<f32>,
+    /// Seconds of silence after which a rank is named in a warning
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stall_warning: u64,
+    /// Seconds of silence of a rank after which the job ends; 0: never
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    pub stall_timeout: u64,
     /// Replicas in this process
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: u16,
@@ -125,6 +141,11 @@ fn mode() -> impl TypedValueParser<Value = ModeName> {
     one_of([("sync", Sync), ("hogwild", Hogwild), ("ssp", Ssp), ("local-sgd", LocalSgd)])
 }
 
+fn scaling() -> impl TypedValueParser<Value = LrScaling> {
+    use LrScaling::{Linear, None, Sqrt};
+    one_of([("none", None), ("linear", Linear), ("sqrt", Sqrt)])
+}
+
 fn look_ahead(text: &str) -> std::result::Result<f32, String> {
     let part: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if (0.0..=4.0).contains(&part) { Ok(part) } else { Err("must lie in 0..4".to_owned()) }
@@ -175,6 +196,13 @@ impl From<TrainArgs> for Options {
                 ModeName::LocalSgd => Mode::LocalSgd { every: args.exchange_every },
             },
             look_ahead: args.look_ahead,
+            tuning: Tuning {
+                scaling: args.lr_scaling,
+                warmup: args.warmup_iters,
+                async_momentum: args.async_momentum,
+            },
+            stall_warning: Duration::from_secs(args.stall_warning),
+            stall_timeout: Duration::from_secs(args.stall_timeout),
             workers: args.workers.into(),
             threads: args.threads.map_or_else(host::own_cores, usize::from),
             readers: args.readers.map(usize::from),

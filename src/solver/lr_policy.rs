@@ -19,6 +19,26 @@ use crate::{Result, bail, ensure};
 pub struct LrPolicy {
     base: f64,
     kind: Kind,
+    ramp: Ramp,
+}
+
+/// A warm-up: over the first `iters` iterations the rate rises in a straight line from its `from`th
+/// part to all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ramp {
+    /// Part of the rate before the first iteration.
+    pub from: f64,
+    /// Iterations until it is whole; 0 for no warm-up.
+    pub iters: u64,
+}
+
+impl Ramp {
+    fn factor(self, iter: u64) -> f64 {
+        if iter >= self.iters {
+            return 1.0;
+        }
+        self.from + (1.0 - self.from) * (iter + 1) as f64 / self.iters as f64
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +82,13 @@ impl LrPolicy {
                  sigmoid"
             ),
         };
-        Ok(LrPolicy { base: f64::from(base), kind })
+        Ok(LrPolicy { base: f64::from(base), kind, ramp: Ramp::default() })
+    }
+
+    /// The policy behind a warm-up.
+    #[must_use]
+    pub fn ramped(self, ramp: Ramp) -> Self {
+        LrPolicy { ramp, ..self }
     }
 
     /// The rate at an iteration.
@@ -77,7 +103,7 @@ impl LrPolicy {
             Kind::Poly { power, max_iter } => (1.0 - i / max_iter).max(0.0).powf(*power),
             Kind::Sigmoid { gamma, size } => 1.0 / (1.0 + (-gamma * (i - size)).exp()),
         };
-        (self.base * factor) as f32
+        (self.base * factor * self.ramp.factor(iter)) as f32
     }
 
     /// Steps taken by an iteration: `current_step` of a solverstate.
@@ -99,6 +125,14 @@ mod tests {
     fn rate(text: &str, iter: u64) -> f32 {
         let param: SolverParameter = caffe_proto::text::parse("test", text).unwrap();
         LrPolicy::new(&param).unwrap().rate(iter)
+    }
+
+    #[test]
+    fn a_ramp_rises_to_the_rate() {
+        let param: SolverParameter =
+            caffe_proto::text::parse("test", "base_lr: 1 lr_policy: 'fixed'").unwrap();
+        let policy = LrPolicy::new(&param).unwrap().ramped(Ramp { from: 0.25, iters: 3 });
+        assert_eq!([0, 1, 2, 3].map(|iter| policy.rate(iter)), [0.5, 0.75, 1.0, 1.0]);
     }
 
     #[test]

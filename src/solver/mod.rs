@@ -16,7 +16,7 @@ pub mod rules;
 pub use crate::net::Value;
 pub use bare::{Progress, Silent, test_cursors_at, train};
 pub use feeds::{DataLayers, Feeds, Source};
-pub use lr_policy::LrPolicy;
+pub use lr_policy::{LrPolicy, Ramp};
 pub use nets::{NetPlan, NetPlans};
 pub use optimizer::Optimizer;
 pub use replica::{Solver, SolverOptions};

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use caffe_proto::SolverParameter;
 
-use super::lr_policy::LrPolicy;
+use super::lr_policy::{LrPolicy, Ramp};
 use super::rules::{At, UpdateRule, rule_for};
 use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cpu::threads::Threads;
@@ -72,6 +72,11 @@ impl Optimizer {
             rule,
             pieces: cut(arena.params(), len),
         })
+    }
+
+    /// Puts the rate behind a warm-up.
+    pub fn set_ramp(&mut self, ramp: Ramp) {
+        self.policy = self.policy.clone().ramped(ramp);
     }
 
     /// Learning rate at an iteration.

@@ -7,12 +7,14 @@ use std::sync::OnceLock;
 use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
 use caffe_proto::{SolverParameter, solver_from_file};
 
+use super::equivalence::batch_mixing;
+use super::tuning::Tuning;
 use super::{BatchMeaning, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
 use crate::snapshot::{self, Resumed, Sidecar};
-use crate::solver::{DataLayers, NetPlans, Solver, Value, test_cursors_at};
+use crate::solver::{DataLayers, NetPlans, Ramp, Solver, Value, test_cursors_at};
 use crate::{Result, ensure};
 
 /// What all replicas of a job share.
@@ -33,6 +35,8 @@ pub struct Job {
     pub mode: Mode,
     /// Whether batch_size is a replica's or the job's.
     batch: BatchMeaning,
+    /// What several replicas change in the solver.
+    tuning: Tuning,
     weights: Vec<PathBuf>,
     snapshot: Option<PathBuf>,
     /// Where the run resumes.
@@ -89,11 +93,30 @@ impl Job {
             exact: options.exact,
             mode: options.mode,
             batch: options.batch,
+            tuning: options.tuning,
             weights,
             snapshot: options.snapshot.clone(),
             resumed,
             names: OnceLock::new(),
         })
+    }
+
+    /// The solver that each of so many replicas runs.
+    ///
+    /// # Errors
+    /// A momentum that makes no sense.
+    pub fn solver_of(&self, replicas: usize) -> Result<SolverParameter> {
+        self.tuning.apply(&self.solver, self.mode, replicas)
+    }
+
+    /// The warm-up of a job of so many replicas.
+    pub fn ramp(&self, replicas: usize) -> Ramp {
+        self.tuning.ramp(replicas)
+    }
+
+    /// Layers of the train net that see a replica's batch as a whole, and why that matters.
+    pub fn batch_mixing(&self) -> Vec<(String, &'static str)> {
+        batch_mixing(&self.plans.train.param)
     }
 
     /// The nets for a job of so many replicas: with `--batch=global` each takes its part of the

@@ -8,14 +8,17 @@
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod equivalence;
 mod job;
 mod replica;
 mod report;
 mod signals;
 mod source;
+mod tuning;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use caffe_actors::Mode;
 use caffe_actors::{Config, Factories, Requests};
@@ -27,6 +30,7 @@ use replica::SolverReplica;
 use report::Report;
 pub use signals::Effect;
 use source::Records;
+pub use tuning::{LrScaling, Tuning};
 
 /// What a train net's batch_size means when there are several replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +59,12 @@ pub struct Options {
     pub mode: Mode,
     /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
     pub look_ahead: f32,
+    /// What several replicas change in the solver.
+    pub tuning: Tuning,
+    /// A peer or device that is silent for so long is named in a warning.
+    pub stall_warning: Duration,
+    /// A peer that is silent for so long ends the job; zero: never.
+    pub stall_timeout: Duration,
     /// Device actors of this process.
     pub workers: usize,
     /// CPU threads of this process, divided among its workers.
@@ -89,6 +99,9 @@ impl Options {
             stages: Vec::new(),
             mode: Mode::Hogwild,
             look_ahead: 1.0,
+            tuning: Tuning::default(),
+            stall_warning: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(300),
             workers: 1,
             threads: 1,
             readers: None,
@@ -117,6 +130,8 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     signals::install(options.sigint, options.sighup, &requests)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
+    config.stall_warning = options.stall_warning;
+    config.stall_timeout = options.stall_timeout;
     config.threads = divide(options.threads, options.workers);
     let (readers, decoders) = share_reading(options, &job);
     config.readers = readers;

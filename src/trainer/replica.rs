@@ -38,7 +38,9 @@ impl SolverReplica {
     /// What the engine reports.
     pub fn build(job: &Arc<Job>, place: &ReplicaPlace) -> Result<Self> {
         let options = SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
-        let mut solver = Solver::new(&job.solver, &job.nets(place.replicas)?, &options)?;
+        let param = job.solver_of(place.replicas)?;
+        let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
+        solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
         let (train, _) = job.data(place.replicas)?;
         let batch = train.batch_size();

@@ -52,7 +52,7 @@ impl Report {
             }
         };
         Report {
-            policy: LrPolicy::new(&job.solver).ok(),
+            policy: None,
             job: job.clone(),
             log,
             bar,
@@ -112,6 +112,15 @@ impl Report {
             G(self.rate(started.iter)),
             started.iter
         ));
+        if self.replicas > 1 {
+            for (layer, why) in self.job.batch_mixing() {
+                say(format!(
+                    "layer `{layer}` {why}: {} replicas are not the same as one with their batches \
+                     together",
+                    self.replicas
+                ));
+            }
+        }
     }
 }
 
@@ -120,6 +129,10 @@ impl Observer for Report {
         self.replicas = started.workers.iter().sum();
         if started.rank != 0 {
             return;
+        }
+        if let Ok(solver) = self.job.solver_of(self.replicas) {
+            let policy = LrPolicy::new(&solver).ok();
+            self.policy = policy.map(|policy| policy.ramped(self.job.ramp(self.replicas)));
         }
         if let Ok((train, _)) = self.job.data(self.replicas) {
             self.batch = train.batch_size() as usize;
@@ -233,6 +246,9 @@ impl Observer for Report {
             );
             self.log.info(PLACE, text);
         }
+        if report.staleness.len() > 1 {
+            self.log.info(PLACE, staleness_line(report));
+        }
         self.log.info("solver.cpp:332", "Optimization Done.");
         self.log.info("caffe.cpp:259", "Optimization Done.");
     }
@@ -250,6 +266,36 @@ impl Observer for Report {
             self.log.error(PLACE, fault);
         }
     }
+}
+
+/// How old this node's updates were when they met the weights, in words.
+fn staleness_line(report: &RunReport) -> String {
+    let all: u64 = report.staleness.iter().sum();
+    let percent = |count: u64| 100.0 * count as f64 / all.max(1) as f64;
+    let parts: Vec<String> = report
+        .staleness
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count > 0)
+        .map(|(others, count)| format!("{others}: {:.1} %", percent(*count)))
+        .collect();
+    let weighted = report.staleness.iter().enumerate().map(|(i, count)| i as f64 * *count as f64);
+    let mean = weighted.sum::<f64>() / all.max(1) as f64;
+    let [next, later] = report.visible_after;
+    let rounds = match next + later {
+        0 => String::new(),
+        _ => format!(
+            "; visible everywhere after 1 round: {:.1} %, after 2: {:.1} %",
+            100.0 * next as f64 / (next + later) as f64,
+            100.0 * later as f64 / (next + later) as f64
+        ),
+    };
+    format!(
+        "staleness of rank {}'s updates (others' updates merged between pull and push), mean \
+         {mean:.2}: {}{rounds}",
+        report.rank,
+        parts.join(", ")
+    )
 }
 
 impl Report {

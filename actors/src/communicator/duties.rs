@@ -350,6 +350,8 @@ impl Communicator {
             steps: self.steps.clone(),
             rounds: self.rounds,
             round_iters: self.machine.as_ref().map_or(0.0, |machine| machine.round_iters()),
+            staleness: self.parts.board.store.get().map(Store::staleness).unwrap_or_default(),
+            visible_after: self.machine.as_ref().map_or([0; 2], |machine| machine.visible_after()),
             wall: self.since.elapsed(),
         };
         self.tell(|observer| observer.finished(&report));

@@ -108,6 +108,8 @@ pub(crate) struct Communicator {
     mean_hash: u64,
     /// The devices give their parts of an average (`local-sgd`).
     merging: bool,
+    /// Steps of other nodes whose updates the round under way brings.
+    coming: u64,
 
     steps: Vec<u64>,
     rounds: u64,
@@ -144,6 +146,7 @@ impl Communicator {
             round: 0,
             mean_hash: 0,
             merging: false,
+            coming: 0,
             steps: vec![0; devices],
             rounds: 0,
             since: Instant::now(),

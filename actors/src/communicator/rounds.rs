@@ -149,7 +149,12 @@ impl Communicator {
             .collect();
         self.words = words;
         match headers {
-            Some(headers) => self.feed(Event::Headers(headers)),
+            Some(headers) => {
+                let own = self.parts.meeting.rank;
+                let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
+                self.coming = others.map(|(_, header)| header.finished).sum();
+                self.feed(Event::Headers(headers))
+            }
             None => Err("received a header of the wrong length".to_owned().into()),
         }
     }
@@ -269,6 +274,9 @@ impl Communicator {
         let _span = self.parts.post.tracer.span(Kind::Apply);
         if let Some(store) = self.parts.board.store.get() {
             store.apply(bucket, &self.wires[bucket]);
+            if bucket + 1 == self.wires.len() {
+                store.merge(self.coming);
+            }
         }
     }
 

@@ -65,6 +65,7 @@ impl<R: Replica> Device<R> {
             own.replica.write_statistics(&self.board.statistics.lock())?;
         }
         if let Some(store) = self.board.store.get() {
+            own.pulled = store.merged();
             for (bucket, weights) in own.buffers.iter_mut().enumerate() {
                 store.pull(bucket, weights);
                 own.replica.write_weights(bucket, weights)?;

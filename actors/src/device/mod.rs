@@ -71,6 +71,8 @@ pub(crate) struct Own<R: Replica> {
     plan: Plan,
     /// One buffer per bucket: a gradient on its way (sync), or fresh weights (hogwild).
     buffers: Vec<Vec<f32>>,
+    /// Steps whose updates the replica's weights had when it took them (hogwild).
+    pulled: u64,
     /// The weights on which all nodes agreed last (local-sgd), per bucket.
     agreed: Vec<Vec<f32>>,
     /// A load whose batches are not all used.
@@ -138,7 +140,7 @@ impl<R: Replica> Device<R> {
             return Err(format!("has {has} test nets, but the schedule tests {wants}").into());
         }
         self.note(Note::Built { local: self.place.local, plan: Box::new(plan.clone()) });
-        self.own = Some(Own { replica, plan, buffers, agreed: Vec::new(), load: None });
+        self.own = Some(Own { replica, plan, buffers, agreed: Vec::new(), pulled: 0, load: None });
         Ok(())
     }
 

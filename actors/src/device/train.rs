@@ -193,6 +193,7 @@ impl<R: Replica> Device<R> {
             store.push(bucket, turn, update, fresh);
             own.replica.write_weights(bucket, fresh)?;
         }
+        own.pulled = store.pushed(own.pulled);
         Ok(())
     }
 

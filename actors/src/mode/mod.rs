@@ -147,6 +147,11 @@ pub(crate) trait Machine {
     /// Takes an event, appends what is to be done.
     fn on(&mut self, moment: &Moment, event: Event, actions: &mut Vec<Action>);
 
+    /// How many local updates are visible everywhere after one further round, and after two.
+    fn visible_after(&self) -> [u64; 2] {
+        [0; 2]
+    }
+
     /// T, the mean round length in iterations; 0 when there are no rounds.
     fn round_iters(&self) -> f64 {
         0.0

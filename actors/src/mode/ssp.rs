@@ -70,6 +70,10 @@ impl Machine for Ssp {
         }
     }
 
+    fn visible_after(&self) -> [u64; 2] {
+        self.tickets.visible_after()
+    }
+
     fn round_iters(&self) -> f64 {
         self.tickets.round_iters()
     }

@@ -20,7 +20,7 @@ use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
 use crate::trace::{self, Traces};
-use crate::transport::{self, Hello};
+use crate::transport::{self, Hello, Patience};
 
 /// How long threads have to leave after the last message.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -139,8 +139,8 @@ where
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
-    let (pump, meeting) =
-        transport::start(config.launch.clone(), hello, config.stall_warning, at_pump)?;
+    let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
+    let (pump, meeting) = transport::start(config.launch.clone(), hello, patience, at_pump)?;
     post.rank = meeting.rank;
     let line = pump.line();
     let pump = kept.insert(pump);

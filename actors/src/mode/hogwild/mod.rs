@@ -53,6 +53,7 @@ pub(super) struct Hogwild {
     stop: bool,
     snapshot: bool,
     losses: VecDeque<LossPart>,
+    visible_after: [u64; 2],
     pace: Pace,
 }
 
@@ -71,6 +72,7 @@ impl Hogwild {
             stop: false,
             snapshot: false,
             losses: VecDeque::new(),
+            visible_after: [0; 2],
         }
     }
 
@@ -189,6 +191,9 @@ impl Hogwild {
         self.running.remove(&ticket);
         self.finished += 1;
         self.dirty = true;
+        // What is pushed while a round is under way may have missed its swaps.
+        let missed = matches!(self.phase, Phase::Header | Phase::Data { .. });
+        self.visible_after[usize::from(missed)] += u64::from(self.job.nodes() > 1);
         if let Some(sample) = sample {
             let iter = ticket / self.job.replicas();
             match self.losses.iter_mut().find(|part| part.iter == iter) {
@@ -244,6 +249,10 @@ impl Machine for Hogwild {
             },
             Event::Gradient { .. } | Event::Computed { .. } => {}
         }
+    }
+
+    fn visible_after(&self) -> [u64; 2] {
+        self.visible_after
     }
 
     fn round_iters(&self) -> f64 {

@@ -114,6 +114,15 @@ impl Pump {
     }
 }
 
+/// How long a peer may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Until it is named in a warning.
+    pub(crate) warning: Duration,
+    /// Until the job ends; zero: for ever.
+    pub(crate) timeout: Duration,
+}
+
 /// Starts the pump and waits until all nodes have met.
 ///
 /// # Errors
@@ -121,7 +130,7 @@ impl Pump {
 pub(crate) fn start(
     launch: Launch,
     hello: Hello,
-    stall_warning: Duration,
+    patience: Patience,
     post: Post,
 ) -> Result<(Pump, Meeting), Fault> {
     let (commands, inbox) = bounded(DEPTH);
@@ -135,12 +144,15 @@ pub(crate) fn start(
             let mut transport = connect(launch)?;
             let meeting = hello::meet(transport.as_mut(), &hello, &here)?;
             let peers = transport.size();
+            let hosts = meeting.hosts.clone();
             drop(met.send(meeting));
             drop(span);
             let pump = Running {
+                post: here.clone(),
+                hosts,
                 heard: vec![Instant::now(); peers],
                 warned: vec![false; peers],
-                stall_warning,
+                patience,
                 transport,
                 inbox,
                 outbox,
@@ -178,6 +190,9 @@ fn connect(launch: Launch) -> Result<Box<dyn Transport>, String> {
 }
 
 struct Running {
+    post: Post,
+    /// Host name of each rank.
+    hosts: Vec<String>,
     transport: Box<dyn Transport>,
     inbox: Receiver<Command>,
     outbox: Sender<News>,
@@ -189,7 +204,7 @@ struct Running {
     last_beat: Instant,
     heard: Vec<Instant>,
     warned: Vec<bool>,
-    stall_warning: Duration,
+    patience: Patience,
 }
 
 impl Running {
@@ -288,13 +303,32 @@ impl Running {
         let me = self.transport.rank();
         for peer in self.transport.peers() {
             let silent = now - self.heard[peer];
-            if peer != me && silent > self.stall_warning && !self.warned[peer] {
+            if peer == me {
+                continue;
+            }
+            let Patience { warning, timeout } = self.patience;
+            if !timeout.is_zero() && silent > timeout {
+                return Err(self.stalled(peer, silent));
+            }
+            if silent > warning && !self.warned[peer] {
                 self.warned[peer] = true;
                 let text = format!("rank {peer} has been silent for {} s", silent.as_secs());
                 news |= self.outbox.try_send(News::Warning(text)).is_ok();
             }
         }
         Ok(news)
+    }
+
+    /// A peer has been silent for too long: its fault, as far as anybody can tell.
+    fn stalled(&self, rank: usize, silent: Duration) -> Halt {
+        let host = self.hosts.get(rank).cloned().unwrap_or_default().into();
+        let cause = format!(
+            "has not been heard for {} s (--stall-timeout); rank {} ends the job",
+            silent.as_secs(),
+            self.transport.rank()
+        );
+        let fault = self.post.fault(cause);
+        Halt::Fault(Fault { rank, host, actor: "process".into(), iter: None, ..fault })
     }
 
     /// Tells the peers why, gives this process time to print, and ends the job.
