@@ -106,6 +106,11 @@ impl Slab {
         Slab { capacity, ..Default::default() }
     }
 
+    /// Floats that a representation gets at least when it is first used.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// The layout that can be read now without a conversion, for a blob of `shape`.
     pub fn layout(&self, shape: &Shape) -> Layout {
         // Single pixels count as plain, see `Shape::memory_layout`.

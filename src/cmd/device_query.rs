@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::gpu::Wanted;
 use super::{host, print};
 use crate::Result;
-use crate::device::cpu::onednn;
+use crate::device::cpu::{memory, onednn};
 use crate::device::cuda::{self, Device};
 
 const EXAMPLES: &str = "\
@@ -59,7 +59,7 @@ fn cpu(text: &mut String) {
     let (cores, threads) = (host::cores(), host::logical());
     line(text, "Cores open to this process", format!("{cores} ({threads} hardware threads)"));
     line(text, "Vector extensions", host::vector_extensions().join(" "));
-    if let Some(bytes) = host::memory() {
+    if let Some(bytes) = memory::total() {
         line(text, "Total memory", bytes);
     }
     match onednn::Library::open() {

@@ -58,13 +58,6 @@ pub fn processor() -> String {
     model.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Bytes of main memory, where the kernel tells.
-pub fn memory() -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
-}
-
 /// Vector extensions that matter for speed, weakest first.
 #[cfg(target_arch = "x86_64")]
 pub fn vector_extensions() -> Vec<&'static str> {

@@ -65,7 +65,7 @@ impl ModelArgs {
             seed: SEED,
             threads: self.threads.map_or_else(host::own_cores, usize::from),
             exact: self.exact,
-            keep_all: false,
+            ..NetOptions::new(phase)
         };
         let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
         let net = Net::new(&plan.param, &plan.origin, &options)?;

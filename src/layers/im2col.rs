@@ -29,6 +29,8 @@ impl Layer for Im2col {
         let images = &x.dims()[axis + 1..];
         ensure!(!images.is_empty(), "has no spatial axes behind axis {axis} of {x}");
         let settings = settings(&self.param, images.len())?;
+        let rows = [x[axis]].into_iter().chain(settings.iter().map(|s| s[0]));
+        Shape::new(rows.collect::<Vec<_>>()).check_size()?;
         let axes = images.iter().zip(settings).map(|(&image, s)| Axis::new(image, s));
         self.patches = Patches { channels: x[axis], axes: axes.collect::<Result<_>>()? };
         let mut dims = x.dims()[..axis].to_vec();

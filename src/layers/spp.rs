@@ -146,7 +146,7 @@ pub static DEF: LayerDef =
 mod tests {
     use caffe_proto::Phase;
 
-    use crate::layers::testing::{net, set, try_net, values};
+    use crate::layers::testing::{gradient, net, set, try_net, values};
 
     fn text(shape: &str, param: &str) -> String {
         format!(
@@ -170,6 +170,43 @@ mod tests {
             let y = net.blob("y").unwrap();
             let axes = if param == "pyramid_height: 1" { 4 } else { 2 };
             assert_eq!(net.store().blobs[y].shape.axes(), axes);
+        }
+    }
+
+    /// Output and gradient of a net that ends in blob `y`, for a fixed input and output gradient.
+    fn run(text: &str) -> (Vec<f32>, Vec<f32>) {
+        let mut net = net(&format!("force_backward: true {text}"), Phase::Train);
+        let x = net.blob("x").unwrap();
+        let count = net.store().blobs[x].shape.count();
+        set(&mut net, "x", &(0..count).map(|i| (i as f32 * 1.7).sin()).collect::<Vec<_>>());
+        net.forward().unwrap();
+        let y = net.blob("y").unwrap();
+        net.diff_mut(y).unwrap().iter_mut().zip(1..).for_each(|(d, i)| *d = i as f32);
+        net.backward().unwrap();
+        (values(&mut net, "y"), gradient(&mut net, "x"))
+    }
+
+    #[test]
+    fn is_what_pooling_layers_side_by_side_are() {
+        // Kernel (and stride) and pad of each level for a height of 9 and a width of 8.
+        let levels = [([9, 8], [0, 0]), ([5, 4], [1, 0]), ([3, 2], [2, 0])];
+        let shape = "dim: 2 dim: 3 dim: 9 dim: 8";
+        for pool in ["MAX", "AVE"] {
+            let mut apart = text(shape, "").split("layer { name: 's'").next().unwrap().to_owned();
+            for (l, ([kh, kw], [ph, pw])) in levels.into_iter().enumerate() {
+                apart += &format!(
+                    "layer {{ name: 'p{l}' type: 'Pooling' bottom: 'x' top: 'p{l}' pooling_param {{ \
+                     pool: {pool} kernel_h: {kh} kernel_w: {kw} stride_h: {kh} stride_w: {kw} \
+                     pad_h: {ph} pad_w: {pw} }} }} \
+                     layer {{ name: 'f{l}' type: 'Flatten' bottom: 'p{l}' top: 'f{l}' }} "
+                );
+            }
+            apart += "layer { name: 'c' type: 'Concat' bottom: 'f0' bottom: 'f1' bottom: 'f2' top: 'y' }";
+            let (wanted, wanted_gradient) = run(&apart);
+            let (y, dx) = run(&text(shape, &format!("pyramid_height: 3 pool: {pool}")));
+            assert_eq!(y, wanted, "{pool}");
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * b.abs().max(1.0);
+            assert!(dx.iter().zip(&wanted_gradient).all(close), "{pool}");
         }
     }
 

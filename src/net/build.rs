@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use caffe_proto::{LayerParameter, NetParameter, NetState, ParamSpec, Phase, param_spec};
+use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
 
 use super::select::{check_counts, loss_weights, makers, select};
 use super::split::insert_splits;
-use super::{Net, Node, gradient_flow, memory};
+use super::{Net, NetOptions, Node, Origin, gradient_flow, memory};
 use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
@@ -14,50 +14,6 @@ use crate::filler;
 use crate::layers::{Alias, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamArena, ParamDef, ParamId};
 use crate::{Error, Result, bail, ensure};
-
-/// How a net is built.
-#[derive(Clone, Debug)]
-pub struct NetOptions {
-    /// Phase, level and stages that `include`/`exclude` rules are held against.
-    pub state: NetState,
-    /// Seed of fillers and dropout.
-    pub seed: u64,
-    /// CPU threads of this net.
-    pub threads: usize,
-    /// Plain path only (no Winograd, no private layouts).
-    pub exact: bool,
-    /// Keep every blob and gradient readable after a pass, at the price of memory.
-    pub keep_all: bool,
-}
-
-impl NetOptions {
-    /// Options for a phase: one thread, seed 0, fast path.
-    pub fn new(phase: Phase) -> Self {
-        NetOptions {
-            state: NetState { phase: Some(phase as i32), ..Default::default() },
-            seed: 0,
-            threads: 1,
-            exact: false,
-            keep_all: false,
-        }
-    }
-}
-
-/// Where a prototxt came from, for messages.
-#[derive(Clone, Debug, Default)]
-pub struct Origin {
-    /// File name as the user gave it.
-    pub file: String,
-    /// Line of each `layer` block, in order; empty when unknown (upgraded files).
-    pub lines: Vec<usize>,
-}
-
-impl Origin {
-    /// `file:line` of a `layer` block, where known.
-    pub(crate) fn place(&self, block: usize) -> Option<String> {
-        self.lines.get(block).map(|line| format!("{}:{line}", self.file))
-    }
-}
 
 impl Net {
     /// Builds the net of this prototxt for one state on one device.
@@ -138,17 +94,21 @@ impl Builder<'_> {
             tops: param.top.len(),
         };
         let mut layer = (def.build)(&setup, &shapes)?;
+        // Before the layer itself needs memory in proportion to them.
+        let defs = layer.params();
+        let limit = self.options.memory;
+        defs.iter().try_for_each(|def| memory::check_blob(&def.shape, limit))?;
         let tops = layer.reshape(&mut self.run, &shapes)?;
+        tops.iter().try_for_each(|shape| memory::check_blob(shape, limit))?;
         ensure!(
             tops.len() == param.top.len(),
             "makes {} tops here, but the prototxt names {}",
             tops.len(),
             param.top.len()
         );
-        tops.iter().try_for_each(Shape::check_size)?;
         let top = self.place_tops(&param, def, &bottom, tops)?;
         let loss_weight = loss_weights(&param)?;
-        let params = self.place_params(index, &param, layer.params())?;
+        let params = self.place_params(index, &param, defs)?;
         self.fuse(index, &mut layer, def, &param, &bottom);
         self.nodes.push(Node {
             layer,
@@ -250,7 +210,6 @@ impl Builder<'_> {
             param.param.len(),
             defs.len()
         );
-        defs.iter().try_for_each(|def| def.shape.check_size())?;
         let mut ids = Vec::with_capacity(defs.len());
         for (index, def) in defs.into_iter().enumerate() {
             let spec = param.param.get(index).cloned().unwrap_or_default();
@@ -341,6 +300,8 @@ impl Builder<'_> {
             .flat_map(|n| n.top.iter().copied())
             .collect();
         let store = self.plan(&outputs, force);
+        let learned = self.declared.iter().map(|d| d.def.shape.count());
+        memory::check(param.name(), &store, learned.sum(), self.options.memory)?;
         let mut params = ParamArena::new(&self.declared);
         self.fill(&mut params)?;
         Ok(Net {
@@ -387,7 +348,7 @@ impl Builder<'_> {
                 // Sources may write their tops once and for all.
                 data.keep |= keep_all || has_backward || (is_top && is_source);
                 let diff = &mut lives[self.groups.diff[b]];
-                diff.touch(last - i, self.len_of(b));
+                diff.touch(last - i, if has_backward { self.len_of(b) } else { 0 });
                 diff.keep |= keep_all;
             }
             for (j, &t) in node.top.iter().enumerate() {

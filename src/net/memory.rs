@@ -1,4 +1,8 @@
-//! The memory plan: which blobs share a slab because their lifetimes never meet.
+//! The memory plan: which blobs share a slab because their lifetimes never meet, and whether there
+//! is enough for all of it.
+
+use crate::blob::{Shape, Store};
+use crate::{Result, ensure};
 
 /// When the memory of one alias group is needed, in layer numbers, and how much.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +53,60 @@ pub fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, Vec<usize>) {
     (slab_of, slabs.into_iter().map(|(len, _)| len).collect())
 }
 
+/// Refuses a net that needs more memory than `limit` bytes for its blobs, their gradients and
+/// `parameters` (with theirs), before any of it is touched.
+///
+/// # Errors
+/// When it does; the message says how much it needs.
+pub fn check(net: &str, store: &Store, parameters: usize, limit: u64) -> Result<()> {
+    let slabs = store.slabs.iter().map(|s| s.capacity() as u128).sum::<u128>();
+    let needed = (slabs + 2 * parameters as u128) * size_of::<f32>() as u128;
+    ensure!(
+        needed <= u128::from(limit),
+        "net `{net}` needs {:.1} GiB for blobs, gradients and parameters, but there are {:.1} GiB; \
+         lower batch_size",
+        gib(needed),
+        gib(limit.into())
+    );
+    Ok(())
+}
+
+/// Refuses a single blob that does not fit into `limit` bytes, before a layer needs memory in
+/// proportion to it.
+///
+/// # Errors
+/// When it does not.
+pub fn check_blob(shape: &Shape, limit: u64) -> Result<()> {
+    shape.check_size()?;
+    let needed = (shape.count() * size_of::<f32>()) as u128;
+    ensure!(
+        needed <= u128::from(limit),
+        "a blob of shape {shape} needs {:.1} GiB, but there are {:.1} GiB",
+        gib(needed),
+        gib(limit.into())
+    );
+    Ok(())
+}
+
+fn gib(bytes: u128) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blob::Slab;
+
+    #[test]
+    fn more_than_there_is_is_refused() {
+        let store = Store { blobs: Vec::new(), slabs: vec![Slab::with_capacity(1 << 28)] };
+        assert!(check("small", &store, 1 << 27, 2 << 30).is_ok());
+        let message = check("large", &store, 1 << 28, 2 << 30).unwrap_err().to_string();
+        assert!(message.contains("`large` needs 3.0 GiB"), "{message}");
+        assert!(message.contains("there are 2.0 GiB"), "{message}");
+        let message = check_blob(&Shape::from([1 << 30]), 2 << 30).unwrap_err().to_string();
+        assert!(message.contains("(1073741824) needs 4.0 GiB"), "{message}");
+    }
 
     fn life(from: usize, to: usize, len: usize) -> Lifetime {
         Lifetime { from, to, len, keep: false }

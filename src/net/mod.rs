@@ -10,13 +10,14 @@ mod filter;
 mod gradient_flow;
 mod memory;
 mod memory_data;
+mod options;
 mod reshape;
 mod select;
 mod split;
 mod weights;
 
-pub use build::{NetOptions, Origin};
 pub use filter::is_included;
+pub use options::{NetOptions, Origin};
 pub use weights::CopyReport;
 
 use caffe_proto::{LayerParameter, Phase};

@@ -211,7 +211,7 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         seed: options.seed,
         threads: options.threads,
         exact: options.exact,
-        keep_all: false,
+        ..NetOptions::new(plan.state.phase())
     };
     Net::new(&plan.param, &plan.origin, &options)
 }

@@ -1,0 +1,52 @@
+//! What a caller says when a net is built: for which state and device, and where it was read.
+
+use caffe_proto::{NetState, Phase};
+
+use crate::device::cpu::memory;
+
+/// How a net is built.
+#[derive(Clone, Debug)]
+pub struct NetOptions {
+    /// Phase, level and stages that `include`/`exclude` rules are held against.
+    pub state: NetState,
+    /// Seed of fillers and dropout.
+    pub seed: u64,
+    /// CPU threads of this net.
+    pub threads: usize,
+    /// Plain path only (no Winograd, no private layouts).
+    pub exact: bool,
+    /// Keep every blob and gradient readable after a pass, at the price of memory.
+    pub keep_all: bool,
+    /// Bytes that blobs, gradients and parameters may need together.
+    pub memory: u64,
+}
+
+impl NetOptions {
+    /// Options for a phase: one thread, seed 0, fast path, all memory of the machine.
+    pub fn new(phase: Phase) -> Self {
+        NetOptions {
+            state: NetState { phase: Some(phase as i32), ..Default::default() },
+            seed: 0,
+            threads: 1,
+            exact: false,
+            keep_all: false,
+            memory: memory::total().unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Where a prototxt came from, for messages.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// File name as the user gave it.
+    pub file: String,
+    /// Line of each `layer` block, in order; empty when unknown (upgraded files).
+    pub lines: Vec<usize>,
+}
+
+impl Origin {
+    /// `file:line` of a `layer` block, where known.
+    pub(crate) fn place(&self, block: usize) -> Option<String> {
+        self.lines.get(block).map(|line| format!("{}:{line}", self.file))
+    }
+}
