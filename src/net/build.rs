@@ -138,6 +138,8 @@ impl Builder<'_> {
             tops: param.top.len(),
         };
         let mut layer = (def.build)(&setup, &shapes)?;
+        let params = layer.params();
+        params.iter().try_for_each(|param| param.shape.check_size())?;
         let tops = layer.reshape(&mut self.run, &shapes)?;
         ensure!(
             tops.len() == param.top.len(),
@@ -148,7 +150,7 @@ impl Builder<'_> {
         tops.iter().try_for_each(Shape::check_size)?;
         let top = self.place_tops(&param, def, &bottom, tops)?;
         let loss_weight = loss_weights(&param)?;
-        let params = self.place_params(index, &param, layer.params())?;
+        let params = self.place_params(index, &param, params)?;
         self.fuse(index, &mut layer, def, &param, &bottom);
         self.nodes.push(Node {
             layer,
@@ -250,7 +252,6 @@ impl Builder<'_> {
             param.param.len(),
             defs.len()
         );
-        defs.iter().try_for_each(|def| def.shape.check_size())?;
         let mut ids = Vec::with_capacity(defs.len());
         for (index, def) in defs.into_iter().enumerate() {
             let spec = param.param.get(index).cloned().unwrap_or_default();
