@@ -30,9 +30,15 @@ fn param(kind: &str) -> &'static str {
     match kind {
         "Clip" => "clip_param { min: -1 max: 1 }",
         "Convolution" | "Deconvolution" => "convolution_param { num_output: 2 kernel_size: 1 }",
+        "Embed" => "embed_param { num_output: 2 input_dim: 3 }",
+        "Im2col" => "convolution_param { kernel_size: 1 }",
         "InnerProduct" => "inner_product_param { num_output: 2 }",
+        "LSTM" | "RNN" => "recurrent_param { num_output: 2 }",
+        "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
+        "Parameter" => "parameter_param { shape { dim: 2 } }",
         "Pooling" => "pooling_param { kernel_size: 2 }",
         "Reshape" => "reshape_param { shape { dim: 0 dim: -1 } }",
+        "SPP" => "spp_param { pyramid_height: 2 }",
         "Tile" => "tile_param { tiles: 2 }",
         _ => "",
     }
@@ -76,7 +82,7 @@ fn no_layer_panics_whatever_its_bottoms() {
     for def in LAYERS {
         for exact in [true, false] {
             for shape in SHAPES {
-                for bottoms in 0..=3 {
+                for bottoms in 0..=4 {
                     for tops in 0..=2 {
                         let shapes = vec![shape; bottoms];
                         let text = text(def.type_name, &shapes, tops);
@@ -136,10 +142,21 @@ fn no_layer_panics_whatever_its_sizes() {
         ("Tile", format!("tile_param {{ tiles: {} }}", i32::MAX)),
         ("ArgMax", format!("argmax_param {{ top_k: {MOST} }}")),
         ("Reduction", format!("reduction_param {{ axis: {} }}", i32::MIN)),
+        ("Im2col", format!("convolution_param {{ kernel_size: {MOST} pad: {MOST} }}")),
+        ("Im2col", format!("convolution_param {{ kernel_size: 1 pad: {MOST} }}")),
+        ("SPP", format!("spp_param {{ pyramid_height: {MOST} }}")),
+        ("SPP", "spp_param { pyramid_height: 30 }".into()),
+        ("Embed", format!("embed_param {{ num_output: {MOST} input_dim: 3 }}")),
+        ("Embed", format!("embed_param {{ num_output: {MOST} input_dim: {MOST} }}")),
+        ("MVN", "mvn_param { eps: 0 }".into()),
+        ("Crop", format!("bottom: 'x' crop_param {{ axis: -1 offset: {MOST} }}")),
+        ("LSTM", format!("bottom: 'c' recurrent_param {{ num_output: {MOST} }}")),
+        ("RNN", format!("bottom: 'c' recurrent_param {{ num_output: {MOST} }}")),
     ] {
         let text = format!(
-            "force_backward: true layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ \
-             dim: 1 dim: 2 dim: 4 dim: 4 }} }} }} \
+            "force_backward: true \
+             layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ dim: 1 dim: 2 dim: 4 dim: 4 }} }} }} \
+             layer {{ name: 'c' type: 'Input' top: 'c' input_param {{ shape {{ dim: 1 dim: 2 }} }} }} \
              layer {{ name: 'test' type: '{kind}' bottom: 'x' top: 'y' {param} }}"
         );
         println!("{kind} {param}");

@@ -34,7 +34,7 @@ impl Layer for Im2col {
         let axes = images.iter().zip(settings).map(|(&image, s)| Axis::new(image, s));
         self.patches = Patches { channels: x[axis], axes: axes.collect::<Result<_>>()? };
         let mut dims = x.dims()[..axis].to_vec();
-        dims.push(x[axis] * self.patches.kernel());
+        dims.push(x[axis].saturating_mul(self.patches.kernel()));
         dims.extend(self.patches.axes.iter().map(|a| a.positions));
         Ok(vec![Shape::new(dims)])
     }

@@ -119,6 +119,11 @@ fn setting(
     }
 }
 
+/// The product, or the largest number there is: sizes that nobody can have are refused later.
+fn product(sizes: impl IntoIterator<Item = usize>) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// The patches of an image with some channels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Patches {
@@ -131,17 +136,17 @@ pub struct Patches {
 impl Patches {
     /// Elements of one channel of the image.
     pub fn area(&self) -> usize {
-        self.axes.iter().map(|a| a.image).product()
+        product(self.axes.iter().map(|a| a.image))
     }
 
     /// Kernel positions.
     pub fn positions(&self) -> usize {
-        self.axes.iter().map(|a| a.positions).product()
+        product(self.axes.iter().map(|a| a.positions))
     }
 
     /// Kernel elements.
     pub fn kernel(&self) -> usize {
-        self.axes.iter().map(|a| a.kernel).product()
+        product(self.axes.iter().map(|a| a.kernel))
     }
 
     /// Elements of the image.
@@ -151,7 +156,7 @@ impl Patches {
 
     /// Elements of the matrix: a row per channel and kernel element, a column per position.
     pub fn matrix_len(&self) -> usize {
-        self.channels * self.kernel() * self.positions()
+        product([self.channels, self.kernel(), self.positions()])
     }
 
     /// Whether the matrix is the image itself: a kernel of 1 at every element.

@@ -54,8 +54,6 @@ impl Setting {
             "group {groups} does not divide {channels} channels and num_output {outputs}"
         );
         let spatial = geometry::settings(&param, bottoms[0].axes() - axis - 1)?;
-        let weights = [outputs, channels / groups].into_iter().chain(spatial.iter().map(|s| s[0]));
-        Shape::new(weights.collect::<Vec<_>>()).check_size()?;
         Ok(Setting { axis, channels, outputs, groups, spatial, param })
     }
 
