@@ -11,6 +11,9 @@ use super::{Cursor, DataError, Database, Record};
 /// In sequential order a key is kept for each so many records, to come back to.
 const STRIDE: u64 = 512;
 
+/// So many records are passed over sooner than a key is looked for.
+const NEAR: u64 = 8;
+
 /// Serves records by position, by passing over those in between.
 ///
 /// In sequential order the number of records is not asked for at open (LevelDB would have to read
@@ -127,6 +130,9 @@ impl RecordCursor {
 
     /// Goes to the last remembered key at or before `index`, unless the cursor is nearer.
     fn jump_towards(&mut self, index: u64) -> Result<(), DataError> {
+        if (self.at..=self.at + NEAR).contains(&index) {
+            return Ok(());
+        }
         let Some(last) = self.marks.len().checked_sub(1) else { return Ok(()) };
         let mark = (index / self.stride).min(last);
         let ahead = mark * self.stride > self.at;

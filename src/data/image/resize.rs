@@ -2,8 +2,8 @@
 //!
 //! Pixel centres lie at half numbers: column x of the result is at (x + ½) · scale − ½ in the
 //! source, clamped to it, and its value is the mix of the two neighbours there. Nothing is smoothed
-//! when shrinking. Weights are multiples of 1/2048, of which OpenCV's documentation speaks as "fixed
-//! point with 11 bits"; rounding happens once, after both directions.
+//! when shrinking. Weights are multiples of 1/2048, as OpenCV's are for bytes; rounding happens once,
+//! after both directions. `tests/images.rs` holds it to OpenCV's own results.
 
 use super::Raster;
 

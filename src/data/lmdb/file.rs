@@ -65,12 +65,17 @@ impl PageFile {
     pub(super) fn overflow(&self, number: u64, size: usize) -> Result<Bytes, DataError> {
         let offset = self.offset(number)?;
         let pages = (HEADER + size).div_ceil(self.meta.page_size) as u64;
+        let too_long = (12, "the value is longer than its overflow pages");
+        // Before making room for it: a damaged size may be anything.
+        if number + pages > self.meta.last_page + 1 {
+            return Err(self.damaged(offset, too_long));
+        }
         let mut bytes = self.read(offset, HEADER + size)?;
         let head = bytes.slice(..HEADER);
         let page = Page::new(head, number, offset, Kind::Overflow)
             .map_err(|fault| self.damaged(offset, fault))?;
-        if page.pages() < pages || number + pages > self.meta.last_page + 1 {
-            return Err(self.damaged(offset, (12, "the value is longer than its overflow pages")));
+        if page.pages() < pages {
+            return Err(self.damaged(offset, too_long));
         }
         Ok(bytes.split_off(HEADER))
     }

@@ -20,8 +20,8 @@ const HEADER_32_BIT: usize = 12;
 /// The page number of an empty tree's root.
 const NO_PAGE: u64 = u64::MAX;
 
-/// `MDB_REVERSEKEY`, `MDB_DUPSORT` and all that follow: none of them Caffe's.
-const FOREIGN_FLAGS: u64 = 0x7fff & !0x08;
+/// `MDB_REVERSEKEY`, `MDB_DUPSORT`, `MDB_INTEGERKEY` and all that follow: none of them Caffe's.
+const FOREIGN_FLAGS: u64 = 0x7fff;
 
 /// What a meta page says, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

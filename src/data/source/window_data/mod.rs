@@ -11,6 +11,7 @@ mod crop;
 mod list;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use caffe_proto::{LayerParameter, WindowDataParameter};
@@ -34,8 +35,8 @@ pub struct Windows {
     path: PathBuf,
     root: String,
     images: Vec<Listed>,
-    /// The image files, with `cache_images`.
-    cache: Vec<Bytes>,
+    /// The image files that were used before, with `cache_images`.
+    cache: Vec<OnceLock<Bytes>>,
     /// Background, foreground.
     windows: [Vec<Window>; 2],
     batch_size: usize,
@@ -52,8 +53,8 @@ pub struct Windows {
 /// Reads the window file of `layer`.
 ///
 /// # Errors
-/// [`DataError::Layer`] for settings that make no sense, [`DataError::Line`] for a file that does,
-/// [`DataError::Image`] for an image to be cached that cannot be read.
+/// [`DataError::Layer`] for settings that make no sense, [`DataError::Line`] for a file that makes
+/// none.
 pub fn open(layer: &LayerParameter, reading: Reading) -> Result<Windows, DataError> {
     let none = || {
         wrong(
@@ -77,11 +78,12 @@ pub fn open(layer: &LayerParameter, reading: Reading) -> Result<Windows, DataErr
         return Err(wrong(layer, format!("fg_fraction {fraction} lies outside of 0 … 1")));
     }
     let (images, windows) = list::read(path)?;
-    let mut windows = Windows {
+    let cached = if data.cache_images() { images.len() } else { 0 };
+    let windows = Windows {
         path: path.to_owned(),
         root: data.root_folder().to_owned(),
         images,
-        cache: Vec::new(),
+        cache: vec![OnceLock::new(); cached],
         windows: divide(layer, windows, data)?,
         batch_size,
         background: batch_size - (batch_size as f32 * fraction) as usize,
@@ -93,10 +95,6 @@ pub fn open(layer: &LayerParameter, reading: Reading) -> Result<Windows, DataErr
         random: Philox::new(reading.seed, stream_id(layer.name())),
     };
     windows.check_supply(layer)?;
-    if data.cache_images() {
-        windows.cache =
-            (0..windows.images.len()).map(|i| windows.read(i)).collect::<Result<_, _>>()?;
-    }
     Ok(windows)
 }
 
@@ -185,12 +183,19 @@ impl Windows {
     }
 
     fn read(&self, image: usize) -> Result<Bytes, DataError> {
-        if let Some(bytes) = self.cache.get(image) {
+        let cached = self.cache.get(image);
+        if let Some(bytes) = cached.and_then(OnceLock::get) {
             return Ok(bytes.clone());
         }
-        std::fs::read(file(&self.root, &self.images[image].name))
-            .map(Bytes::from)
-            .map_err(|source| self.bad_image(image, RecordProblem::Unreadable(source.to_string())))
+        let read = std::fs::read(file(&self.root, &self.images[image].name)).map(Bytes::from);
+        let bytes = read.map_err(|source| {
+            self.bad_image(image, RecordProblem::Unreadable(source.to_string()))
+        })?;
+        if let Some(place) = cached {
+            // Another thread may have read it meanwhile; it is the same.
+            let _ = place.set(bytes.clone());
+        }
+        Ok(bytes)
     }
 
     fn bad_image(&self, image: usize, problem: RecordProblem) -> DataError {
