@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use caffe::data::datum::Image;
+use caffe::data::datum::Labelled;
+use caffe::data::image::Colour;
 use caffe::data::leveldb::{Database, Writer};
 use caffe::rng::{Philox, Sequence};
 use caffe_proto::text::CaffeMessage;
@@ -217,9 +218,22 @@ fn datums() {
         ..Default::default()
     };
     let floats = Datum { data: None, float_data: vec![0.5; 60], ..datum(false) };
-    let seeds = [datum(false), datum(true), floats].map(|d| d.encode_to_vec());
+    let mut seeds: Vec<_> =
+        [datum(false), datum(true), floats].iter().map(Message::encode_to_vec).collect();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    for name in ["colour.jpg", "progressive.jpg", "grey.png", "palette.png"] {
+        let data = Some(std::fs::read(images.join(name)).unwrap().into());
+        seeds.push(Datum { data, ..datum(true) }.encode_to_vec());
+    }
     storm("Datum", &seeds, 60_000, &mut |bytes| {
-        if let Err(problem) = Image::decode(bytes.to_vec().into()) {
+        let pixels = match Labelled::parse(bytes.to_vec().into(), Colour::Bgr) {
+            // Larger ones are pictures, not damage, and take the memory that they say.
+            Ok(record) if record.image.shape().iter().product::<usize>() < 1 << 20 => {
+                record.image.image().map(drop)
+            }
+            record => record.map(drop),
+        };
+        if let Err(problem) = pixels {
             drop(problem.to_string());
         }
     });
