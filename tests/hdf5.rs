@@ -7,8 +7,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use caffe::data::Batch;
 use caffe::data::readers;
+use caffe::data::{Batch, Reading};
 use caffe::hdf5::{Reader, Writer};
 use caffe::net::NetOptions;
 use caffe::snapshot;
@@ -40,7 +40,7 @@ fn layer(source: &str, more: &str) -> LayerParameter {
 
 /// The labels of so many batches.
 fn labels(layer: &LayerParameter, tickets: impl IntoIterator<Item = u64>) -> Vec<Vec<f32>> {
-    let mut source = readers::open(layer, Phase::Train, 5).unwrap();
+    let mut source = readers::open(layer, Phase::Train, Reading::new(5)).unwrap();
     let mut batch = Batch::default();
     let mut read = |ticket| {
         source.fill(ticket, &mut batch).unwrap();
@@ -86,7 +86,7 @@ fn shuffled_epochs_hold_every_row_once_and_depend_on_nothing_but_the_ticket() {
 fn what_is_wrong_with_a_data_set_is_said_with_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let error = |layer: &LayerParameter| match readers::open(layer, Phase::Train, 5) {
+    let error = |layer: &LayerParameter| match readers::open(layer, Phase::Train, Reading::new(5)) {
         Ok(_) => panic!("opened"),
         Err(e) => e.to_string(),
     };
@@ -280,7 +280,7 @@ fn training_resumes_from_an_hdf5_snapshot_bit_for_bit() {
             let param = SolverParameter { max_iter: Some(max_iter), ..param.clone() };
             let mut solver = Solver::new(&param, &plans, &options).unwrap();
             let start = from.map_or(0, |p| snapshot::restore(&mut solver, p).unwrap().iter);
-            let mut feeds = Feeds::open(&plans, 1).unwrap();
+            let mut feeds = Feeds::open(&plans, Reading::new(1)).unwrap();
             train(&mut solver, &mut feeds, start, &mut Silent).unwrap();
             solver
         };

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use caffe::data::datum::Image;
+use caffe::data::datum::Labelled;
+use caffe::data::image::Colour;
 use caffe::data::leveldb::{Database, Writer};
 use caffe::rng::{Philox, Sequence};
 use caffe_proto::text::CaffeMessage;
@@ -141,7 +142,7 @@ fn prototxts() {
     seeds.push(
         b"layers { name: 'd' type: DATA top: 'd' data_param { scale: 2 } blobs_lr: 1 }".to_vec(),
     );
-    storm("prototxt", &seeds, 40_000, &mut |bytes| {
+    storm("prototxt", &seeds, 25_000, &mut |bytes| {
         let text = &*String::from_utf8_lossy(bytes);
         match text::parse::<NetParameter>("net", text) {
             Ok(mut net) => drop(upgrade::upgrade_net(&mut net)),
@@ -195,7 +196,7 @@ fn models() {
     seeds.push(state.encode_to_vec());
     seeds.push(blob(&[1, 3, 4, 4]).encode_to_vec());
     let mut small = caffe::export::Weights::default();
-    storm("caffemodel", &seeds, 60_000, &mut |bytes| {
+    storm("caffemodel", &seeds, 25_000, &mut |bytes| {
         if let Some(mut net) = decode::<NetParameter>(bytes)
             && upgrade::upgrade_net(&mut net).is_ok()
         {
@@ -217,9 +218,22 @@ fn datums() {
         ..Default::default()
     };
     let floats = Datum { data: None, float_data: vec![0.5; 60], ..datum(false) };
-    let seeds = [datum(false), datum(true), floats].map(|d| d.encode_to_vec());
-    storm("Datum", &seeds, 60_000, &mut |bytes| {
-        if let Err(problem) = Image::decode(bytes.to_vec().into()) {
+    let mut seeds: Vec<_> =
+        [datum(false), datum(true), floats].iter().map(Message::encode_to_vec).collect();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    for name in ["colour.jpg", "progressive.jpg", "grey.png", "palette.png"] {
+        let data = Some(std::fs::read(images.join(name)).unwrap().into());
+        seeds.push(Datum { data, ..datum(true) }.encode_to_vec());
+    }
+    storm("Datum", &seeds, 25_000, &mut |bytes| {
+        let pixels = match Labelled::parse(bytes.to_vec().into(), Colour::Bgr) {
+            // Larger ones are pictures, not damage, and take the memory that they say.
+            Ok(record) if record.image.shape().iter().product::<usize>() < 1 << 20 => {
+                record.image.image().map(drop)
+            }
+            record => record.map(drop),
+        };
+        if let Err(problem) = pixels {
             drop(problem.to_string());
         }
     });
@@ -241,7 +255,7 @@ fn databases() {
     let size: usize = whole.iter().map(Vec::len).sum();
     let mut numbers = Philox::new(2014, 9).sequence();
     let begun = Instant::now();
-    let count = 6_000;
+    let count = 3_000;
     for number in 0..count {
         let part = number % parts.len();
         let mutant = mutate(&whole[part], &whole[(part + 1) % parts.len()], &mut numbers);

@@ -1,9 +1,8 @@
 //! Mean images: the `*.binaryproto` files that `compute_image_mean` writes and `mean_file` reads.
 
-use std::fs;
 use std::path::Path;
 
-use caffe_proto::{BlobProto, Message, write_file_atomic};
+use caffe_proto::{BlobProto, Message, read_binary_file, write_file_atomic};
 
 use super::DataError;
 
@@ -20,13 +19,11 @@ impl MeanImage {
     /// Reads a serialized `BlobProto` of 1 × channels × height × width.
     ///
     /// # Errors
-    /// [`DataError::Io`], or [`DataError::Input`] when the file holds something else.
+    /// [`DataError::File`] for a file that is missing, damaged or of another kind, and
+    /// [`DataError::Input`] for a blob that is no image.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let bytes = fs::read(path).map_err(|source| DataError::io("read", path, source))?;
         let wrong = |reason: String| DataError::Input { path: path.to_owned(), reason };
-        let blob = BlobProto::decode(bytes.as_slice()).map_err(|source| {
-            wrong(format!("not a mean file ({source}); make one with `caffe compute_image_mean`"))
-        })?;
+        let blob: BlobProto = read_binary_file(path)?;
         let sides: Vec<i64> = match &blob.shape {
             Some(shape) => shape.dim.clone(),
             None => {

@@ -23,6 +23,14 @@ fn refused(path: &Path, what: &str, e: &h5::Error) -> Error {
     Error::Invalid(format!("{}: {what}: {e}", path.display()))
 }
 
+/// How files are opened that nobody changes, or nobody else knows: without locks, which many
+/// network file systems do not have and any child process would inherit.
+fn unlocked() -> h5::FileBuilder {
+    let mut options = h5::File::with_options();
+    options.with_access_plist(|plist| plist.file_locking(false));
+    options
+}
+
 /// An HDF5 file, open for reading.
 pub struct Reader {
     file: h5::File,
@@ -37,7 +45,7 @@ impl Reader {
     pub fn open(path: &Path) -> Result<Self> {
         check_signature(path)?;
         let what = "damaged or truncated HDF5 file; copy or download it again";
-        let file = h5::File::open(path).map_err(|e| refused(path, what, &e))?;
+        let file = unlocked().open(path).map_err(|e| refused(path, what, &e))?;
         Ok(Reader { file, path: path.to_owned() })
     }
 
@@ -177,7 +185,8 @@ impl Writer {
     /// A folder that cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let pending = Pending::create(path)?;
-        let file = h5::File::create(pending.temporary())
+        let file = unlocked()
+            .create(pending.temporary())
             .map_err(|e| refused(path, "cannot be written", &e))?;
         Ok(Writer { file, pending, path: path.to_owned() })
     }

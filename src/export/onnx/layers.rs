@@ -52,7 +52,6 @@ fn unary(
 }
 
 fn activation(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
-    let name = view.param.name();
     let (x, y) = match (view.bottoms.first(), view.tops.first()) {
         (Some(bottom), Some(top)) => (bottom.name.as_str(), top.name.as_str()),
         _ => bail!("ONNX export knows no layers of this type"),
@@ -79,6 +78,16 @@ fn activation(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
             let alpha = view.param.elu_param.as_deref().map_or(1.0, |p| p.alpha());
             unary("Elu", view, graph, vec![float("alpha", alpha)]);
         }
+        _ => return composed(kind, view, graph),
+    }
+    Ok(())
+}
+
+/// Functions that take several operators.
+fn composed(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
+    let name = view.param.name();
+    let (x, y) = (view.bottoms[0].name.as_str(), view.tops[0].name.as_str());
+    match kind {
         "Swish" => {
             let beta = view.param.swish_param.as_deref().map_or(1.0, |p| p.beta());
             let scaled = linear(graph, x, beta, 0.0, name);
@@ -95,10 +104,11 @@ fn activation(kind: &str, view: &View, graph: &mut Graph) -> Result<()> {
         "Power" => {
             let p = view.param.power_param.as_deref().cloned().unwrap_or_default();
             let inner = linear(graph, x, p.scale(), p.shift(), name);
-            let power = graph.scalar(&format!("{name}#power"), p.power());
-            match p.power() {
-                1.0 => graph.node("Identity", &[&inner], &[y], Vec::new()),
-                _ => graph.node("Pow", &[&inner, &power], &[y], Vec::new()),
+            if p.power() == 1.0 {
+                graph.node("Identity", &[&inner], &[y], Vec::new());
+            } else {
+                let power = graph.scalar(&format!("{name}#power"), p.power());
+                graph.node("Pow", &[&inner, &power], &[y], Vec::new());
             }
         }
         "Exp" => {
