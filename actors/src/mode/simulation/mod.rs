@@ -16,13 +16,15 @@ use self::rng::Rng;
 use self::world::{Setup, World};
 use crate::config::Mode;
 
-fn schedules(default: u64) -> u64 {
-    std::env::var("CAFFE_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+/// How many schedules each machine is put through.
+fn schedules() -> u64 {
+    let wanted = std::env::var("CAFFE_SCHEDULES").ok().and_then(|n| n.parse().ok());
+    wanted.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 25_000 })
 }
 
 #[test]
 fn sync_takes_every_ticket_once_and_never_hangs() {
-    for seed in 0..schedules(6_000) {
+    for seed in 0..schedules() {
         let world = World::run(Setup::random(Mode::Sync, seed));
         world.check_sync();
     }
@@ -30,7 +32,7 @@ fn sync_takes_every_ticket_once_and_never_hangs() {
 
 #[test]
 fn hogwild_counts_every_update_once_everywhere_and_never_hangs() {
-    for seed in 0..schedules(6_000) {
+    for seed in 0..schedules() {
         let world = World::run(Setup::random(Mode::Hogwild, seed));
         world.check_hogwild();
     }
@@ -38,7 +40,7 @@ fn hogwild_counts_every_update_once_everywhere_and_never_hangs() {
 
 #[test]
 fn ssp_keeps_its_bound_and_never_hangs() {
-    for seed in 0..schedules(6_000) {
+    for seed in 0..schedules() {
         let staleness = [0, 1, 2, 5, 40][seed as usize % 5];
         let world = World::run(Setup::random(Mode::Ssp { staleness }, seed));
         world.check_hogwild();
@@ -47,7 +49,7 @@ fn ssp_keeps_its_bound_and_never_hangs() {
 
 #[test]
 fn local_sgd_takes_every_ticket_once_and_never_hangs() {
-    for seed in 0..schedules(6_000) {
+    for seed in 0..schedules() {
         let every = [1, 2, 3, 7, 100][seed as usize % 5];
         let world = World::run(Setup::random(Mode::LocalSgd { every }, seed));
         world.check_local_sgd();
