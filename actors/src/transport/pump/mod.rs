@@ -253,7 +253,11 @@ impl Running {
                 }
                 self.transport.post(op)?;
             }
-            Command::Attach(wake) => self.wake = Some(wake),
+            Command::Attach(wake) => {
+                // Something may have completed while there was nobody to wake.
+                wake();
+                self.wake = Some(wake);
+            }
             Command::Finish => return Ok(true),
             Command::Release => {}
         }
