@@ -165,7 +165,7 @@ impl Feature {
             let key = format!("{:010}", self.written);
             self.writer.put(key.as_bytes(), &datum.encode_to_vec())?;
             self.written += 1;
-            if self.written % EVERY == 0 {
+            if self.written.is_multiple_of(EVERY) {
                 log.info("extract_features.cpp:165", told(self.written, &self.name));
             }
         }

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use super::print;
 use super::time::PhaseArg;
+use crate::layers::by_type_name;
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin, is_included};
 use crate::tools::{diff, draw, summary::Summary};
@@ -23,7 +24,8 @@ Examples:
   caffe net draw train_val.prototxt net.svg -rankdir TB
   caffe net diff old.prototxt new.prototxt
 
-check builds the net for both phases, with its data, and tells what is wrong in each; summary tells
+check names layers of unknown type, then builds the net for both phases, with its data, and tells
+what stops each; summary tells
 shapes, parameters, operations of a forward pass and memory; draw writes what OUTPUT's name ends
 with (dot; svg, png and pdf with Graphviz); diff tells layers and settings that differ.";
 
@@ -128,8 +130,13 @@ impl NetArgs {
 
     /// Every fault is a line; those that both phases have are told once.
     fn check(&self, file: &NetFile, log: &Log) -> Result<()> {
-        let mut faults: Vec<String> = Vec::new();
-        for phase in [Phase::Train, Phase::Test] {
+        let mut faults = unknown_types(file);
+        for fault in &faults {
+            log.warning(concat!("net.rs:", line!()), fault);
+        }
+        // A build would stop at the first of them.
+        let phases: &[Phase] = if faults.is_empty() { &[Phase::Train, Phase::Test] } else { &[] };
+        for &phase in phases {
             let name = phase.as_str_name();
             if layers_of(file, phase)?.is_empty() && !file.net.layer.is_empty() {
                 log.info(concat!("net.rs:", line!()), format!("{name}: no layers; not looked at"));
@@ -179,6 +186,16 @@ impl NetArgs {
         log.info(concat!("net.rs:", line!()), format!("Drawing net to {}", output.display()));
         Ok(())
     }
+}
+
+/// Layers of any phase whose type there is not.
+fn unknown_types(file: &NetFile) -> Vec<String> {
+    let layers = file.net.layer.iter().enumerate();
+    let fault = |(i, layer): (usize, &LayerParameter)| {
+        let error = by_type_name(layer.r#type()).err()?;
+        Some(format!("layer `{}` at {}: {error}", layer.name(), file.place(i)))
+    };
+    layers.filter_map(fault).collect()
 }
 
 /// The layers that belong to a phase.

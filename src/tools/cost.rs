@@ -37,6 +37,9 @@ const MOVERS: [&str; 18] = [
     "Split",
 ];
 
+/// Types whose tops lie there before a pass.
+const IDLE: [&str; 3] = ["Input", "Parameter", "Silence"];
+
 /// The work of a layer in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -84,10 +87,8 @@ impl Counter<'_> {
         let touched = self.values(&self.node.bottom) + self.values(&self.node.top);
         let flops =
             self.products().map_or_else(|| self.others(), |(products, sums)| products + sums);
-        let bytes = match self.node.def.alias {
-            Alias::None => (touched + self.parameters()) * FLOAT,
-            _ => 0,
-        };
+        let idle = self.node.def.alias != Alias::None || IDLE.contains(&self.node.def.type_name);
+        let bytes = if idle { 0 } else { (touched + self.parameters()) * FLOAT };
         Cost { flops, bytes }
     }
 

@@ -62,6 +62,13 @@ fn check_tells_the_faults_of_both_phases() {
     );
     let net = folder.write("both.prototxt", both);
     assert!(fails(&["net", "check", &net]).contains("2 faults"));
+    let types = NET.replace("'ReLU'", "'RelU'").replace("'Softmax'", "'Sofmax'");
+    let net = folder.write("types.prototxt", types);
+    let output = caffe().args(["net", "check", &net]).output().unwrap();
+    let log = text(&output.stderr);
+    assert!(log.contains("layer `relu` at ") && log.contains("did you mean `ReLU`?"), "{log}");
+    assert!(log.contains("layer `prob` at ") && log.contains("types.prototxt:8"), "{log}");
+    assert!(log.contains("2 faults"), "{log}");
     assert!(fails(&["net", "check", "no-such"]).contains("no-such"));
     assert!(fails(&["net", "check", &net, "-json"]).contains("belongs to summary"));
 }
