@@ -7,6 +7,7 @@
 //! * [`hdf5`]: HDF5 files, for data and snapshots.
 //! * [`data`]: LevelDB, transforms, converters. [`snapshot`]: models and states on disk.
 //! * [`export`]: weights and nets for other programs, and back.
+//! * [`tools`]: what a net costs and looks like, and what a log says.
 //! * [`trainer`] and [`cmd`]: the glue to the actors and the command line; only these two name
 //!   `caffe_actors`.
 
@@ -25,6 +26,7 @@ pub mod params;
 pub mod rng;
 pub mod snapshot;
 pub mod solver;
+pub mod tools;
 pub mod trainer;
 
 pub use error::{Error, Result};

@@ -1,7 +1,8 @@
 //! The command line: `caffe train | test | time | …`, one file per command.
 //!
 //! A command is a struct of arguments with a `run` method; what it does is in the library. Words go
-//! through three stages: [`spelling`] brings Caffe's ways of writing flags into one, clap fills the
+//! through four stages: [`original_names`] takes the program's own name for a command where it is that
+//! of one of Caffe's tools, [`spelling`] brings Caffe's ways of writing flags into one, clap fills the
 //! structs, and `complaints` turns clap's refusals into the one line every error gets: a glog E-line
 //! on standard error, and exit code 1.
 //!
@@ -16,12 +17,16 @@ mod convert_mnist_data;
 mod db;
 mod device_query;
 mod export;
+mod extract_features;
 mod generate_data;
 mod gpu;
 mod host;
 mod import;
 mod layers;
 mod model;
+mod net;
+pub mod original_names;
+mod parse_log;
 pub mod spelling;
 mod test;
 mod time;
@@ -84,6 +89,9 @@ enum Command {
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
+    ExtractFeatures(extract_features::ExtractArgs),
+    Net(net::NetArgs),
+    ParseLog(parse_log::ParseLogArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -101,13 +109,20 @@ pub fn main() -> ExitCode {
     // thread takes the core from one that has work.
     set_openmp_defaults(Waiting::Sleep);
     let log = Log::new();
-    match run(std::env::args_os().skip(1).collect(), &log) {
+    match run(arguments(std::env::args_os()), &log) {
         Ok(code) => code,
         Err(error) => {
             log.error(concat!("cmd.rs:", line!()), error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// The words behind the program's name, which is one of them itself where it is that of a tool.
+fn arguments(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let program = words.next().unwrap_or_default();
+    let command = original_names::command_of(&program);
+    command.map(OsString::from).into_iter().chain(words).collect()
 }
 
 /// Does what `args` (without the program's name) say.
@@ -149,6 +164,9 @@ impl Command {
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
+            Command::ExtractFeatures(args) => args.run(log),
+            Command::Net(args) => args.run(log),
+            Command::ParseLog(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

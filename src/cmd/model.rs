@@ -56,6 +56,18 @@ impl ModelArgs {
     /// # Errors
     /// Wrong flags, files that cannot be read, a net that cannot be built, data that are not there.
     pub fn build(&self, phase: Phase, log: &Log) -> Result<Model> {
+        self.build_with(phase, false, log)
+    }
+
+    /// [`ModelArgs::build`] for whoever reads blobs in the middle of the net.
+    ///
+    /// # Errors
+    /// As `build`.
+    pub fn build_keeping_all(&self, phase: Phase, log: &Log) -> Result<Model> {
+        self.build_with(phase, true, log)
+    }
+
+    fn build_with(&self, phase: Phase, keep_all: bool, log: &Log) -> Result<Model> {
         gpu::refuse(&self.gpu)?;
         ensure!(self.iterations > 0, "-iterations must be at least 1");
         log.info("caffe.cpp:281", "Use CPU.");
@@ -65,6 +77,7 @@ impl ModelArgs {
             seed: SEED,
             threads: self.threads.map_or_else(host::own_cores, usize::from),
             exact: self.exact,
+            keep_all,
             ..NetOptions::new(phase)
         };
         let reading = Reading { threads: options.threads, ..Reading::new(SEED) };

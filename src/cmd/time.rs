@@ -10,6 +10,7 @@ use crate::Result;
 use crate::log::{G, Log};
 use crate::net::{Pass, Watch};
 use crate::params::ParamArena;
+use crate::tools::cost::{Cost, cost};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,9 +37,20 @@ pub struct TimeArgs {
 /// `-phase`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "UPPER")]
-enum PhaseArg {
+pub(super) enum PhaseArg {
+    /// The training net.
     Train,
+    /// The test net.
     Test,
+}
+
+impl From<PhaseArg> for Phase {
+    fn from(phase: PhaseArg) -> Phase {
+        match phase {
+            PhaseArg::Train => Phase::Train,
+            PhaseArg::Test => Phase::Test,
+        }
+    }
 }
 
 impl TimeArgs {
@@ -47,11 +59,7 @@ impl TimeArgs {
     /// # Errors
     /// Anything wrong with flags, files, net or data.
     pub fn run(self, log: &Log) -> Result<()> {
-        let phase = match self.phase {
-            PhaseArg::Train => Phase::Train,
-            PhaseArg::Test => Phase::Test,
-        };
-        let mut model = self.model.build(phase, log)?;
+        let mut model = self.model.build(self.phase.into(), log)?;
         if !self.weights.is_empty() {
             model.load(&self.weights, log)?;
         }
@@ -144,10 +152,30 @@ impl Clock {
                 log.info(place, format!("{:>10}\t{pass}: {} ms.", node.name(), ms(sum, n)));
             }
         }
+        self.rates(model, n, log);
         let [forward, backward] = self.passes;
         log.info("caffe.cpp:417", format!("Average Forward pass: {} ms.", ms(forward, n)));
         log.info("caffe.cpp:419", format!("Average Backward pass: {} ms.", ms(backward, n)));
         log.info("caffe.cpp:421", format!("Average Forward-Backward: {} ms.", ms(self.total, n)));
         log.info("caffe.cpp:423", format!("Total Time: {} ms.", ms(self.total, 1)));
+    }
+
+    /// What each layer makes of the machine. Lines of our own: Caffe's stay as parsers know them.
+    fn rates(&self, model: &Model, n: u32, log: &Log) {
+        let place = concat!("time.rs:", line!());
+        log.info(place, "Average rates per layer (operations of the definition, ideal cache): ");
+        for (i, node) in model.net.layers().iter().enumerate() {
+            for (name, pass) in [("forward", Pass::Forward), ("backward", Pass::Backward)] {
+                let Cost { flops, bytes } = cost(&model.net, i, pass);
+                let seconds = self.layers[index(pass)][i].as_secs_f64() / f64::from(n);
+                if (flops, bytes) != (0, 0) && seconds > 0.0 {
+                    let rate = |work: u64| G((work as f64 / seconds / 1e9) as f32);
+                    let (flops, bytes) = (rate(flops), rate(bytes));
+                    let text =
+                        format!("{:>10}\t{name}: {flops} GFLOP/s, {bytes} GB/s", node.name());
+                    log.info(place, text);
+                }
+            }
+        }
     }
 }

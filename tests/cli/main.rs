@@ -1,13 +1,16 @@
 //! The program as its users meet it: the real binary, its exit codes and what it says.
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
-//! the commands that work.
+//! the commands that work, `tools`: Caffe's tools under their own names,
+//! `net_tools`: those that look at nets and logs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
 mod images;
+mod net_tools;
 mod nets;
 mod support;
+mod tools;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 19] = [
     "train",
     "test",
     "time",
@@ -26,6 +29,9 @@ const COMMANDS: [&str; 16] = [
     "convert_cifar_data",
     "convert_mnist_data",
     "compute_image_mean",
+    "extract_features",
+    "net",
+    "parse_log",
     "db",
     "generate_data",
     "export",
