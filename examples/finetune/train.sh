@@ -5,6 +5,9 @@
 #   examples/finetune/train.sh bvlc_reference_caffenet.caffemodel
 set -eu
 
-weights=${1:?name the CaffeNet weights to start from, a .caffemodel}
-shift
+if [ $# -eq 0 ]; then
+    echo "train.sh: name the CaffeNet weights to start from, a .caffemodel" >&2
+    exit 1
+fi
+weights=$1 && shift
 exec "$(dirname "$0")/../launch.sh" --solver=examples/finetune/solver.prototxt --weights="$weights" "$@"
