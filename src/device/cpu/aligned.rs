@@ -10,7 +10,6 @@
 //! assert_eq!(buf.as_ptr() as usize % 64, 0);
 //! ```
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 
 const LANES: usize = 16;
@@ -27,25 +26,9 @@ pub struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    /// A buffer of `len` zeros. A large one takes memory only where it is written: gradients that
-    /// a test net never has cost nothing.
+    /// A buffer of `len` zeros.
     pub fn zeroed(len: usize) -> Self {
-        let count = len.div_ceil(LANES);
-        let Ok(layout) = Layout::array::<Line>(count) else {
-            // Larger than any address space; `vec!` has the words for that.
-            return Self { lines: vec![Line([0.0; LANES]); count], len };
-        };
-        if layout.size() == 0 {
-            return Self::default();
-        }
-        // SAFETY: the layout is not empty.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<Line>();
-        if start.is_null() {
-            handle_alloc_error(layout);
-        }
-        // SAFETY: `start` is an allocation for `count` lines by the allocator that `Vec` frees
-        // with, and all bits zero is a line of zeros.
-        Self { lines: unsafe { Vec::from_raw_parts(start, count, count) }, len }
+        Self { lines: vec![Line([0.0; LANES]); len.div_ceil(LANES)], len }
     }
 
     /// A buffer with the elements of `values`.
