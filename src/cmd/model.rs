@@ -7,6 +7,7 @@ use caffe_proto::{Phase, net_from_file};
 
 use super::{gpu, host};
 use crate::data::{Batch, Reading};
+use crate::device::Step;
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
 use crate::snapshot::copy_weights;
@@ -126,16 +127,19 @@ impl Model {
         Ok(())
     }
 
-    /// Hands the data layers their batches number `index`.
+    /// Hands the data layers their batches number `index`, and makes that the step of what is drawn
+    /// at random.
     ///
     /// # Errors
     /// A database that cannot be read.
     pub fn feed(&mut self, index: u64) -> Result<()> {
         self.source.fill(index, &mut self.batches)?;
+        self.net.set_step(Step { iter: index, first_record: 0 });
         self.net.feed(&mut self.batches)
     }
 
-    fn layers_with_weights(&self) -> Vec<String> {
+    /// Names of the layers with parameters.
+    pub fn layers_with_weights(&self) -> Vec<String> {
         let own = self.net.layers().iter().filter(|node| !node.params.is_empty());
         own.map(|node| node.name().to_owned()).collect()
     }

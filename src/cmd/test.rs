@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use caffe_proto::Phase;
 
 use super::model::ModelArgs;
-use crate::Result;
 use crate::log::{G, Log};
 use crate::net::Value;
+use crate::{Result, bail};
 
 const EXAMPLES: &str = "\
 Examples:
   caffe test -model lenet_train_test.prototxt -weights lenet_iter_10000.caffemodel -iterations 100
-  caffe test --model=net.prototxt --weights=net.caffemodel --stage=deploy";
+  caffe test --model=net.prototxt --weights=net.caffemodel --stage=deploy
+  caffe test -model make_data.prototxt -iterations 10    (a net that has no weights)";
 
 /// Score a model: run its TEST net and print the mean of every output
 #[derive(Debug, clap::Args)]
@@ -20,8 +21,8 @@ Examples:
 pub struct TestArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Trained weights, one .caffemodel or several
-    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
+    /// Trained weights, one .caffemodel or several; only a net without weights does without
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
     weights: Vec<PathBuf>,
 }
 
@@ -32,6 +33,9 @@ impl TestArgs {
     /// Anything wrong with flags, files, net or data.
     pub fn run(self, log: &Log) -> Result<()> {
         let mut model = self.model.build(Phase::Test, log)?;
+        if let (true, Some(name)) = (self.weights.is_empty(), model.layers_with_weights().first()) {
+            bail!("test needs --weights: layer `{name}` and others would score what fillers drew");
+        }
         model.load(&self.weights, log)?;
         let iterations = self.model.iterations;
         log.info("caffe.cpp:285", format!("Running for {iterations} iterations."));

@@ -162,20 +162,26 @@ impl TrainArgs {
     /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
     pub fn run(self, log: &Log) -> Result<()> {
         gpu::refuse(&self.gpu)?;
-        self.warn_of_gpu_mode(log)?;
+        self.warn_of_settings(log)?;
         trainer::run(&self.into(), log)
     }
 
-    /// A solver file that asks for the GPU is common, and trains as well without one.
-    fn warn_of_gpu_mode(&self, log: &Log) -> Result<()> {
+    /// Settings of the solver file that change nothing here; they are common, and training goes as
+    /// well without.
+    fn warn_of_settings(&self, log: &Log) -> Result<()> {
         let solver = solver_from_file(&self.solver)?.solver;
-        let rank = caffe_actors::launched().map_or(0, |(rank, _)| rank);
-        if rank == 0 && solver.solver_mode.is_some() && solver.solver_mode() == SolverMode::Gpu {
-            let text = format!(
-                "{}: solver_mode is GPU, but this version computes on the CPU: training there",
-                self.solver.display()
-            );
-            log.warning("caffe.cpp:218", text);
+        if caffe_actors::launched().is_some_and(|(rank, _)| rank != 0) {
+            return Ok(());
+        }
+        let file = self.solver.display();
+        if solver.solver_mode.is_some() && solver.solver_mode() == SolverMode::Gpu {
+            let text = "solver_mode is GPU, but this version computes on the CPU: training there";
+            log.warning("caffe.cpp:218", format!("{file}: {text}"));
+        }
+        if solver.debug_info() {
+            let text =
+                "debug_info prints nothing here; `--trace=DIR --trace-layers` shows every layer";
+            log.warning("solver.cpp:81", format!("{file}: {text}"));
         }
         Ok(())
     }

@@ -196,6 +196,11 @@ impl Observer for Report {
 
     fn tested(&mut self, tested: &Tested) {
         if let Some(names) = self.job.names().tests.get(tested.net) {
+            if self.job.solver.test_compute_loss() {
+                let weighted = names.iter().zip(&tested.scores).map(|(n, v)| n.loss_weight * v);
+                let text = format!("Test loss: {}", G(weighted.sum::<f32>()));
+                self.log.info("solver.cpp:397", text);
+            }
             self.values("solver.cpp:414", "Test", names, &tested.scores);
         }
         // Time spent testing is not time per iteration.

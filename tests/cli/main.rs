@@ -110,7 +110,7 @@ fn what_is_wrong_on_a_command_line_is_said_in_one_line() {
         ("train -solver x --threads=many", "--threads cannot be `many`"),
         ("train -solver x --exact=perhaps", "true or false"),
         ("train -solver x -gpu first", "-gpu takes `all` or numbers"),
-        ("test -model x", "needs --weights"),
+        ("test -model no-such", "no-such: no such file"),
         ("test -model x -weights y -iterations 0", "-iterations must be at least 1"),
         ("test -model no-such -weights y", "no-such: no such file"),
         ("time -model no-such", "no-such: no such file"),

@@ -62,6 +62,25 @@ fn test_prints_scores_as_caffe_does() {
 }
 
 #[test]
+fn only_a_net_without_weights_is_tested_without_a_model() {
+    let folder = Folder::new();
+    let drawn = "layer { name: 'x' type: 'DummyData' top: 'x' dummy_data_param { \
+                 shape { dim: 1 dim: 1 } data_filler { type: 'gaussian' } } }\n";
+    let net = folder.write("drawn.prototxt", drawn);
+    let (_, log) = succeeds(&["test", "-model", &net, "-iterations", "2"]);
+    let values: Vec<&str> = log
+        .lines()
+        .filter(|l| l.contains("] Batch "))
+        .filter_map(|l| l.split(" = ").last())
+        .collect();
+    assert!(values.len() == 2 && values[0] != values[1], "each batch is drawn anew: {values:?}");
+    let product = "layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' \
+                   inner_product_param { num_output: 1 } }\n";
+    let net = folder.write("product.prototxt", format!("{drawn}{product}"));
+    assert!(fails(&["test", "-model", &net]).contains("needs --weights: layer `ip`"));
+}
+
+#[test]
 fn time_prints_every_layer_as_caffe_does() {
     let folder = Folder::new();
     let net = folder.write("net.prototxt", label_net(&folder.database(4)));
