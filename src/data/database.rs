@@ -1,7 +1,7 @@
 //! Databases of records, whichever library wrote them.
 //!
 //! [`Database`], [`Cursor`] and [`Writer`] are LevelDB's or LMDB's; what they have in common is
-//! here, and nothing outside of [`leveldb`](super::leveldb) and [`lmdb`](super::lmdb) needs to know
+//! here, and nothing outside of [`leveldb`] and [`lmdb`] needs to know
 //! which one it has.
 //!
 //! ```no_run

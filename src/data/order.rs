@@ -38,8 +38,8 @@ pub enum Order {
         /// Decides all epochs.
         seed: u64,
     },
-    /// Every epoch another order that a disk can follow: runs of [`RUN`] neighbours are shuffled,
-    /// then the records of each [`WINDOW`] of the result. Databases no larger than that are
+    /// Every epoch another order that a disk can follow: runs of `RUN` neighbours are shuffled,
+    /// then the records of each `WINDOW` of the result. Databases no larger than that are
     /// shuffled freely.
     Blocks {
         /// Decides all epochs.

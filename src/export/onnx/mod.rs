@@ -1,7 +1,7 @@
 //! A trained net as an ONNX graph, for inference elsewhere.
 //!
 //! The net is built for the TEST phase and walked in order; each layer becomes the ONNX operators
-//! that compute the same ([`layers`], [`windows`]). Shapes are fixed to those of the prototxt. What
+//! that compute the same (`layers`, `windows`). Shapes are fixed to those of the prototxt. What
 //! has no counterpart (losses, data layers, pooling masks, …) is refused by the layer's name. Blobs
 //! keep their names; of a blob that is changed in place the last state has it. Constants are called
 //! `LAYER/INDEX`, as in the other formats.
