@@ -9,6 +9,7 @@ set -euo pipefail
 needs=(
   "gcc:cmd:cc"
   "pkg-config:cmd:pkg-config"
+  "make:cmd:make"
   "cmake:cmd:cmake"
   "nasm:cmd:nasm"
   "libopenmpi-dev:cmd:mpicc"
