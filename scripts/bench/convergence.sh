@@ -7,7 +7,7 @@
 #
 #   CIFAR10_DIR  folder with data_batch_1.bin, data_batch_2.bin and test_batch.bin  (../shared/data/cifar10)
 #   MNIST_DIR    folder with the four idx files, plain or .gz                        (../shared/data/mnist)
-#   SEEDS        default "1 2 3";  ITERATIONS  default 1500
+#   SEEDS        default "1 2 3";  ITERATIONS  default 1500;  RUNS  default "one-process sync-2 hogwild-2"
 #
 # BVLC Caffe, one seed, on the same two batches: 0.5569, 0.6176, 0.6508.
 set -euo pipefail
@@ -48,9 +48,12 @@ run() { # name, seed, command...
 : >"$out/table.txt"
 two=(mpirun -n 2 --oversubscribe --bind-to none "$caffe")
 for seed in $seeds; do
-  flags=(); run one-process "$seed" "$caffe"
-  flags=(--mode=sync); run sync-2 "$seed" "${two[@]}"
-  flags=(--mode=hogwild); run hogwild-2 "$seed" "${two[@]}"
+  for name in ${RUNS:-one-process sync-2 hogwild-2}; do
+    case $name in
+      one-process) flags=(); run "$name" "$seed" "$caffe" ;;
+      *) flags=(--mode="${name%-2}"); run "$name" "$seed" "${two[@]}" ;;
+    esac
+  done
 done
 echo "means:"
 for name in one-process sync-2 hogwild-2; do
