@@ -23,6 +23,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 cargo build --release --quiet
 mkdir -p "$out"
 
+rm -rf "$out"/cifar10_{train,test}_leveldb
 "$caffe" convert_cifar_data "$cifar" "$out" leveldb 2>"$out/convert.log"
 "$caffe" compute_image_mean -backend=leveldb "$out/cifar10_train_leveldb" "$out/mean.binaryproto" 2>>"$out/convert.log"
 sed -e "s|examples/cifar10/cifar10_train_leveldb|$out/cifar10_train_leveldb|" \
