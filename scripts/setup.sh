@@ -14,7 +14,7 @@ needs=(
   "nasm:cmd:nasm"
   "libopenmpi-dev:cmd:mpicc"
   "openmpi-bin:cmd:mpirun"
-  "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang*.so*"
+  "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang.so*"
   "libdnnl-dev:lib:libdnnl.so.2"
   "libgomp1:lib:libgomp.so.1"
   "libhdf5-dev:glob:/usr/lib/*/libhdf5*.so"

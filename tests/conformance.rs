@@ -210,5 +210,7 @@ fn layers_do_what_caffe_does() {
         }
     }
     println!("{passed} runs pass, {} fail, {missing} cases of unknown layer types", failed.len());
+    // All of Caffe's types are here: a case of another one is a mistake of the case or ours.
+    assert_eq!(missing, 0, "cases of unknown layer types");
     assert!(failed.is_empty(), "failed: {failed:#?}");
 }

@@ -166,18 +166,24 @@ fn children(of: u32) -> Vec<u32> {
     found
 }
 
+/// The processes of a job's ranks, when they have been training for a while.
+fn training(mpirun: &Child, ranks: usize) -> Vec<u32> {
+    let mut found = Vec::new();
+    let start = Instant::now();
+    while found.len() < ranks && start.elapsed() < SOON {
+        std::thread::sleep(Duration::from_millis(100));
+        found = children(mpirun.id());
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    found
+}
+
 #[test]
 fn a_killed_rank_ends_all() {
     for mode in ["sync", "hogwild"] {
         let Some(mut command) = mpirun(3, &[mode, "iters=1000000", "compute=5"]) else { return };
         let child = command.spawn().unwrap();
-        let mut ranks = Vec::new();
-        let start = Instant::now();
-        while ranks.len() < 3 && start.elapsed() < SOON {
-            std::thread::sleep(Duration::from_millis(100));
-            ranks = children(child.id());
-        }
-        std::thread::sleep(Duration::from_millis(1500));
+        let ranks = training(&child, 3);
         let killed = Command::new("kill").args(["-9", &ranks[1].to_string()]).status().unwrap();
         assert!(killed.success());
         let (output, took) = finish(child, Duration::from_secs(60));
@@ -197,13 +203,7 @@ fn a_rank_that_stops_answering_is_named_and_ends_the_job() {
         return;
     };
     let child = command.spawn().unwrap();
-    let mut ranks = Vec::new();
-    let start = Instant::now();
-    while ranks.len() < 3 && start.elapsed() < SOON {
-        std::thread::sleep(Duration::from_millis(100));
-        ranks = children(child.id());
-    }
-    std::thread::sleep(Duration::from_millis(1500));
+    let ranks = training(&child, 3);
     let stopped = Command::new("kill").args(["-STOP", &ranks[1].to_string()]).status().unwrap();
     assert!(stopped.success());
     let (output, took) = finish(child, Duration::from_secs(60));

@@ -19,5 +19,5 @@ elif ! "$python" -c 'import torch' 2>/dev/null; then
 else
     set -- --peer "$python $peer" "$@"
 fi
-exec cargo bench --no-default-features --bench step -- \
+exec cargo bench --bench step -- \
     --threads "${THREADS:-2}" --out benches/results "$@"

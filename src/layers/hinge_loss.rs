@@ -9,8 +9,7 @@
 
 use caffe_proto::hinge_loss_parameter::Norm;
 
-use super::dims::Around;
-use super::loss::{Labels, records, refuse_loss_param};
+use super::loss::{Labels, refuse_loss_param};
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
@@ -36,10 +35,7 @@ fn hinge(x: f32, side: f32) -> f32 {
 
 impl Layer for HingeLoss {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
-        let n = records(bottoms)?;
-        let classes = bottoms[0].count_from(1);
-        Labels::check_count(Around { outer: n, extent: classes, inner: 1 }, bottoms)?;
-        (self.records, self.labels.classes) = (n.max(1) as f32, classes);
+        self.records = self.labels.per_record(bottoms)?;
         Ok(vec![Shape::default()])
     }
 

@@ -104,6 +104,18 @@ impl Labels {
         Ok(())
     }
 
+    /// One label for each record of the first bottom, whose other axes are the classes: the divisor
+    /// of the summed loss. Takes down the number of classes.
+    ///
+    /// # Errors
+    /// When the bottoms do not fit.
+    pub fn per_record(&mut self, bottoms: &[Shape]) -> Result<f32> {
+        let n = records(bottoms)?;
+        self.classes = bottoms[0].count_from(1);
+        Labels::check_count(Around { outer: n, extent: self.classes, inner: 1 }, bottoms)?;
+        Ok(n.max(1) as f32)
+    }
+
     /// The class at `position`, or `None` when it is to be ignored.
     ///
     /// # Errors

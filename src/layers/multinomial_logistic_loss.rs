@@ -6,8 +6,7 @@
 //! ```
 //! All axes behind the first are classes. There is no `loss_param`.
 
-use super::dims::Around;
-use super::loss::{LEAST_PROBABILITY, Labels, records, refuse_loss_param};
+use super::loss::{LEAST_PROBABILITY, Labels, refuse_loss_param};
 use super::{Count, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
@@ -26,10 +25,7 @@ fn probability(p: f32) -> f32 {
 
 impl Layer for MultinomialLogisticLoss {
     fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
-        let n = records(bottoms)?;
-        let classes = bottoms[0].count_from(1);
-        Labels::check_count(Around { outer: n, extent: classes, inner: 1 }, bottoms)?;
-        (self.records, self.labels.classes) = (n.max(1) as f32, classes);
+        self.records = self.labels.per_record(bottoms)?;
         Ok(vec![Shape::default()])
     }
 

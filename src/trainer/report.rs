@@ -244,7 +244,8 @@ impl Observer for Report {
                 report.checksum
             ),
         );
-        if report.rounds > 0 {
+        // In sync a round is an iteration.
+        if report.rounds > 0 && report.round_iters > 0.0 {
             let text = format!(
                 "{} rounds between nodes, of {:.2} iterations on average",
                 report.rounds, report.round_iters
