@@ -11,7 +11,7 @@
 //! * [`run`]: sets up one node, waits for its end.
 //! * `replica`, `source`, `observe`, `config`, `schedule`, `clock`: the traits and data above.
 //! * `messages`: every message, with the diagram of who sends what to whom.
-//! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
+//! * `reader`, `device`, `communicator`, `writer`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
 //! * `transport`: in-process, solo and MPI, and the pump thread that owns them.
 //! * `fault`: alarm, panic hook, watchdog.
@@ -38,6 +38,7 @@ mod source;
 mod store;
 pub mod trace;
 mod transport;
+mod writer;
 
 pub use clock::{Clock, SystemClock};
 pub use config::{
@@ -47,7 +48,9 @@ pub use config::{
 pub use digest::Digest;
 pub use fault::{Fault, Origin};
 pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
-pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+pub use replica::{
+    Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+};
 pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};

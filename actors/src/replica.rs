@@ -145,12 +145,15 @@ pub struct SnapshotRequest<'a> {
     pub test_cursors: &'a [u64],
     /// Mean of the replicas' histories ([`Plan::history`] floats): what Caffe's own
     /// `.solverstate` holds.
-    pub mean_history: &'a [f32],
+    pub mean_history: Vec<f32>,
     /// Number of replicas in the job.
     pub replicas: usize,
     /// Every replica's own history, one after the other.
     pub histories: &'a mut dyn Histories,
 }
+
+/// What is left of a snapshot once it has been copied out of the replica; any thread may do it.
+pub type Writing = Box<dyn FnOnce() -> Result<(), Cause> + Send>;
 
 /// Every replica's history, streamed so that no node holds all of them at once.
 ///
@@ -276,9 +279,11 @@ pub trait Replica: 'static {
     /// As [`compute`](Replica::compute).
     fn test(&mut self, net: usize, batch: &mut Self::Batch, out: &mut [f32]) -> Result<(), Cause>;
 
-    /// Writes a snapshot. Called at drained points on one replica of the job, the one writer.
+    /// Copies out what a snapshot holds and returns the work of writing it, which the writer's
+    /// thread does while training goes on. Called at drained points on one replica of the job, and
+    /// not before the last snapshot has been written.
     ///
     /// # Errors
     /// As [`compute`](Replica::compute).
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause>;
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause>;
 }

@@ -3,13 +3,16 @@
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
 //!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
-//!   `signals`: SIGINT and SIGHUP.
+//!   `identity`: what all ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM.
+//!   `on_nan`: what a loss that is no number does.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
 mod equivalence;
+mod identity;
 mod job;
+mod on_nan;
 mod replica;
 mod report;
 mod signals;
@@ -23,12 +26,17 @@ use std::time::Duration;
 pub use caffe_actors::Mode;
 use caffe_actors::{Config, Factories, Requests};
 
+use caffe_proto::solver_from_file;
+
 use crate::log::Log;
+use crate::snapshot::{self, PrefixLock};
+pub use crate::snapshot::{Best, Keep};
 use crate::{Error, Result, ensure};
 use job::Job;
+pub use on_nan::OnNan;
 use replica::SolverReplica;
 use report::Report;
-pub use signals::Effect;
+pub use signals::{Effect, Effects};
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
 
@@ -51,6 +59,8 @@ pub struct Options {
     pub weights: Vec<PathBuf>,
     /// A `.solverstate` to resume from.
     pub snapshot: Option<PathBuf>,
+    /// Resume from the newest whole snapshot under the solver's prefix, if there is one.
+    pub resume_auto: bool,
     /// Level for include/exclude rules.
     pub level: i32,
     /// Stages for include/exclude rules.
@@ -82,10 +92,12 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
-    /// What SIGINT does.
-    pub sigint: Effect,
-    /// What SIGHUP does.
-    pub sighup: Effect,
+    /// What signals do.
+    pub effects: Effects,
+    /// Which snapshots stay.
+    pub keep: Keep,
+    /// What a loss or gradient that is no finite number does.
+    pub on_nan: OnNan,
 }
 
 impl Options {
@@ -95,6 +107,7 @@ impl Options {
             solver: solver.into(),
             weights: Vec::new(),
             snapshot: None,
+            resume_auto: false,
             level: 0,
             stages: Vec::new(),
             mode: Mode::Hogwild,
@@ -110,8 +123,9 @@ impl Options {
             batch: BatchMeaning::Replica,
             trace: None,
             trace_layers: false,
-            sigint: Effect::Stop,
-            sighup: Effect::Snapshot,
+            effects: Effects::default(),
+            keep: Keep::default(),
+            on_nan: OnNan::default(),
         }
     }
 }
@@ -122,12 +136,15 @@ impl Options {
 /// Whatever was wrong with the files before training, or the fault that ended the job.
 pub fn run(options: &Options, log: &Log) -> Result<()> {
     ensure!(options.workers > 0, "--workers must be at least 1");
+    // Held to the end; taken first, so that nobody writes while this job looks for snapshots.
+    let _lock = lock_prefix(options)?;
     let job = Arc::new(Job::new(options)?);
     if let Some(folder) = &options.trace {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
     }
     let requests = Requests::default();
-    signals::install(options.sigint, options.sighup, &requests)?;
+    signals::install(options.effects, &requests)?;
+    signals::end_on_sigterm(&job, log)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
     config.stall_warning = options.stall_warning;
@@ -149,6 +166,18 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     caffe_actors::run(config, factories, Box::new(report))
         .map(|_| ())
         .map_err(|fault| Error::Fault(Box::new(fault)))
+}
+
+/// The right to write snapshots under the solver's prefix: rank 0's, and only where any are written.
+fn lock_prefix(options: &Options) -> Result<Option<PrefixLock>> {
+    let solver = solver_from_file(&options.solver)?.solver;
+    let prefix = solver.snapshot_prefix();
+    let root = caffe_actors::launched().is_none_or(|(rank, _)| rank == 0);
+    if !root || prefix.is_empty() || !(solver.snapshot() > 0 || solver.snapshot_after_train()) {
+        return Ok(None);
+    }
+    snapshot::check_writable(prefix)?;
+    PrefixLock::take(prefix)
 }
 
 /// Number of reader actors, and of threads with which each decodes. There is no use for more actors

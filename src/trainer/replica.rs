@@ -4,7 +4,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use caffe_actors::trace::{Kind, NameId, Span, Tracer};
-use caffe_actors::{Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+use caffe_actors::{
+    Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+};
 
 use super::buckets::{self, Bucket};
 use super::job::Job;
@@ -207,7 +209,7 @@ impl Replica for SolverReplica {
         Ok(())
     }
 
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         let format = self.job.solver.snapshot_format();
         let paths = Paths::new(self.job.solver.snapshot_prefix(), request.iter, format);
         // Own histories differ only where replicas push their own updates.
@@ -221,10 +223,16 @@ impl Replica for SolverReplica {
                 writer.history(history)?;
             }
         }
-        writer.finish()?;
-        let prefix = self.job.solver.snapshot_prefix().to_owned();
-        snapshot::write(&mut self.solver, &prefix, request.iter, Some(request.mean_history))?;
-        Ok(())
+        let prefix = self.job.solver.snapshot_prefix();
+        let mean = Some(request.mean_history);
+        let taken = snapshot::take(&mut self.solver, prefix, request.iter, mean);
+        let (job, iter) = (self.job.clone(), request.iter);
+        Ok(Box::new(move || {
+            let _busy = job.writing.begin();
+            let (_, sums) = taken.write()?;
+            writer.finish(sums)?;
+            Ok(job.keeper.written(iter)?)
+        }))
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) enum Duty {
     History,
     /// Average them.
     MeanHistory,
-    /// Write a snapshot.
+    /// Wait until the writer has written the last snapshot.
+    Written,
+    /// Copy a snapshot out and hand it to the writer.
     Snapshot,
     /// Run a test net.
     Test { net: usize },
@@ -148,6 +150,7 @@ impl Communicator {
                 let data = sum_of(&self.parts.board.histories);
                 self.sum_over_nodes(Lane::Test, 1, data)?;
             }
+            Duty::Written => self.awaiting = usize::from(self.writing),
             Duty::Snapshot => self.begin_snapshot()?,
             Duty::Test { net } => self.begin_test(net)?,
             Duty::Scores { .. } => {
@@ -295,6 +298,7 @@ impl Communicator {
         let parting = stopped && schedule.snapshot_after_train && iter > schedule.start_iter;
         let due = snapshot || parting || schedule.snapshot_due(iter);
         if due && self.snapshotted.replace(iter) != Some(iter) {
+            self.duties.push_back(Duty::Written);
             if self.private_histories() {
                 self.duties.extend([Duty::History, Duty::MeanHistory]);
             }
@@ -312,7 +316,8 @@ impl Communicator {
         }
         if over {
             self.stopped_early = stopped;
-            self.duties.extend([Duty::Verify, Duty::Compare, Duty::Leave]);
+            // Before the nodes compare: while rank 0 writes, the others still send heartbeats.
+            self.duties.extend([Duty::Written, Duty::Verify, Duty::Compare, Duty::Leave]);
         } else {
             self.duties.push_back(Duty::Train { to: schedule.next_stop(iter) });
         }

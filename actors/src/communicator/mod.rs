@@ -90,6 +90,8 @@ pub(crate) struct Communicator {
     /// The last drained point, and the last that wrote a snapshot.
     visited: Option<u64>,
     snapshotted: Option<u64>,
+    /// The writer has a snapshot that it has not reported.
+    writing: bool,
     cursors: Vec<u64>,
     plans: Vec<Option<Plan>>,
     checksums: Vec<u64>,
@@ -134,7 +136,9 @@ impl Communicator {
             fed: schedule.start_iter,
             stopped_early: false,
             visited: None,
-            snapshotted: None,
+            // What the run resumes from need not be written again, least of all over itself.
+            snapshotted: Some(schedule.start_iter).filter(|iter| *iter > 0),
+            writing: false,
             cursors: schedule.test_cursors,
             plans: vec![None; devices],
             checksums: vec![0; devices],
@@ -257,6 +261,10 @@ impl Communicator {
             Note::Finished { local, ticket, sample } => {
                 self.steps[local] += 1;
                 self.feed(Event::Finished { ticket, sample })
+            }
+            Note::Written => {
+                self.writing = false;
+                if self.duty == Some(Duty::Written) { self.arrived() } else { Ok(()) }
             }
             Note::Parked { iter } => self.feed(Event::Parked { iter }),
             Note::Slow { local, what, seconds } => {

@@ -221,6 +221,7 @@ impl<R: Replica> Device<R> {
             }
             let step = Step { iter, ticket: first, pass, passes, report };
             let span = self.post.tracer.span(Kind::Compute);
+            self.post.inject("train")?;
             loss += f64::from(own.replica.compute(&mut load.batches[place], &step, ready)?);
             drop(span);
             if place + 1 < load.batches.len() {

@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 
 use crate::communicator::SharedObserver;
 use crate::config::{Config, Factories, MAX_IDENTITIES};
-use crate::fault::{Alarm, Fault, Origin, Post, Watchdog, enter, install_hook};
+use crate::fault::{
+    Alarm, Fault, Inject, Origin, Post, Watchdog, enter, install_hook, install_last_words,
+};
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
@@ -43,6 +45,9 @@ where
     S: BatchSource<Batch = R::Batch>,
 {
     install_hook();
+    if config.owns_process {
+        install_last_words();
+    }
     let observer: SharedObserver = Arc::new(Mutex::new(observer));
     let traces = Arc::new(Traces::new(config.trace.is_some(), config.trace_layers));
     let (rank, _) = transport::launched().unwrap_or((0, 1));
@@ -52,7 +57,12 @@ where
         actor: "main".into(),
         alarm: Arc::new(Alarm::default()),
         tracer: traces.lane("main"),
+        inject: None,
     };
+    match Inject::from_environment() {
+        Ok(inject) => post.inject = inject.map(Arc::new),
+        Err(text) => return Err(post.fault(text)),
+    }
     let watchdog = config
         .owns_process
         .then(|| Watchdog::start(post.alarm.clone(), Box::new(transport::abort_job)));

@@ -83,8 +83,10 @@ kinds! {
     Drain = "drain",
     /// A test batch.
     Test = "test",
-    /// Writing a snapshot.
+    /// Copying a snapshot out of a replica.
     Snapshot = "snapshot",
+    /// Writing a snapshot's files.
+    Write = "write snapshot",
     /// Comparing the final weights.
     Verify = "verify",
     /// One layer, under its own name.
