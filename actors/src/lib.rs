@@ -49,7 +49,7 @@ pub use digest::Digest;
 pub use fault::{Fault, Origin};
 pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
 pub use replica::{
-    Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+    Cause, Complaint, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
 };
 pub use run::run;
 pub use schedule::Schedule;

@@ -33,7 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::header::Sample;
 use crate::mode::Then;
-use crate::replica::Plan;
+use crate::replica::{Complaint, Plan};
 
 /// Train batches on their way from reader to device, and empty on their way back.
 #[derive(Debug)]
@@ -94,6 +94,8 @@ pub(crate) enum Order {
     Snapshot(Box<SnapshotOrder>),
     /// Forward only, on one train batch.
     Evaluate { iter: u64, ticket: u64 },
+    /// Go back to an earlier state.
+    Reload,
     /// Hash your weights.
     Verify,
     /// Drop the replica and end.
@@ -149,6 +151,10 @@ pub(crate) enum Note {
     WantHistory,
     /// [`Order::Snapshot`] done: the copy is with the writer.
     Snapshotted,
+    /// A replica has dropped an update.
+    Complaint(Complaint),
+    /// [`Order::Reload`] done: this is the state.
+    Reloaded { local: usize, state: String },
     /// The writer has written it.
     Written,
     /// [`Order::Evaluate`] done.

@@ -152,6 +152,16 @@ pub struct SnapshotRequest<'a> {
     pub histories: &'a mut dyn Histories,
 }
 
+/// Something the log should have, from a replica whose loss or gradient was no finite number and
+/// which has dropped the update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What happened; empty when another replica has said it.
+    pub text: String,
+    /// All replicas are to [`reload`](Replica::reload) at the next drained point, which comes soon.
+    pub reload: bool,
+}
+
 /// What is left of a snapshot once it has been copied out of the replica; any thread may do it.
 pub type Writing = Box<dyn FnOnce() -> Result<(), Cause> + Send>;
 
@@ -242,6 +252,20 @@ pub trait Replica: 'static {
     /// # Errors
     /// As [`compute`](Replica::compute).
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause>;
+
+    /// What there is to complain about since the last call; asked after every update.
+    fn complaint(&mut self) -> Option<Complaint> {
+        None
+    }
+
+    /// Takes weights and history back to an earlier state, the same on all replicas; says which.
+    /// Called at drained points, after a [`Complaint`] that asks for it.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute); always, where there is no way back.
+    fn reload(&mut self) -> Result<String, Cause> {
+        Err("has no earlier state to go back to".into())
+    }
 
     /// Copies a bucket's weights out.
     ///

@@ -16,7 +16,7 @@ use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
 use crate::snapshot::{self, Keeper, Resumed, Sidecar};
 use crate::solver::{DataLayers, NetPlans, Ramp, Solver, Value, test_cursors_at};
-use crate::{Result, ensure};
+use crate::{Result, bail, ensure};
 
 /// What all replicas of a job share.
 pub struct Job {
@@ -216,6 +216,23 @@ impl Job {
             );
         }
         Ok(())
+    }
+
+    /// Takes a replica back to the newest whole snapshot; which one that is.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn reload(&self, solver: &mut Solver, replica: usize, replicas: usize) -> Result<String> {
+        let prefix = self.solver.snapshot_prefix();
+        let Some(found) = snapshot::find::newest(prefix)?.found else {
+            bail!("--on-nan=rollback: there is no whole snapshot under \"{prefix}\" to go back to")
+        };
+        let resumed = snapshot::restore(solver, &found.paths.state)?;
+        let same_job = resumed.sidecar.filter(|s| s.replicas == replicas);
+        if let Some(own) = same_job.as_ref().and_then(|s| s.histories.get(replica)) {
+            solver.set_histories(own)?;
+        }
+        Ok(found.paths.state.display().to_string())
     }
 
     /// Name of the train net.

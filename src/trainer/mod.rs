@@ -10,6 +10,7 @@
 
 mod buckets;
 mod equivalence;
+mod guard;
 mod identity;
 mod job;
 mod on_nan;

@@ -31,6 +31,10 @@ pub(super) enum Duty {
     Load,
     /// Decide what is due at this iteration.
     Point { stop: bool, snapshot: bool },
+    /// The nodes tell each other whether a wish is for a snapshot or to go back to an earlier state.
+    Agree { stop: bool },
+    /// Go back to it.
+    Reload,
     /// Run a segment.
     Train { to: u64 },
     /// Average the statistics.
@@ -134,6 +138,17 @@ impl Communicator {
             Duty::Publish => {}
             Duty::Spread => self.begin_spread()?,
             Duty::Load => self.order_all(|| Order::Load),
+            Duty::Agree { .. } => {
+                self.reload = std::mem::take(&mut self.reload_wanted);
+                self.compare_words(vec![u64::from(self.reload)])?;
+            }
+            Duty::Reload => {
+                let plan = self.plan()?;
+                let lens = (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
+                *self.parts.board.weights.lock() = lens.map(|len| vec![0.0; len]).collect();
+                *self.parts.board.statistics.lock() = vec![0.0; plan.statistics];
+                self.order_all(|| Order::Reload);
+            }
             Duty::Point { stop, snapshot } => self.point(stop, snapshot),
             Duty::Train { to } => {
                 self.awaiting = 1;
@@ -188,6 +203,7 @@ impl Communicator {
                 self.open_store();
                 self.parts.board.weights.lock().clear();
             }
+            Duty::Agree { stop } => self.agreed_on(stop),
             Duty::Scores { net } => self.tested(net)?,
             Duty::Snapshot => self.tell(|observer| observer.snapshotted(self.iter)),
             Duty::Verify => self.verified()?,
@@ -215,6 +231,10 @@ impl Communicator {
             Note::Evaluated { loss } => {
                 let display = self.ledger.closing(self.iter, loss);
                 self.tell(|observer| observer.display(&display));
+            }
+            Note::Reloaded { local: 0, state } if self.root() => {
+                let text = format!("iteration {}: all replicas go back to {state}", self.iter);
+                self.parts.observer.lock().warning(&text);
             }
             Note::WantHistory => return self.want_history(),
             Note::Snapshotted => return self.snapshotted(),
@@ -338,10 +358,25 @@ impl Communicator {
                 self.duties.push_back(Duty::Settle);
             }
         }
-        self.duties.push_back(Duty::Point { stop, snapshot });
+        self.duties.push_back(match snapshot {
+            true => Duty::Agree { stop },
+            false => Duty::Point { stop, snapshot },
+        });
         if stop && iter < self.parts.schedule.max_iter {
             self.tell(|observer| observer.stopped_early(iter));
         }
+    }
+
+    /// All nodes know what the wish was for.
+    fn agreed_on(&mut self, stop: bool) {
+        let reload = std::mem::take(&mut self.reload);
+        if reload {
+            self.duties.extend([Duty::Written, Duty::Reload]);
+            if self.replicas() > 1 {
+                self.duties.extend([Duty::Publish, Duty::Spread, Duty::Load]);
+            }
+        }
+        self.duties.push_back(Duty::Point { stop, snapshot: !reload });
     }
 
     fn left(&mut self) {
@@ -366,8 +401,11 @@ impl Communicator {
     /// In hogwild the node's weights start from the published ones.
     pub(super) fn open_store(&self) {
         if self.draws() {
-            let store = Store::new(&self.parts.board.weights.lock(), self.nodes() == 1);
-            drop(self.parts.board.store.set(store));
+            let weights = self.parts.board.weights.lock();
+            match self.parts.board.store.get() {
+                Some(store) => store.restart(&weights),
+                None => drop(self.parts.board.store.set(Store::new(&weights, self.nodes() == 1))),
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
 use crate::mode::{Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
-use crate::replica::Plan;
+use crate::replica::{Complaint, Plan};
 use crate::schedule::Schedule;
 use crate::transport::{Done, Line, Meeting, News, Op};
 
@@ -92,6 +92,9 @@ pub(crate) struct Communicator {
     snapshotted: Option<u64>,
     /// The writer has a snapshot that it has not reported.
     writing: bool,
+    /// A local replica asks to go back to an earlier state; all nodes have agreed to.
+    reload_wanted: bool,
+    reload: bool,
     cursors: Vec<u64>,
     plans: Vec<Option<Plan>>,
     checksums: Vec<u64>,
@@ -139,6 +142,8 @@ impl Communicator {
             // What the run resumes from need not be written again, least of all over itself.
             snapshotted: Some(schedule.start_iter).filter(|iter| *iter > 0),
             writing: false,
+            reload_wanted: false,
+            reload: false,
             cursors: schedule.test_cursors,
             plans: vec![None; devices],
             checksums: vec![0; devices],
@@ -262,6 +267,10 @@ impl Communicator {
                 self.steps[local] += 1;
                 self.feed(Event::Finished { ticket, sample })
             }
+            Note::Complaint(complaint) => {
+                self.complaint(&complaint);
+                Ok(())
+            }
             Note::Written => {
                 self.writing = false;
                 if self.duty == Some(Duty::Written) { self.arrived() } else { Ok(()) }
@@ -274,6 +283,20 @@ impl Communicator {
                 Ok(())
             }
             note => self.reply(note),
+        }
+    }
+
+    /// A replica has dropped an update, and may want to go back.
+    fn complaint(&mut self, complaint: &Complaint) {
+        if complaint.reload {
+            self.reload_wanted = true;
+            // The wish that drains; what for, the nodes tell each other then.
+            self.parts.requests.snapshot();
+        }
+        if !complaint.text.is_empty() {
+            let rank = self.parts.meeting.rank;
+            let text = format!("rank {rank}: {}", complaint.text);
+            self.parts.observer.lock().warning(&text);
         }
     }
 

@@ -31,6 +31,11 @@ impl<R: Replica> Device<R> {
             Order::Snapshot(order) => self.snapshot(own, *order),
             Order::Evaluate { iter, ticket } => self.evaluate(own, iter, ticket),
             Order::Verify => self.verify(own),
+            Order::Reload => {
+                let state = own.replica.reload()?;
+                self.note(Note::Reloaded { local: self.place.local, state });
+                Ok(())
+            }
             Order::Build | Order::Run { .. } | Order::Leave => Ok(()),
         }
     }
