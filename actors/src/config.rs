@@ -155,6 +155,8 @@ pub struct Config {
     pub launch: Launch,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
+    /// Keep this node's black box in this folder while it runs (and after, if it ends badly).
+    pub black_box: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
     /// Where signals arrive.
@@ -183,6 +185,7 @@ impl Config {
             identities: Vec::new(),
             launch: Launch::Auto,
             trace: None,
+            black_box: None,
             trace_layers: false,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),

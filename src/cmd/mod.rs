@@ -9,6 +9,7 @@
 //! Results (`layers`, `device_query`) go to standard output, all else to the log. A reader that
 //! closes the pipe (`| head`) has seen enough: that is no error.
 
+mod blackbox;
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
@@ -92,6 +93,7 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Blackbox(blackbox::BlackboxArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -167,6 +169,7 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Blackbox(args) => args.run(),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

@@ -124,6 +124,10 @@ pub struct TrainArgs {
     /// Write a Chrome trace of every rank into this folder, for ui.perfetto.dev
     #[arg(long, value_name = "DIR")]
     pub trace: Option<PathBuf>,
+    /// Folder for black boxes: the last events of every actor of every rank, removed at a good end
+    /// [default: caffe-blackbox in the folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub blackbox: Option<PathBuf>,
     /// Show every layer in the trace
     #[arg(long)]
     pub trace_layers: bool,
@@ -248,6 +252,7 @@ impl From<TrainArgs> for Options {
             exact: args.exact,
             batch: args.batch,
             trace: args.trace,
+            black_box: args.blackbox.unwrap_or_else(trainer::black_box_folder),
             trace_layers: args.trace_layers,
             effects: Effects {
                 sigint: args.sigint_effect,

@@ -91,6 +91,8 @@ pub struct Options {
     pub batch: BatchMeaning,
     /// Folder for a Chrome trace of every rank.
     pub trace: Option<PathBuf>,
+    /// Folder for the black box of every rank.
+    pub black_box: PathBuf,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
     /// What signals do.
@@ -123,12 +125,18 @@ impl Options {
             exact: false,
             batch: BatchMeaning::Replica,
             trace: None,
+            black_box: black_box_folder(),
             trace_layers: false,
             effects: Effects::default(),
             keep: Keep::default(),
             on_nan: OnNan::default(),
         }
     }
+}
+
+/// Where black boxes are, unless told otherwise.
+pub fn black_box_folder() -> PathBuf {
+    std::env::temp_dir().join("caffe-blackbox")
 }
 
 /// Trains to the end, to a request to stop, or to the first error anywhere in the job.
@@ -155,6 +163,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     config.readers = readers;
     config.identities = job.identities()?;
     config.trace = options.trace.clone();
+    config.black_box = Some(options.black_box.clone());
     config.trace_layers = options.trace_layers;
     config.requests = requests;
 

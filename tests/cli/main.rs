@@ -19,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "train",
     "test",
     "time",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 19] = [
     "extract_features",
     "net",
     "parse_log",
+    "blackbox",
     "db",
     "generate_data",
     "export",

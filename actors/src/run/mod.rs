@@ -21,7 +21,7 @@ use crate::fault::{
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
-use crate::trace::{self, Traces};
+use crate::trace::{self, BlackBox, Traces};
 use crate::transport::{self, Hello, Patience};
 
 /// How long threads have to leave after the last message.
@@ -49,8 +49,9 @@ where
         install_last_words();
     }
     let observer: SharedObserver = Arc::new(Mutex::new(observer));
-    let traces = Arc::new(Traces::new(config.trace.is_some(), config.trace_layers));
     let (rank, _) = transport::launched().unwrap_or((0, 1));
+    let traces = Traces::new(config.trace.is_some(), config.trace_layers);
+    let traces = Arc::new(traces.recorded(black_box(&config, rank, &observer)));
     let mut post = Post {
         rank,
         host: host_name(),
@@ -90,6 +91,7 @@ where
     {
         observer.lock().fault(fault);
     }
+    close_black_box(traces, post.rank, outcome.is_ok(), observer);
     if let Some(dir) = &config.trace
         && let Err(text) = trace::write(traces, dir, post.rank, &post.host)
     {
@@ -107,6 +109,24 @@ where
             Err(fault)
         }
         _ => outcome,
+    }
+}
+
+/// This rank's black box. Training goes as well without.
+fn black_box(config: &Config, rank: usize, observer: &SharedObserver) -> Option<Arc<BlackBox>> {
+    let made = BlackBox::create(config.black_box.as_deref()?, rank, &host_name());
+    made.map_err(|text| observer.lock().warning(&text)).ok()
+}
+
+/// What becomes of it.
+fn close_black_box(traces: &Traces, rank: usize, well: bool, observer: &SharedObserver) {
+    let Some(black_box) = traces.black_box() else { return };
+    if well {
+        return black_box.discard();
+    }
+    if let Some(dir) = black_box.path().parent().filter(|_| rank == 0) {
+        let text = format!("what every actor did last: caffe blackbox {}", dir.display());
+        observer.lock().warning(&text);
     }
 }
 

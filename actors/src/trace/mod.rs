@@ -15,6 +15,7 @@
 //! }
 //! ```
 
+mod blackbox;
 mod chrome;
 mod ring;
 
@@ -26,6 +27,8 @@ use parking_lot::Mutex;
 
 use ring::{Event, Phase, Ring};
 
+pub(crate) use blackbox::BlackBox;
+pub use blackbox::{Entry, Recording, read_recording, recordings_in};
 pub(crate) use chrome::write;
 
 macro_rules! kinds {
@@ -109,6 +112,7 @@ struct Lane {
     epoch: Instant,
     layers: bool,
     ring: Mutex<Ring>,
+    slot: Option<blackbox::Slot>,
     names: Arc<Mutex<Vec<String>>>,
     iter: AtomicU64,
     doing: AtomicU8,
@@ -192,7 +196,12 @@ impl Tracer {
     fn event(&self, kind: Kind, name: u32, phase: Phase) {
         let at = self.0.epoch.elapsed().as_nanos() as u64;
         let iter = self.0.iter.load(Ordering::Relaxed);
-        self.0.ring.lock().push(Event { at, iter, name, kind, phase });
+        let event = Event { at, iter, name, kind, phase };
+        let mut ring = self.0.ring.lock();
+        ring.push(event);
+        if let Some(slot) = &self.0.slot {
+            slot.push(event);
+        }
     }
 }
 
@@ -213,6 +222,7 @@ pub(crate) struct Traces {
     layers: bool,
     capacity: usize,
     lanes: Mutex<Vec<Tracer>>,
+    black_box: Option<Arc<BlackBox>>,
     names: Arc<Mutex<Vec<String>>>,
 }
 
@@ -224,8 +234,19 @@ impl Traces {
             layers,
             capacity: if keep { 1 << 20 } else { 1 << 13 },
             lanes: Mutex::default(),
+            black_box: None,
             names: Arc::default(),
         }
+    }
+
+    /// With a black box beside the rings.
+    pub(crate) fn recorded(self, black_box: Option<Arc<BlackBox>>) -> Self {
+        Traces { black_box, ..self }
+    }
+
+    /// The black box.
+    pub(crate) fn black_box(&self) -> Option<&BlackBox> {
+        self.black_box.as_deref()
     }
 
     /// A new lane.
@@ -235,6 +256,7 @@ impl Traces {
             epoch: self.epoch,
             layers: self.layers,
             ring: Mutex::new(Ring::new(self.capacity)),
+            slot: self.black_box.as_ref().and_then(|black_box| black_box.lane(title)),
             names: self.names.clone(),
             iter: AtomicU64::new(NO_ITER),
             doing: AtomicU8::new(Kind::Idle as u8),
