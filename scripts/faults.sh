@@ -91,16 +91,24 @@ fault() { # NAME PHASE INJECTION WANTED FLAGS...
   verdict "$name" "$phase" "$seconds" "$problem" "$(reason "$dir/log")"
 }
 
-# Ranks that were given different things: FILE differs on rank 1.
-differs() { # NAME WANTED COMMAND-FOR-RANK-1
-  local problem="" begin seconds
-  solver "$dir/run.prototxt" 20 "$dir/run/snap" ""
-  rm -rf "$dir"/run && mkdir -p "$dir/run"
+# Ranks that were given different things, each in a folder of its own with the same names in it.
+differs() { # NAME WANTED COMMAND-FOR-RANK-1 FLAGS...
+  local name=$1 wanted=$2 command=$3 problem="" begin seconds rank folder
+  shift 3
+  for rank in $(seq 0 $((ranks - 1))); do
+    folder=$dir/rank$rank
+    rm -rf "$folder" && mkdir -p "$folder"
+    ln -s "$dir"/cifar10_*_leveldb "$folder"
+    sed "s|$dir/||" "$dir/net.prototxt" >"$folder/net.prototxt"
+    solver "$folder/run.prototxt" 20 snap "snapshot_after_train: true"
+    sed -i "s|$dir/||" "$folder/run.prototxt"
+  done
   cat >"$dir/wrapper.sh" <<WRAP
 #!/bin/bash
-solver=$dir/run.prototxt caffe=$caffe more=
-if [ "\${OMPI_COMM_WORLD_RANK:-\$PMI_RANK}" = 1 ]; then $3; fi
-exec \$caffe train --solver=\$solver --threads=1 --mode=sync --blackbox=$dir/boxes \$more
+rank=\${OMPI_COMM_WORLD_RANK:-\$PMI_RANK} caffe=$caffe more="$*"
+cd $dir/rank\$rank
+if [ \$rank = 1 ]; then $command; fi
+exec \$caffe train --solver=run.prototxt --threads=1 --mode=sync --blackbox=$dir/boxes \$more
 WRAP
   chmod +x "$dir/wrapper.sh"
   begin=$(date +%s.%N)
@@ -108,8 +116,25 @@ WRAP
   local code=$?
   seconds=$(echo "$(date +%s.%N) - $begin" | bc | cut -c1-5)
   [ $code -ne 0 ] && [ $code -ne 124 ] || problem="ended with $code"
-  grep -aqE "rank 1 .*differs from rank 0.* in $2" "$dir/log" || problem="nobody says $2"
-  verdict "$1" start "$seconds" "$problem" "$(reason "$dir/log")"
+  grep -aqE "rank 1 .*differs from rank 0.* in $wanted" "$dir/log" || problem="nobody says $wanted"
+  verdict "$name" start "$seconds" "$problem" "$(reason "$dir/log")"
+}
+
+# A rate that no weights survive.
+diverges() { # NAME WANTED CODE FLAGS...
+  local name=$1 wanted=$2 problem="" begin seconds code
+  shift 3
+  rm -rf "$dir"/run && mkdir -p "$dir/run"
+  solver "$dir/run.prototxt" 400 "$dir/run/snap" ""
+  sed -i "s/base_lr: 0.01/base_lr: 1e30/; s/lr_policy: 'fixed'/lr_policy: 'multistep' gamma: 1 stepvalue: 1/" \
+    "$dir/run.prototxt"
+  begin=$(date +%s.%N)
+  (train "$dir/run.prototxt" --warmup-iters=1 "$@" >"$dir/log" 2>&1)
+  code=$?
+  seconds=$(echo "$(date +%s.%N) - $begin" | bc | cut -c1-5)
+  [ $code -ne 0 ] || problem="ended with 0"
+  grep -aqE "$wanted" "$dir/log" || problem="nobody says $wanted"
+  verdict "$name" train "$seconds" "$problem" "$(grep -aE "$wanted" "$dir/log" | head -1 | cut -c1-150)"
 }
 
 # A signal while training: SIGNAL to `mpirun` or to a rank; what the log then says.
@@ -148,6 +173,14 @@ wait_for() { for _ in $(seq 300); do grep -aqE "$1" "$dir/log" 2>/dev/null && re
 table() {
   net "$dir/net.prototxt"
   row fault phase "s" "" "what was seen"
+  local seed
+  for seed in 3 4; do
+    solver "$dir/run.prototxt" 1 "$dir/seed$seed" ""
+    sed -i "s/random_seed: 3/random_seed: $seed/" "$dir/run.prototxt"
+    "$caffe" train --solver="$dir/run.prototxt" --threads=1 --blackbox="$dir/boxes" >/dev/null 2>&1
+  done
+  mv "$dir/seed3_iter_1.caffemodel" "$dir/run.caffemodel"
+  mv "$dir/seed4_iter_1.caffemodel" "$dir/check.caffemodel"
   local last=$((ranks - 1)) phase
   for phase in start read train test drain snapshot write verify; do
     # Snapshots are rank 0's.
@@ -162,14 +195,17 @@ table() {
   fault "SIGSTOP (--stall-timeout=3)" train "stop@phase=train,rank=$((ranks - 1)),iter=10" \
     "has not been heard for" --stall-warning=1 --stall-timeout=3
 
-  differs "another solver" "the solver" \
-    "sed 's/0.9/0.8/' $dir/run.prototxt > $dir/other.prototxt; solver=$dir/other.prototxt"
-  differs "another net" "the train net" \
-    "sed 's/num_output: 8/num_output: 9/' $dir/net.prototxt > $dir/net2.prototxt
-     sed 's/net.prototxt/net2.prototxt/' $dir/run.prototxt > $dir/other.prototxt; solver=$dir/other.prototxt"
-  differs "another program" "the program" "cp $caffe $dir/caffe2; echo >> $dir/caffe2; caffe=$dir/caffe2"
-  differs "another seed" "the solver" \
-    "sed 's/random_seed: 3/random_seed: 4/' $dir/run.prototxt > $dir/other.prototxt; solver=$dir/other.prototxt"
+  differs "another solver" "the solver" "sed -i s/0.9/0.8/ run.prototxt"
+  differs "another net" "the train net" "sed -i s/num_output:.8/num_output:\ 9/ net.prototxt"
+  differs "other weights" "the weights or snapshot" "more=--weights=$dir/check.caffemodel" \
+    --weights="$dir/run.caffemodel"
+  differs "other data" "the train data" \
+    "rm cifar10_train_leveldb; ln -s $dir/cifar10_test_leveldb cifar10_train_leveldb"
+  differs "another program" "the program" "cp $caffe $dir/caffe2; echo >>$dir/caffe2; caffe=$dir/caffe2"
+
+  diverges "loss or gradient is NaN, stop" "rank . \(host .*is (NaN|inf|-inf); .*keys" 1
+  diverges "loss or gradient is NaN, skip" "50 updates in succession had to be dropped" 1 --on-nan=skip
+  diverges "loss or gradient is NaN, rollback" "went back to a snapshot 2 time" 1 --on-nan=rollback:2
 
   signalled "SIGINT to a rank" INT 1 "Optimization stopped early" 0
   signalled "SIGHUP to a rank" HUP 1 "Snapshotting to .*iter_(2[0-9]*[1-9]|3[0-9]*[1-9])" goes-on
@@ -184,15 +220,20 @@ table() {
 murder() {
   net "$dir/net.prototxt"
   mkdir -p "$dir/whole" "$dir/killed"
-  local iters=${ITERS:-300} begin killed=0 ended=0 pid victim resumed=0 within=0
+  local iters=${ITERS:-1000} begin killed=0 ended=0 pid victim resumed=0 within=0
   begin=$(date +%s)
   solver "$dir/whole.prototxt" "$iters" "$dir/whole/snap" ""
   (train "$dir/whole.prototxt" >"$dir/log" 2>&1) || { cat "$dir/log"; exit 1; }
   solver "$dir/killed.prototxt" "$iters" "$dir/killed/snap" ""
   while [ $killed -lt "$kills" ]; do
+    : >"$dir/log"
     (train "$dir/killed.prototxt" --resume=auto --keep-last=2 >"$dir/log" 2>&1) &
     pid=$!
-    sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.4 + 1.2 * r / 32768 }')"
+    # One in eight dies while it starts, the others while they train.
+    if [ $((RANDOM % 8)) -ne 0 ]; then
+      for _ in $(seq 1000); do grep -aq '] Solving' "$dir/log" && break; sleep 0.01; done
+    fi
+    sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.7 * r / 32768 }')"
     victim=$(pgrep -P "$pid" -x caffe | shuf -n 1)
     if [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null; then
       killed=$((killed + 1))

@@ -93,8 +93,8 @@ pub fn install(effects: Effects, requests: &Requests) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process on SIGTERM: at once, but for a snapshot that is being written. Temporary files
-/// go; rank 0 says which snapshot is the newest.
+/// Ends the process on SIGTERM: at once, but for a snapshot that is being written. Rank 0 says which
+/// snapshot is the newest that is whole.
 ///
 /// # Errors
 /// When the operating system refuses a handler or a thread.
@@ -103,12 +103,13 @@ pub fn end_on_sigterm(job: &Arc<Job>, log: &Log) -> Result<()> {
     let (job, log) = (job.clone(), log.clone());
     let wait = move || {
         if signals.forever().next().is_some() {
+            // First of all: `mpirun` does not listen for long.
+            if caffe_actors::launched().is_none_or(|(rank, _)| rank == 0) {
+                log.warning("signals.cpp:1", last_words(job.solver.snapshot_prefix()));
+            }
             let until = Instant::now() + LAST_SECOND;
             while job.writing.now() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
-            }
-            if caffe_actors::launched().is_none_or(|(rank, _)| rank == 0) {
-                log.warning("signals.cpp:1", last_words(job.solver.snapshot_prefix()));
             }
             signal_hook::low_level::exit(TERMINATED);
         }

@@ -51,7 +51,8 @@ impl BlackBox {
     /// What the file system says, with the path.
     pub(crate) fn create(dir: &Path, rank: usize, host: &str) -> Result<Arc<Self>, String> {
         let path = dir.join(format!("{}-rank-{rank}.{ENDING}", job_name()));
-        let explain = |e: std::io::Error| format!("cannot make the black box {}: {e}", path.display());
+        let explain =
+            |e: std::io::Error| format!("cannot make the black box {}: {e}", path.display());
         std::fs::create_dir_all(dir).map_err(explain)?;
         clear_old(dir);
         let file = File::options()
@@ -76,7 +77,8 @@ impl BlackBox {
         if address == libc::MAP_FAILED {
             return Err(explain(std::io::Error::last_os_error()));
         }
-        let black_box = BlackBox { words: address.cast(), path: path.clone(), lanes: AtomicUsize::new(0) };
+        let black_box =
+            BlackBox { words: address.cast(), path: path.clone(), lanes: AtomicUsize::new(0) };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let facts = [MAGIC, rank as u64, u64::from(std::process::id()), since.as_nanos() as u64];
         for (at, fact) in facts.into_iter().enumerate() {
