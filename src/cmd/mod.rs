@@ -27,6 +27,7 @@ mod model;
 mod net;
 pub mod original_names;
 mod parse_log;
+mod plot;
 pub mod spelling;
 mod test;
 mod time;
@@ -92,6 +93,7 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Plot(plot::PlotArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -167,6 +169,7 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Plot(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),
