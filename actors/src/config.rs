@@ -129,7 +129,7 @@ pub struct Identity {
 }
 
 /// At most so many [`Config::identities`]: they travel in a message of fixed size.
-pub const MAX_IDENTITIES: usize = 8;
+pub const MAX_IDENTITIES: usize = 12;
 
 /// The set-up of this node's part of a run.
 #[derive(Clone)]

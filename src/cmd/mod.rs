@@ -16,6 +16,7 @@ mod convert_imageset;
 mod convert_mnist_data;
 mod db;
 mod device_query;
+mod emulated;
 mod export;
 mod extract_features;
 mod generate_data;
