@@ -17,6 +17,7 @@ mod convert_mnist_data;
 mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
+mod emulated;
 mod export;
 mod extract_features;
 mod generate_data;

@@ -15,7 +15,7 @@ use crate::snapshot::Paths;
 use crate::solver::{LrPolicy, Value};
 
 /// Place of the lines that Caffe has no counterpart for; parsers want a file and a line.
-const PLACE: &str = "trainer.cpp:1";
+pub(super) const PLACE: &str = "trainer.cpp:1";
 
 /// Writes to the log what the machine reports.
 pub struct Report {

@@ -140,7 +140,8 @@ where
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
-    let (pump, meeting) = transport::start(config.launch.clone(), hello, patience, at_pump)?;
+    let (pump, meeting) =
+        transport::start(config.launch.clone(), config.link.clone(), hello, patience, at_pump)?;
     post.rank = meeting.rank;
     let line = pump.line();
     let pump = kept.insert(pump);
