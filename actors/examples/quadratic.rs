@@ -6,7 +6,7 @@
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
-//! `othernet=RANK`, `launch=mpi`, `stall=SECONDS` (warning; the job ends after three times that).
+//! `othernet=RANK`, `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
 
 #[path = "../tests/quadratic/mod.rs"]
 mod quadratic;
@@ -14,7 +14,9 @@ mod quadratic;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use caffe_actors::{Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested};
+use caffe_actors::{
+    Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested, Wire,
+};
 use quadratic::{Behaviour, Trouble, factories};
 
 /// Prints what happens, in one line each.
@@ -75,6 +77,13 @@ fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
             "stall" => {
                 config.stall_warning = Duration::from_secs(iter_of(value));
                 config.stall_timeout = 3 * config.stall_warning;
+            }
+            "wire" => {
+                config.wire = match value {
+                    "bf16" => Wire::Bf16,
+                    "fp16" => Wire::Fp16,
+                    _ => Wire::F32,
+                }
             }
             "launch" => config.launch = Launch::Mpi,
             "panic" => behaviour.troubles.push(Trouble::Panic { rank, iter }),
