@@ -6,10 +6,12 @@
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
-//! `othernet=RANK`, `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
+//! `othernet=RANK`, `case=NAME` (of `tests/suite`; nothing else then), `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
 
 #[path = "../tests/quadratic/mod.rs"]
 mod quadratic;
+#[path = "../tests/suite/mod.rs"]
+mod suite;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -101,9 +103,33 @@ fn iter_of(value: &str) -> u64 {
     value.parse().unwrap_or(1)
 }
 
+/// This rank's part of a case of the suite.
+fn case(name: &str, rank: usize) -> ExitCode {
+    let Some(case) = suite::cases().into_iter().find(|case| case.name == name) else {
+        eprintln!("no case {name}");
+        return ExitCode::FAILURE;
+    };
+    let config = case.config(rank);
+    let behaviour = case.behaviour(rank, &config);
+    let log = behaviour.log.clone();
+    match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
+        Ok(report) => {
+            let tickets = log.with(|seen| seen.tickets.clone());
+            println!("{}", suite::Ended::new(&report, tickets).line(rank));
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 fn main() -> ExitCode {
-    let (config, behaviour) = configure(std::env::args().skip(1));
     let rank = caffe_actors::launched().map_or(0, |(rank, _)| rank);
+    let named =
+        std::env::args().find_map(|argument| Some(argument.strip_prefix("case=")?.to_owned()));
+    if let Some(name) = named {
+        return case(&name, rank);
+    }
+    let (config, behaviour) = configure(std::env::args().skip(1));
     match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
         Ok(RunReport { rank, iter, checksum, steps, rounds, .. }) => {
             println!(
