@@ -10,6 +10,7 @@
 mod buckets;
 mod equivalence;
 mod job;
+mod record_log;
 mod replica;
 mod report;
 mod signals;
@@ -20,8 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caffe_actors::Mode;
 use caffe_actors::{Config, Factories, Requests};
+pub use caffe_actors::{Mode, Wire};
 
 use crate::log::Log;
 use crate::{Error, Result, ensure};
@@ -42,6 +43,16 @@ pub enum BatchMeaning {
     Global,
 }
 
+impl BatchMeaning {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchMeaning::Replica => "replica",
+            BatchMeaning::Global => "global",
+        }
+    }
+}
+
 /// What to train and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -59,6 +70,8 @@ pub struct Options {
     pub mode: Mode,
     /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
     pub look_ahead: f32,
+    /// Number format of what ranks send each other.
+    pub wire: Wire,
     /// What several replicas change in the solver.
     pub tuning: Tuning,
     /// A peer or device that is silent for so long is named in a warning.
@@ -82,6 +95,8 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
+    /// Folder for a list of the records that every replica trains on.
+    pub log_records: Option<PathBuf>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -99,6 +114,7 @@ impl Options {
             stages: Vec::new(),
             mode: Mode::Hogwild,
             look_ahead: 1.0,
+            wire: Wire::F32,
             tuning: Tuning::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),
@@ -110,6 +126,7 @@ impl Options {
             batch: BatchMeaning::Replica,
             trace: None,
             trace_layers: false,
+            log_records: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
@@ -123,13 +140,14 @@ impl Options {
 pub fn run(options: &Options, log: &Log) -> Result<()> {
     ensure!(options.workers > 0, "--workers must be at least 1");
     let job = Arc::new(Job::new(options)?);
-    if let Some(folder) = &options.trace {
+    for folder in options.trace.iter().chain(&options.log_records) {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
     }
     let requests = Requests::default();
     signals::install(options.sigint, options.sighup, &requests)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
+    config.wire = options.wire;
     config.stall_warning = options.stall_warning;
     config.stall_timeout = options.stall_timeout;
     config.threads = divide(options.threads, options.workers);
