@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::replica::{Cause, Replica, ReplicaPlace};
 use crate::schedule::Schedule;
 use crate::source::{BatchSource, ReaderPlace};
-use crate::transport::InProcess;
+use crate::transport::{InProcess, Link};
 
 /// How replicas share what they learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +153,8 @@ pub struct Config {
     pub identities: Vec<Identity>,
     /// How the nodes find each other.
     pub launch: Launch,
+    /// A link to emulate between the nodes, over whatever really connects them.
+    pub link: Option<Link>,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
@@ -185,6 +187,7 @@ impl Config {
             prefetch_bytes: 256 << 20,
             identities: Vec::new(),
             launch: Launch::Auto,
+            link: None,
             trace: None,
             trace_layers: false,
             record: true,

@@ -13,7 +13,7 @@
 //! * `messages`: every message, with the diagram of who sends what to whom.
 //! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
-//! * `transport`: in-process, solo and MPI, and the pump thread that owns them.
+//! * `transport`: in-process, solo and MPI, an emulated link, and the pump thread that owns them.
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
 
@@ -39,7 +39,7 @@ mod store;
 pub mod trace;
 mod transport;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, DilatedClock, SystemClock};
 pub use config::{
     Config, Factories, Identity, Launch, MAX_IDENTITIES, Mode, ReplicaFactory, Requests,
     SourceFactory,
@@ -52,4 +52,4 @@ pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
 pub use trace::Tally;
-pub use transport::{ClockOffset, InProcess, launched};
+pub use transport::{ClockOffset, InProcess, Link, Loss, launched};

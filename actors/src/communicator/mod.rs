@@ -240,7 +240,8 @@ impl Communicator {
             return;
         }
         if let Some(at) = self.wake_at.take() {
-            let delay = at.saturating_sub(self.parts.clock.now());
+            let clock = &self.parts.clock;
+            let delay = clock.lasts(at.saturating_sub(clock.now()));
             context.run_later(delay, Self::alarm_clock);
         }
     }

@@ -150,8 +150,14 @@ where
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
-    let (pump, meeting) =
-        transport::start(config.launch.clone(), hello, patience, config.clock.clone(), at_pump)?;
+    let (pump, meeting) = transport::start(
+        config.launch.clone(),
+        config.link.clone(),
+        hello,
+        patience,
+        config.clock.clone(),
+        at_pump,
+    )?;
     post.rank = meeting.rank;
     facts.workers.clone_from(&meeting.workers);
     facts.clocks.extend(meeting.clocks.get(meeting.rank));

@@ -1,10 +1,11 @@
-//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, and the pump
-//! thread that owns one of them.
+//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, an emulated
+//! link around any of them, and the pump thread that owns one.
 //!
 //! Operations are posted and polled; nothing waits. Collectives of one [`Lane`] must be posted
 //! in the same order on all nodes; lanes are independent of each other. Every buffer given with
 //! an operation comes back with its completion.
 
+mod emulated;
 mod inprocess;
 mod launch;
 #[cfg(feature = "mpi")]
@@ -13,6 +14,7 @@ mod pump;
 
 use crate::fault::Fault;
 
+pub use emulated::{Link, Loss};
 pub use inprocess::InProcess;
 pub use launch::launched;
 #[cfg(feature = "mpi")]

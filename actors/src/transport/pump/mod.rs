@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::{Beat, Done, Op, Transport};
+use super::emulated::Emulated;
+use super::{Beat, Done, Link, Op, Transport};
 use crate::clock::Clock;
 use crate::config::Launch;
 use crate::fault::{Alarm, Fault, Halt, Origin, Post, enter, guarded};
@@ -144,6 +145,7 @@ pub(crate) struct Patience {
 /// The transport cannot be had, or a rank differs from rank 0 in what must be equal.
 pub(crate) fn start(
     launch: Launch,
+    link: Option<Link>,
     hello: Hello,
     patience: Patience,
     clock: Arc<dyn Clock>,
@@ -157,7 +159,7 @@ pub(crate) fn start(
         enter(Some(here.clone()));
         guarded(&here, || {
             let span = here.tracer.span(Kind::Start);
-            let mut transport = connect(launch)?;
+            let mut transport = connect(launch, link)?;
             let meeting = hello::meet(transport.as_mut(), &hello, clock.as_ref(), &here)?;
             let peers = transport.size();
             let hosts = meeting.hosts.clone();
@@ -198,12 +200,16 @@ pub(crate) fn start(
     }
 }
 
-fn connect(launch: Launch) -> Result<Box<dyn Transport>, String> {
-    match super::launch::resolve(launch)? {
-        super::launch::Resolved::InProcess(node) => Ok(Box::new(node.connect())),
+fn connect(launch: Launch, link: Option<Link>) -> Result<Box<dyn Transport>, String> {
+    let transport: Box<dyn Transport> = match super::launch::resolve(launch)? {
+        super::launch::Resolved::InProcess(node) => Box::new(node.connect()),
         #[cfg(feature = "mpi")]
-        super::launch::Resolved::Mpi => Ok(Box::new(super::mpi::Mpi::connect()?)),
-    }
+        super::launch::Resolved::Mpi => Box::new(super::mpi::Mpi::connect()?),
+    };
+    Ok(match link {
+        Some(link) if transport.size() > 1 => Box::new(Emulated::new(transport, link)),
+        _ => transport,
+    })
 }
 
 /// A moment between two looks at an exchange that nothing else can be done during: none at first,
