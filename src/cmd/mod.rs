@@ -30,6 +30,7 @@ mod parse_log;
 pub mod spelling;
 mod test;
 mod time;
+mod trace;
 mod train;
 mod upgrade_proto;
 
@@ -92,6 +93,7 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -167,6 +169,7 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

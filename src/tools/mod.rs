@@ -6,6 +6,7 @@
 //! * [`draw`]: the net as a graph in Graphviz's DOT language
 //! * [`diff`]: what changed from one prototxt to another
 //! * [`parse_log`]: the numbers in a training log
+//! * [`trace`]: what the traces of a run's ranks say
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
 
@@ -14,3 +15,4 @@ pub mod diff;
 pub mod draw;
 pub mod parse_log;
 pub mod summary;
+pub mod trace;
