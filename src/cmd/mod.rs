@@ -27,6 +27,7 @@ mod model;
 mod net;
 pub mod original_names;
 mod parse_log;
+mod plot;
 pub mod spelling;
 mod test;
 mod time;
@@ -93,6 +94,7 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Plot(plot::PlotArgs),
     Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
@@ -169,6 +171,7 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Plot(args) => args.run(log),
             Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),

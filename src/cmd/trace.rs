@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use caffe_proto::write_file_atomic;
-
 use super::print;
+use crate::Result;
 use crate::log::Log;
+use crate::tools::chart::check_name;
 use crate::tools::trace::{Trace, merge, picture, report};
-use crate::{Result, bail};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -78,16 +77,8 @@ impl TraceArgs {
             }
             What::Report { traces } => print(&report::report(&Trace::read(&traces)?))?,
             What::Plot { trace, out, from, to } => {
-                let trace = Trace::read(&[trace])?;
-                let part = Some((from, to.unwrap_or(f64::INFINITY)));
-                let Some(picture) = picture::svg(&trace, part) else {
-                    bail!("the trace has no device that trained: nothing to draw");
-                };
-                let bytes = match out.extension().and_then(|e| e.to_str()) {
-                    Some("svg") => picture.into_bytes(),
-                    _ => bail!("`{}`: the picture's name must end in .svg", out.display()),
-                };
-                write_file_atomic(&out, &bytes)?;
+                check_name(&out)?;
+                picture::draw(&Trace::read(&[trace])?, (from, to.unwrap_or(f64::INFINITY)), &out)?;
                 told(format!("Wrote {}", out.display()));
             }
         }

@@ -3,39 +3,42 @@
 //! Spans shorter than a pixel are many: each pixel of a lane takes the colour of what filled most
 //! of it, so the picture's size does not depend on the run's length.
 
-use std::fmt::Write;
+use std::path::Path;
 
 use super::analysis::Analysis;
 use super::read::{Activity, Lane, Trace};
 use super::verdict::verdict;
+use crate::tools::chart::{Anchor, Area, Canvas, Stroke, Text, save};
+use crate::{Result, bail, ensure};
 
 /// Width of a lane in pixels, and what lies around it.
 const WIDTH: usize = 1200;
-const LEFT: usize = 190;
-const TOP: usize = 74;
-const HEIGHT: usize = 16;
+const LEFT: f32 = 150.0;
+const TOP: f32 = 74.0;
+const HEIGHT: f32 = 16.0;
 const STEP: usize = 22;
 const GROUP: usize = 8;
+const EMPTY: [u8; 3] = [0xf3; 3];
 
 /// What has a colour, with its name in the legend (Okabe and Ito's colours).
-const COLOURS: [(&str, &str, &[Activity]); 9] = [
-    ("compute", "#0072b2", &[Activity::Compute]),
-    ("wait for data", "#d55e00", &[Activity::WaitData]),
+const COLOURS: [(&str, [u8; 3], &[Activity]); 9] = [
+    ("compute", [0x00, 0x72, 0xb2], &[Activity::Compute]),
+    ("wait for data", [0xd5, 0x5e, 0x00], &[Activity::WaitData]),
     (
         "wait for others",
-        "#cc79a7",
+        [0xcc, 0x79, 0xa7],
         &[Activity::WaitGradient, Activity::WaitTicket, Activity::WaitTurn],
     ),
     (
         "update, aggregate",
-        "#009e73",
+        [0x00, 0x9e, 0x73],
         &[Activity::Update, Activity::Push, Activity::Aggregate, Activity::Apply],
     ),
-    ("read", "#e69f00", &[Activity::Read, Activity::ReadTest]),
-    ("exchange", "#56b4e9", &[Activity::Exchange]),
-    ("test", "#b8a9d9", &[Activity::Test]),
-    ("snapshot", "#222222", &[Activity::Snapshot]),
-    ("start, drain", "#bbbbbb", &[Activity::Start, Activity::Drain]),
+    ("read", [0xe6, 0x9f, 0x00], &[Activity::Read, Activity::ReadTest]),
+    ("exchange", [0x56, 0xb4, 0xe9], &[Activity::Exchange]),
+    ("test", [0xb8, 0xa9, 0xd9], &[Activity::Test]),
+    ("snapshot", [0x22, 0x22, 0x22], &[Activity::Snapshot]),
+    ("start, drain", [0xbb, 0xbb, 0xbb], &[Activity::Start, Activity::Drain]),
 ];
 
 /// A lane, cut into pixels.
@@ -45,14 +48,22 @@ struct Strip {
     runs: Vec<(usize, usize, usize)>,
 }
 
-/// The picture as SVG; between two times in seconds after training's begin, if given.
-pub fn svg(trace: &Trace, part: Option<(f64, f64)>) -> Option<String> {
-    let analysis = Analysis::of(trace)?;
-    let (begin, end) = analysis.window;
-    let window = match part {
-        Some((from, to)) => (begin + from, (begin + to).min(end)),
-        None => (begin, end),
+/// Draws a run into the file `out`; between two times in seconds after training's begin.
+///
+/// # Errors
+/// A run without training, a name that ends neither in `.svg` nor in `.png`, a file that cannot be
+/// written.
+pub fn draw(trace: &Trace, (from, to): (f64, f64), out: &Path) -> Result<()> {
+    let Some(analysis) = Analysis::of(trace) else {
+        bail!("the trace has no device that trained: nothing to draw");
     };
+    let (begin, end) = analysis.window;
+    let window = (begin + from, (begin + to).min(end));
+    ensure!(
+        window.0 < window.1,
+        "nothing lies between {from} s and {to} s: training took {:.3} s",
+        end - begin
+    );
     let groups: Vec<(String, Vec<Strip>)> = trace
         .ranks
         .iter()
@@ -70,11 +81,14 @@ pub fn svg(trace: &Trace, part: Option<(f64, f64)>) -> Option<String> {
         window.1 - window.0
     );
     let lanes: usize = groups.iter().map(|(_, strips)| strips.len() + 1).sum();
-    let height = TOP + lanes * STEP + groups.len() * GROUP + 40;
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = draw(&mut text, height, &title, &verdict(trace, &analysis), &groups, begin, window);
-    Some(text)
+    let height = TOP + (lanes * STEP + groups.len() * GROUP) as f32 + 40.0;
+    let verdict = verdict(trace, &analysis);
+    let seconds = (window.0 - begin, window.1 - begin);
+    save(out, [LEFT + WIDTH as f32 + 40.0, height], &|canvas| {
+        words(canvas, &title, &verdict);
+        let bottom = rows(canvas, &groups);
+        ticks(canvas, bottom, seconds);
+    })
 }
 
 fn strip(lane: &Lane, (from, to): (f64, f64)) -> Strip {
@@ -106,70 +120,48 @@ fn strip(lane: &Lane, (from, to): (f64, f64)) -> Strip {
     Strip { title: lane.title.clone(), runs }
 }
 
-fn draw(
-    out: &mut String,
-    height: usize,
-    title: &str,
-    verdict: &str,
-    groups: &[(String, Vec<Strip>)],
-    begin: f64,
-    (from, to): (f64, f64),
-) -> std::fmt::Result {
-    let width = LEFT + WIDTH + 30;
-    writeln!(
-        out,
-        "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' viewBox='0 0 \
-         {width} {height}' font-family='DejaVu Sans, sans-serif' font-size='12' fill='#222222'>\n\
-         <rect width='{width}' height='{height}' fill='#ffffff'/>\n\
-         <text x='12' y='22' font-size='15'>{}</text>\n<text x='12' y='42'>{}</text>",
-        escape(title),
-        escape(verdict)
-    )?;
-    let mut x = 12;
+fn words(canvas: &mut dyn Canvas, title: &str, verdict: &str) {
+    canvas.text([12.0, 22.0], text(15.0, Anchor::Start), title);
+    canvas.text([12.0, 42.0], text(12.0, Anchor::Start), verdict);
+    let mut left = 12.0;
     for (name, colour, _) in &COLOURS {
-        writeln!(
-            out,
-            "<rect x='{x}' y='53' width='12' height='12' fill='{colour}'/><text x='{}' y='63'>{name}</text>",
-            x + 17
-        )?;
-        x += 40 + 7 * name.len();
+        canvas.fill(Area { left, top: 53.0, width: 12.0, height: 12.0 }, *colour);
+        canvas.text([left + 17.0, 63.0], text(12.0, Anchor::Start), name);
+        left += 42.0 + 7.0 * name.len() as f32;
     }
-    let mut y = TOP + 6;
-    for (name, strips) in groups {
-        writeln!(out, "<text x='12' y='{}' font-weight='bold'>{}</text>", y + 13, escape(name))?;
-        y += STEP;
-        for strip in strips {
-            writeln!(out, "<text x='24' y='{}'>{}</text>", y + 13, escape(&strip.title))?;
-            writeln!(
-                out,
-                "<rect x='{LEFT}' y='{y}' width='{WIDTH}' height='{HEIGHT}' fill='#f3f3f3'/>"
-            )?;
-            for (first, behind, colour) in &strip.runs {
-                let (x, wide, colour) = (LEFT + first, behind - first, COLOURS[*colour].1);
-                writeln!(
-                    out,
-                    "<rect x='{x}' y='{y}' width='{wide}' height='{HEIGHT}' fill='{colour}'/>"
-                )?;
-            }
-            y += STEP;
-        }
-        y += GROUP;
-    }
-    for tick in 0..=10 {
-        let x = LEFT + tick * WIDTH / 10;
-        let seconds = from - begin + (to - from) * tick as f64 / 10.0;
-        writeln!(
-            out,
-            "<line x1='{x}' x2='{x}' y1='{}' y2='{y}' stroke='#222222' stroke-opacity='0.15'/>\
-             <text x='{x}' y='{}' text-anchor='middle'>{seconds:.3} s</text>",
-            TOP + STEP,
-            y + 14
-        )?;
-    }
-    out.push_str("</svg>\n");
-    Ok(())
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// The lanes; where they end.
+fn rows(canvas: &mut dyn Canvas, groups: &[(String, Vec<Strip>)]) -> f32 {
+    let mut top = TOP + 6.0;
+    for (name, strips) in groups {
+        canvas.text([12.0, top + 13.0], text(13.0, Anchor::Start), name);
+        top += STEP as f32;
+        for strip in strips {
+            canvas.text([24.0, top + 13.0], text(12.0, Anchor::Start), &strip.title);
+            let lane = Area { left: LEFT, top, width: WIDTH as f32, height: HEIGHT };
+            canvas.fill(lane, EMPTY);
+            for (first, behind, colour) in &strip.runs {
+                let (left, width) = (LEFT + *first as f32, (behind - first) as f32);
+                canvas.fill(Area { left, width, ..lane }, COLOURS[*colour].1);
+            }
+            top += STEP as f32;
+        }
+        top += GROUP as f32;
+    }
+    top
+}
+
+fn ticks(canvas: &mut dyn Canvas, bottom: f32, (from, to): (f64, f64)) {
+    for tick in 0..=10u8 {
+        let x = LEFT + f32::from(tick) * WIDTH as f32 / 10.0;
+        let seconds = from + (to - from) * f64::from(tick) / 10.0;
+        let stroke = Stroke { colour: [0xcc; 3], width: 0.5, dash: &[] };
+        canvas.line(&[[x, TOP + STEP as f32], [x, bottom]], stroke);
+        canvas.text([x, bottom + 14.0], text(11.0, Anchor::Middle), &format!("{seconds:.3} s"));
+    }
+}
+
+fn text(size: f32, anchor: Anchor) -> Text {
+    Text { size, colour: [0x22; 3], anchor }
 }
