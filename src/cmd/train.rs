@@ -1,5 +1,6 @@
 //! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::{gpu, host};
 use crate::Result;
 use crate::log::Log;
+use crate::trainer::observe::prometheus;
 use crate::trainer::{self, BatchMeaning, Effect, LrScaling, Mode, Options, Tuning};
 
 const EXAMPLES: &str = "\
@@ -106,6 +108,15 @@ pub struct TrainArgs {
     /// Show every layer in the trace
     #[arg(long)]
     pub trace_layers: bool,
+    /// A file for the run's numbers: a line of JSON for each display, test and snapshot
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file that TensorBoard shows
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Serve the numbers to Prometheus: a port of this host, or an address to listen on
+    #[arg(long, value_name = "ADDR", value_parser = prometheus::address)]
+    pub prometheus: Option<SocketAddr>,
 }
 
 /// Reads one of some names as the value that belongs to it.
@@ -217,6 +228,10 @@ impl From<TrainArgs> for Options {
             batch: args.batch,
             trace: args.trace,
             trace_layers: args.trace_layers,
+            record: true,
+            metrics: args.metrics,
+            tensorboard: args.tensorboard,
+            prometheus: args.prometheus,
             sigint: args.sigint_effect,
             sighup: args.sighup_effect,
         }

@@ -2,7 +2,8 @@
 //! running job.
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   [`observe`]: all who listen, and the numbers for files and dashboards.
 //!   `signals`: SIGINT and SIGHUP.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
@@ -10,12 +11,14 @@
 mod buckets;
 mod equivalence;
 mod job;
+pub mod observe;
 mod replica;
 mod report;
 mod signals;
 mod source;
 mod tuning;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +30,6 @@ use crate::log::Log;
 use crate::{Error, Result, ensure};
 use job::Job;
 use replica::SolverReplica;
-use report::Report;
 pub use signals::Effect;
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
@@ -82,6 +84,14 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
+    /// Record what every thread does. Off only to measure what it costs.
+    pub record: bool,
+    /// A file for the run's numbers, as JSON lines.
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Where Prometheus may ask for the numbers.
+    pub prometheus: Option<SocketAddr>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -110,6 +120,10 @@ impl Options {
             batch: BatchMeaning::Replica,
             trace: None,
             trace_layers: false,
+            record: true,
+            metrics: None,
+            tensorboard: None,
+            prometheus: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
@@ -138,6 +152,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     config.identities = job.identities()?;
     config.trace = options.trace.clone();
     config.trace_layers = options.trace_layers;
+    config.record = options.record;
     config.requests = requests;
 
     let (for_replicas, for_readers) = (job.clone(), job.clone());
@@ -145,8 +160,8 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
         move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
-    let report = Report::new(&job, options, log);
-    caffe_actors::run(config, factories, Box::new(report))
+    let observers = observe::observers(&job, options, log)?;
+    caffe_actors::run(config, factories, Box::new(observers))
         .map(|_| ())
         .map_err(|fault| Error::Fault(Box::new(fault)))
 }
