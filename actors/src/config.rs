@@ -162,6 +162,9 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
+    /// Record spans at all. Off only to measure what recording costs: shares at displays are then
+    /// zero, and a fault's place has no history.
+    pub record: bool,
     /// Where signals arrive.
     pub requests: Requests,
     /// Warn when nothing has moved, or a peer has been silent, for this long.
@@ -191,6 +194,7 @@ impl Config {
             link: None,
             trace: None,
             trace_layers: false,
+            record: true,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),

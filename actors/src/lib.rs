@@ -48,10 +48,11 @@ pub use config::{
 };
 pub use digest::Digest;
 pub use fault::{Fault, Origin};
-pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
+pub use observe::{Display, Observer, Pace, RunReport, Silent, Started, Tested};
 pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
 pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
-pub use transport::{InProcess, Link, Loss, launched};
+pub use trace::Tally;
+pub use transport::{ClockOffset, InProcess, Link, Loss, launched};
 pub use wire::Wire;

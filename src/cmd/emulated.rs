@@ -126,12 +126,7 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
 
 /// Bytes per second; b is a bit, B a byte.
 fn bandwidth(text: &str) -> Parsed<f64> {
-    let units = [
-        ("Gb/s", 1e9 / 8.0),
-        ("Mb/s", 1e6 / 8.0),
-        ("GB/s", 1e9),
-        ("MB/s", 1e6),
-    ];
+    let units = [("Gb/s", 1e9 / 8.0), ("Mb/s", 1e6 / 8.0), ("GB/s", 1e9), ("MB/s", 1e6)];
     let rate = measure(text, &units, "56Gb/s or 7GB/s")?;
     if rate > 0.0 { Ok(rate) } else { Err("a bandwidth must be more than 0".into()) }
 }

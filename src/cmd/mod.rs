@@ -33,6 +33,7 @@ mod plot;
 pub mod spelling;
 mod test;
 mod time;
+mod trace;
 mod train;
 mod upgrade_proto;
 
@@ -97,6 +98,7 @@ enum Command {
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
     Plot(plot::PlotArgs),
+    Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -176,6 +178,7 @@ impl Command {
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
             Command::Plot(args) => args.run(log),
+            Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

@@ -1,5 +1,6 @@
 //! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{emulated, gpu, host};
 use crate::log::Log;
+use crate::trainer::observe::prometheus;
 use crate::trainer::{
     self, BatchMeaning, DeviceSpec, Dilation, Effect, Link, LrScaling, Mode, Options, Tuning, Wire,
 };
@@ -134,6 +136,15 @@ pub struct TrainArgs {
     /// its number and the records' keys
     #[arg(long, value_name = "DIR")]
     pub log_records: Option<PathBuf>,
+    /// A file for the run's numbers: a line of JSON for each display, test and snapshot
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file that TensorBoard shows
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Serve the numbers to Prometheus: a port of this host, or an address to listen on
+    #[arg(long, value_name = "ADDR", value_parser = prometheus::address)]
+    pub prometheus: Option<SocketAddr>,
 }
 
 /// Reads one of some names as the value that belongs to it.
@@ -267,6 +278,10 @@ impl From<TrainArgs> for Options {
             trace: args.trace,
             trace_layers: args.trace_layers,
             log_records: args.log_records,
+            record: true,
+            metrics: args.metrics,
+            tensorboard: args.tensorboard,
+            prometheus: args.prometheus,
             sigint: args.sigint_effect,
             sighup: args.sighup_effect,
         }

@@ -9,6 +9,7 @@
 //! * [`chart`]: charts as SVG and PNG
 //! * [`plot`]: the chart of one or several training logs
 //! * [`profile`]: how long each layer takes, as a file
+//! * [`trace`]: what the traces of a run's ranks say
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
 
@@ -20,3 +21,4 @@ pub mod parse_log;
 pub mod plot;
 pub mod profile;
 pub mod summary;
+pub mod trace;

@@ -2,9 +2,10 @@
 //! running job.
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
-//!   `signals`: SIGINT and SIGHUP. `nodes`: several nodes in this process. `emulation`: devices that
-//!   wait instead of computing.
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   [`observe`]: all who listen, and the numbers for files and dashboards. `signals`: SIGINT and
+//!   SIGHUP. `nodes`: several nodes in this process. `emulation`: devices that wait instead of
+//!   computing.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
@@ -13,6 +14,7 @@ mod emulation;
 mod equivalence;
 mod job;
 mod nodes;
+pub mod observe;
 mod record_log;
 mod replica;
 mod report;
@@ -21,6 +23,7 @@ mod source;
 mod tuning;
 
 use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +36,6 @@ use crate::{Error, Result, ensure};
 pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
 use replica::SolverReplica;
-use report::Report;
 pub use signals::Effect;
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
@@ -110,6 +112,14 @@ pub struct Options {
     pub trace_layers: bool,
     /// Folder for a list of the records that every replica trains on.
     pub log_records: Option<PathBuf>,
+    /// Record what every thread does. Off only to measure what it costs.
+    pub record: bool,
+    /// A file for the run's numbers, as JSON lines.
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Where Prometheus may ask for the numbers.
+    pub prometheus: Option<SocketAddr>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -144,6 +154,10 @@ impl Options {
             trace: None,
             trace_layers: false,
             log_records: None,
+            record: true,
+            metrics: None,
+            tensorboard: None,
+            prometheus: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
@@ -186,6 +200,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     config.identities.push(options.emulated());
     config.trace = options.trace.clone();
     config.trace_layers = options.trace_layers;
+    config.record = options.record;
     config.requests = requests;
     if let Some(device) = &options.device {
         return emulation::run(&job, options, device, config, log);
@@ -200,8 +215,8 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
         move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
-    let report = Report::new(&job, options, log);
-    nodes::run_all(&config, options.nodes, &factories, Box::new(report), log).map(|_| ())
+    let observers = observe::observers(&job, options, log)?;
+    nodes::run_all(&config, options.nodes, &factories, Box::new(observers), log).map(|_| ())
 }
 
 /// Number of reader actors, and of threads with which each decodes. There is no use for more actors

@@ -22,6 +22,7 @@ pub(crate) use inprocess::Node;
 pub use launch::launched;
 #[cfg(feature = "mpi")]
 pub(crate) use mpi::abort_job;
+pub use pump::ClockOffset;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 
 /// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's

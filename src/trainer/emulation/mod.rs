@@ -198,7 +198,8 @@ impl Emulation<'_> {
         );
         let replicas = Arc::new(parking_lot::Mutex::new(0));
         let listener = Listener { replicas: replicas.clone(), log: self.log.clone() };
-        let report = run_all(&config, self.options.nodes, &factories, Box::new(listener), self.log)?;
+        let report =
+            run_all(&config, self.options.nodes, &factories, Box::new(listener), self.log)?;
         let replicas = *replicas.lock();
         Ok((meter.measured(), replicas, report.rounds))
     }
