@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use keep::{Best, Keep, Keeper};
 pub use lock::PrefixLock;
-pub use sidecar::{FileSum, Sidecar, SidecarWriter, Sums};
+pub use sidecar::{FileSum, Meaning, Sidecar, SidecarWriter, Sums};
 pub use taken::{Taken, take};
 
 use caffe_proto::solver_parameter::SnapshotFormat;

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest};
+use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
 use super::equivalence::batch_mixing;
@@ -14,8 +14,8 @@ use super::{BatchMeaning, OnNan, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
-use crate::snapshot::{self, Keeper, Resumed, Sidecar};
-use crate::solver::{DataLayers, NetPlans, Ramp, Solver, Value, test_cursors_at};
+use crate::snapshot::{self, Keeper, Meaning, Resumed, Sidecar};
+use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
 use crate::{Result, bail, ensure};
 
 /// What all replicas of a job share.
@@ -42,6 +42,10 @@ pub struct Job {
     pub on_nan: OnNan,
     pub(super) weights: Vec<PathBuf>,
     pub(super) snapshot: Option<PathBuf>,
+    /// Number format between ranks.
+    wire: Wire,
+    /// Where replicas list their records.
+    pub log_records: Option<PathBuf>,
     /// Where the run resumes.
     pub resumed: Resumed,
     /// What `--resume=auto` has found and passed over, for the log.
@@ -109,6 +113,8 @@ impl Job {
             batch: options.batch,
             tuning: options.tuning,
             on_nan: options.on_nan,
+            wire: options.wire,
+            log_records: options.log_records.clone(),
             weights,
             snapshot,
             resumed,
@@ -295,6 +301,20 @@ impl Job {
         lines
     }
 
+    /// What batch_size and base_lr have come to mean, at an iteration.
+    pub fn meaning(&self, iter: u64, replicas: usize, batch: usize) -> Meaning {
+        let policy = self.solver_of(replicas).and_then(|solver| LrPolicy::new(&solver));
+        Meaning {
+            batch_of: self.batch.name().into(),
+            records_per_iter: batch * replicas * self.solver.iter_size().max(1) as usize,
+            lr: policy.map_or(0.0, |policy| policy.ramped(self.ramp(replicas)).rate(iter)),
+            lr_scaling: self.tuning.scaling.name().into(),
+            lr_factor: self.tuning.factor(replicas),
+            warmup_iters: self.tuning.warmup,
+            wire: self.wire.to_string(),
+        }
+    }
+
     /// The sidecar of a snapshot, histories apart.
     pub fn sidecar(&self, request: &SnapshotRequest<'_>, batch: usize, offset: i64) -> Sidecar {
         Sidecar {
@@ -306,6 +326,7 @@ impl Job {
             mode: self.mode.to_string(),
             solver: self.solver.r#type().to_owned(),
             seed: self.seed,
+            meaning: Some(self.meaning(request.iter, request.replicas, batch)),
             ..Default::default()
         }
     }

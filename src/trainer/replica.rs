@@ -11,6 +11,7 @@ use caffe_actors::{
 use super::buckets::{self, Bucket};
 use super::guard::Guard;
 use super::job::Job;
+use super::record_log::RecordLog;
 use crate::data::Batch;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
@@ -35,6 +36,7 @@ pub struct SolverReplica {
     guard: Guard,
     /// Index in the job, and number of replicas.
     place: (usize, usize),
+    records: Option<RecordLog>,
 }
 
 impl SolverReplica {
@@ -53,7 +55,10 @@ impl SolverReplica {
         let net = solver.train_net();
         let statistics =
             net.arena().params().iter().filter(|p| p.maintained).map(|p| p.range.clone());
+        let records =
+            job.log_records.as_ref().map(|folder| RecordLog::create(folder, place.replica));
         Ok(SolverReplica {
+            records: records.transpose()?,
             buckets: buckets::cut(net),
             statistics: statistics.collect(),
             batch: batch as usize,
@@ -146,6 +151,9 @@ impl Replica for SolverReplica {
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
         let at = engine_step(step, batch);
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
         if step.pass == 0 {
             self.solver.clear_gradient();
             self.guard.begin();

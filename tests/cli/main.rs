@@ -19,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "train",
     "test",
     "time",
@@ -28,11 +28,13 @@ const COMMANDS: [&str; 20] = [
     "convert_imageset",
     "convert_cifar_data",
     "convert_mnist_data",
+    "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
     "net",
     "parse_log",
     "blackbox",
+    "plot",
     "db",
     "generate_data",
     "export",

@@ -261,13 +261,14 @@ pub fn recordings_in(dir: &Path) -> Result<Vec<PathBuf>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::Traces;
+    use crate::trace::{Traces, Wanted};
 
     #[test]
     fn the_last_events_are_in_the_file_while_the_process_lives() {
         let folder = tempfile::tempdir().unwrap();
         let black_box = BlackBox::create(folder.path(), 3, "node7").unwrap();
-        let traces = Traces::new(false, false).recorded(Some(black_box.clone()));
+        let clock = Arc::new(crate::SystemClock::default());
+        let traces = Traces::new(clock, Wanted::default()).recorded(Some(black_box.clone()));
         let tracer = traces.lane("device 0");
         for iter in 0..1000 {
             tracer.set_iter(iter);
