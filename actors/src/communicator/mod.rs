@@ -4,11 +4,13 @@
 //! It never waits for compute: it reacts to notes from devices and readers and to completions
 //! from the pump. `rounds` carries out the machine's actions while a segment runs; `duties` is
 //! the list of what to do otherwise (start, drained points, end), with `together` for sums and
-//! comparisons over all nodes and `histories` for snapshots.
+//! comparisons over all nodes, `points` for what is due at a drained point and `histories` for
+//! snapshots.
 
 mod duties;
 mod histories;
 mod pace;
+mod points;
 mod rounds;
 mod together;
 
