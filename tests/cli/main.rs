@@ -19,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "train",
     "test",
     "time",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 21] = [
     "extract_features",
     "net",
     "parse_log",
+    "blackbox",
     "plot",
     "db",
     "generate_data",

@@ -41,6 +41,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update_local(iter)?;
             drop(span);
+            self.complain(own);
             self.note(Note::Computed { local, iter, sample });
         }
         Ok(to)
@@ -58,6 +59,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update(iter)?;
             drop(span);
+            self.complain(own);
             iter += 1;
             if then == Then::Merge {
                 then = self.average(own)?;
@@ -65,6 +67,13 @@ impl<R: Replica> Device<R> {
             if then == Then::Park {
                 return Ok(iter);
             }
+        }
+    }
+
+    /// Hands on what the replica has to complain about.
+    fn complain(&self, own: &mut Own<R>) {
+        if let Some(complaint) = own.replica.complaint() {
+            self.note(Note::Complaint(complaint));
         }
     }
 
@@ -131,6 +140,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.solve(iter)?;
             drop(span);
+            self.complain(own);
             self.push(own)?;
             self.note(Note::Finished { local, ticket, sample });
             last = iter;
@@ -227,6 +237,7 @@ impl<R: Replica> Device<R> {
             }
             let step = Step { iter, ticket: first, pass, passes, report };
             let span = self.post.tracer.span(Kind::Compute);
+            self.post.inject("train")?;
             loss += f64::from(own.replica.compute(&mut load.batches[place], &step, ready)?);
             drop(span);
             if place + 1 < load.batches.len() {

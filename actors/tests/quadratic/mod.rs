@@ -16,7 +16,7 @@ use std::time::Duration;
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
     BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
-    SnapshotRequest, Step,
+    SnapshotRequest, Step, Writing,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -95,6 +95,8 @@ pub struct Seen {
     /// Batch tickets, in order of compute.
     pub tickets: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
+    /// Iterations of the snapshots that the writer has written.
+    pub written: Vec<u64>,
     pub final_weights: Vec<Vec<f32>>,
 }
 
@@ -384,7 +386,7 @@ impl Replica for Bowl {
         Ok(())
     }
 
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         let mut replicas = Vec::new();
         let mut sum = 0.0;
         while let Some((replica, history)) = request.histories.next()? {
@@ -406,7 +408,11 @@ impl Replica for Bowl {
         self.behaviour
             .log
             .with(|seen| seen.snapshots.push(Snapshot { iter, ticket, cursors, mean, replicas }));
-        Ok(())
+        let log = self.behaviour.log.clone();
+        Ok(Box::new(move || {
+            log.with(|seen| seen.written.push(iter));
+            Ok(())
+        }))
     }
 }
 
