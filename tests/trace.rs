@@ -40,7 +40,8 @@ fn traced(
         .into_iter()
         .enumerate()
         .map(|(rank, node)| {
-            let schedule = Schedule { max_iter: iters, snapshot: 10, ..Schedule::default() };
+            let snapshot = if troubles.iter().any(is_snapshot) { 10 } else { 0 };
+            let schedule = Schedule { max_iter: iters, snapshot, ..Schedule::default() };
             let config = Config {
                 threads: vec![1; 2 - rank],
                 launch: Launch::InProcess(node),
@@ -58,6 +59,10 @@ fn traced(
         thread.join().unwrap();
     }
     (Trace::read(&[folder.path().to_owned()]).unwrap(), folder)
+}
+
+fn is_snapshot(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::SlowSnapshot { .. })
 }
 
 /// The last line of a run's report.

@@ -49,7 +49,7 @@ pub struct DeviceTime {
 impl DeviceTime {
     /// Seconds of all causes that `which` picks.
     pub fn seconds(&self, which: impl Fn(Cause) -> bool) -> f64 {
-        self.causes.iter().filter(|(cause, _)| which(**cause)).map(|(_, s)| s).sum()
+        self.causes.iter().filter(|(cause, _)| which(**cause)).fold(0.0, |sum, (_, s)| sum + s)
     }
 }
 
@@ -262,10 +262,7 @@ impl Books<'_> {
             Activity::Snapshot => Cause::Snapshot,
             Activity::Test => Cause::Test,
             Activity::WaitGradient => return self.gradient(place, span, causes),
-            Activity::WaitTurn => {
-                let behind = self.behind(span);
-                return self.blame(behind.unwrap_or(place), span.start, span.end, causes);
-            }
+            Activity::WaitTurn => return self.turn(place, span, causes),
             _ => Cause::Other,
         };
         add(causes, cause, seconds);
@@ -303,7 +300,9 @@ impl Books<'_> {
                 Activity::Update | Activity::Push => Cause::Update,
                 Activity::Snapshot => Cause::Snapshot,
                 Activity::Test => Cause::Test,
-                Activity::WaitGradient | Activity::WaitTicket => Cause::Communication,
+                Activity::WaitGradient | Activity::WaitTicket | Activity::WaitTurn => {
+                    Cause::Communication
+                }
                 _ => Cause::Other,
             };
             let seconds = span.within(from, to);
@@ -313,15 +312,20 @@ impl Books<'_> {
         add(causes, Cause::Other, rest.max(0.0));
     }
 
-    /// The replica that is in the lowest iteration during a wait for slower ones.
-    fn behind(&self, wait: &Span) -> Option<usize> {
-        let iter_at = |row: &Row<'_>| {
+    /// A wait for slower replicas: for the one that worked through most of it.
+    fn turn(&self, place: usize, wait: &Span, causes: &mut BTreeMap<Cause, f64>) {
+        let works = |row: &Row<'_>| -> f64 {
             let spans = &row.lane.spans;
-            let next = spans.partition_point(|span| span.start <= wait.end);
-            spans[..next].iter().rev().find(|s| s.what == Activity::Compute).and_then(|s| s.iter)
+            let first = spans.partition_point(|span| span.end <= wait.start);
+            let some = spans[first..].iter().take_while(|span| span.start < wait.end);
+            let some = some.filter(|s| matches!(s.what, Activity::Compute | Activity::WaitData));
+            some.map(|span| span.within(wait.start, wait.end)).sum()
         };
-        let all = self.rows.iter().enumerate();
-        all.filter_map(|(place, row)| Some((iter_at(row)?, place))).min().map(|(_, place)| place)
+        let others = self.rows.iter().enumerate().filter(|(other, _)| *other != place);
+        match others.max_by(|a, b| works(a.1).total_cmp(&works(b.1))) {
+            Some((culprit, _)) => self.blame(culprit, wait.start, wait.end, causes),
+            None => add(causes, Cause::Other, wait.length()),
+        }
     }
 }
 
