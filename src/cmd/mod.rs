@@ -14,8 +14,10 @@ mod compute_image_mean;
 mod convert_cifar_data;
 mod convert_imageset;
 mod convert_mnist_data;
+mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
+mod emulated;
 mod export;
 mod extract_features;
 mod generate_data;
@@ -90,6 +92,7 @@ enum Command {
     ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
+    ConvertMnistSiameseData(convert_mnist_siamese_data::ConvertSiameseArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
@@ -113,7 +116,8 @@ pub fn main() -> ExitCode {
     // thread takes the core from one that has work.
     set_openmp_defaults(Waiting::Sleep);
     let log = Log::new();
-    match run(arguments(std::env::args_os()), &log) {
+    let words = arguments(std::env::args_os());
+    match words.and_then(|words| run(words, &log)) {
         Ok(code) => code,
         Err(error) => {
             log.error(concat!("cmd.rs:", line!()), error);
@@ -123,10 +127,11 @@ pub fn main() -> ExitCode {
 }
 
 /// The words behind the program's name, which is one of them itself where it is that of a tool.
-fn arguments(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Vec<OsString>> {
     let program = words.next().unwrap_or_default();
+    original_names::refuse_deprecated(&program)?;
     let command = original_names::command_of(&program);
-    command.map(OsString::from).into_iter().chain(words).collect()
+    Ok(command.map(OsString::from).into_iter().chain(words).collect())
 }
 
 /// Does what `args` (without the program's name) say.
@@ -167,6 +172,7 @@ impl Command {
             Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
+            Command::ConvertMnistSiameseData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),

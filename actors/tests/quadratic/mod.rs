@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
-    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest,
-    Step,
+    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
+    SnapshotRequest, Step,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -81,6 +81,8 @@ pub struct Behaviour {
     pub compute: u64,
     pub tests: usize,
     pub clip: Option<f32>,
+    /// Asks the job to stop from this iteration on.
+    pub stop: Option<(u64, Requests)>,
     pub log: Log,
 }
 
@@ -282,6 +284,10 @@ impl Replica for Bowl {
         }
         assert_eq!(batch.ticket, step.ticket, "the batch of another ticket");
         self.behaviour.log.with(|seen| seen.tickets.push(step.ticket));
+        if let Some((_, requests)) = self.behaviour.stop.as_ref().filter(|(at, _)| step.iter >= *at)
+        {
+            requests.stop();
+        }
         let mut loss = 0.0f64;
         for ((g, w), x) in self.g.iter_mut().zip(&self.w).zip(&batch.x) {
             *g += w - x;

@@ -17,7 +17,7 @@ fn slow() -> Link {
 }
 
 fn sum(id: usize, floats: usize) -> Op {
-    Op::Sum { lane: Lane::Data, id, data: vec![1.0; floats] }
+    Op::Sum { lane: Lane::Data, id, data: vec![1.0; floats], wire: Wire::F32, rest: Vec::new() }
 }
 
 #[test]
@@ -49,7 +49,8 @@ fn nothing_comes_early_and_sums_are_exact() {
     let begun = Instant::now();
     for (rank, node) in nodes.iter_mut().enumerate() {
         let data = vec![0.1 * (rank as f32 + 1.0); 5];
-        node.post(Op::Sum { lane: Lane::Data, id: 4, data }).unwrap();
+        let (wire, rest) = (Wire::F32, Vec::new());
+        node.post(Op::Sum { lane: Lane::Data, id: 4, data, wire, rest }).unwrap();
     }
     let mut done = Vec::new();
     while done.is_empty() {
