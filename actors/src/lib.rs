@@ -51,4 +51,4 @@ pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, Snapshot
 pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
-pub use transport::{InProcess, Link, Loss, launched};
+pub use transport::{InProcess, Link, Loss, MeasuredLink, launched, measure_link};

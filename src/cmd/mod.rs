@@ -28,6 +28,7 @@ mod model;
 mod net;
 pub mod original_names;
 mod parse_log;
+mod plan;
 pub mod spelling;
 mod test;
 mod time;
@@ -84,6 +85,7 @@ enum Command {
     Train(Box<TrainArgs>),
     Test(test::TestArgs),
     Time(time::TimeArgs),
+    Plan(plan::PlanArgs),
     DeviceQuery(device_query::DeviceQueryArgs),
     Layers(layers::LayersArgs),
     ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
@@ -159,6 +161,7 @@ impl Command {
             Command::Train(args) => args.run(log),
             Command::Test(args) => args.run(log),
             Command::Time(args) => args.run(log),
+            Command::Plan(args) => args.run(log),
             Command::DeviceQuery(args) => args.run(),
             Command::Layers(args) => args.run(),
             Command::ConvertImageset(args) => args.run(log),

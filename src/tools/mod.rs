@@ -6,6 +6,7 @@
 //! * [`draw`]: the net as a graph in Graphviz's DOT language
 //! * [`diff`]: what changed from one prototxt to another
 //! * [`parse_log`]: the numbers in a training log
+//! * [`plan`]: what a job of many nodes would do, from a model
 //! * [`profile`]: how long each layer takes, as a file
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
@@ -14,5 +15,6 @@ pub mod cost;
 pub mod diff;
 pub mod draw;
 pub mod parse_log;
+pub mod plan;
 pub mod profile;
 pub mod summary;

@@ -24,9 +24,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caffe_actors::Mode;
 use caffe_actors::{Config, Digest, Factories, Identity, Requests};
-pub use caffe_actors::{Link, Loss};
+pub use caffe_actors::{Link, Loss, Mode, measure_link};
 
 use crate::log::Log;
 use crate::{Error, Result, ensure};

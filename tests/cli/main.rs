@@ -2,10 +2,11 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `net_tools`: those that look at nets and logs.
+//! `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod emulated;
 mod images;
 mod net_tools;
 mod nets;
@@ -19,10 +20,11 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "train",
     "test",
     "time",
+    "plan",
     "device_query",
     "layers",
     "convert_imageset",

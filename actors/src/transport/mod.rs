@@ -8,6 +8,7 @@
 mod emulated;
 mod inprocess;
 mod launch;
+mod measure;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod pump;
@@ -17,6 +18,7 @@ use crate::fault::Fault;
 pub use emulated::{Link, Loss};
 pub use inprocess::InProcess;
 pub use launch::launched;
+pub use measure::{MeasuredLink, measure_link};
 #[cfg(feature = "mpi")]
 pub(crate) use mpi::abort_job;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};

@@ -81,8 +81,8 @@ impl EmulatedReplica {
         // A stream for each replica, and in it a run of numbers for each ticket.
         let words = self.noise.at(ticket);
         let unit = |word: u32| (f64::from(word) + 0.5) / f64::from(u32::MAX);
-        let normal = (-2.0 * unit(words[0]).ln()).sqrt()
-            * (std::f64::consts::TAU * unit(words[1])).cos();
+        let normal =
+            (-2.0 * unit(words[0]).ln()).sqrt() * (std::f64::consts::TAU * unit(words[1])).cos();
         self.factor * (1.0 + self.jitter * normal).max(0.0)
     }
 

@@ -55,9 +55,10 @@ pub enum Dilation {
     By(f64),
 }
 
-/// Host load that `Auto` aims at, and the most that it accepts, as parts of all cores.
-const AIM: f64 = 0.35;
-const MOST: f64 = 0.45;
+/// Host load that `Auto` aims at, and the most that it accepts, as parts of all cores. At half of
+/// them, threads would already wait for each other.
+const AIM: f64 = 0.2;
+const MOST: f64 = 0.25;
 /// Iterations of a trial, and of them those that do not count.
 const TRIAL: u64 = 6;
 const WARM: u64 = 2;
@@ -198,7 +199,8 @@ impl Emulation<'_> {
         );
         let replicas = Arc::new(parking_lot::Mutex::new(0));
         let listener = Listener { replicas: replicas.clone(), log: self.log.clone() };
-        let report = run_all(&config, self.options.nodes, &factories, Box::new(listener), self.log)?;
+        let report =
+            run_all(&config, self.options.nodes, &factories, Box::new(listener), self.log)?;
         let replicas = *replicas.lock();
         Ok((meter.measured(), replicas, report.rounds))
     }
