@@ -105,8 +105,8 @@ fn times_become_a_profile_and_a_profile_a_plan() {
     succeeds(&line(&format!("time -model {net} -iterations 2 --profile={profile}")));
     let text = fs::read_to_string(&profile).unwrap();
     let written: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(written["layers"][2]["name"], "a");
-    assert_eq!(written["layers"][2]["parameters"], 501_000);
+    assert_eq!(written["layers"][1]["name"], "a");
+    assert_eq!(written["layers"][1]["parameters"], 501_000);
 
     let flags = "--workers=2 --link=bandwidth=1GB/s --memory=1000GB/s --nodes=1,2 --json";
     let device = format!("--device=emulated:{profile},total=100ms");
