@@ -77,8 +77,7 @@ fn displays_have_speed_and_metrics_have_everything() {
 
     // The line of speed stands behind Caffe's own lines, and has no word that parsers look for.
     let lines: Vec<&str> = log.lines().collect();
-    let speeds: Vec<usize> =
-        (0..lines.len()).filter(|i| lines[*i].contains("] Speed: ")).collect();
+    let speeds: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].contains("] Speed: ")).collect();
     assert_eq!(speeds.len(), 5, "{log}");
     for place in &speeds {
         let line = lines[*place];
@@ -123,7 +122,8 @@ fn displays_have_speed_and_metrics_have_everything() {
 
     let path = folder.path().join("train.log");
     std::fs::write(&path, &log).unwrap();
-    let output = Command::new(CAFFE).arg("parse_log").arg(&path).arg(folder.path()).output().unwrap();
+    let output =
+        Command::new(CAFFE).arg("parse_log").arg(&path).arg(folder.path()).output().unwrap();
     assert!(output.status.success());
     let rows = |set: &str| {
         let csv = std::fs::read_to_string(folder.path().join(format!("train.log.{set}"))).unwrap();

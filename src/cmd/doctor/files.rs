@@ -6,12 +6,12 @@ use std::path::Path;
 use caffe_proto::{Phase, net_from_file, solver_from_file};
 
 use super::Finding;
+use crate::Result;
 use crate::data::Reading;
 use crate::data::readers;
 use crate::net::Origin;
 use crate::snapshot;
 use crate::solver::{DataLayers, NetPlan, NetPlans};
-use crate::Result;
 
 pub(super) fn solver(path: &Path) -> Vec<Finding> {
     let read = || -> Result<_> {
@@ -52,7 +52,8 @@ pub(super) fn model(path: &Path) -> Vec<Finding> {
     let mut all = vec![Finding::ok("net", path.display().to_string())];
     for phase in [Phase::Train, Phase::Test] {
         let state = caffe_proto::NetState { phase: Some(phase as i32), ..Default::default() };
-        let origin = Origin::of(&file);
+        let lines = (0..file.net.layer.len()).map(|i| file.line(i).unwrap_or(0)).collect();
+        let origin = Origin { file: path.display().to_string(), lines };
         all.extend(data(&NetPlan { param: file.net.clone(), state, origin }));
     }
     all
@@ -76,7 +77,8 @@ fn data(plan: &NetPlan) -> Vec<Finding> {
         };
         all.push(match read() {
             Ok(batch) => {
-                let text = format!("{about} ({phase}, layer `{}`): {batch} records read", layer.name());
+                let text =
+                    format!("{about} ({phase}, layer `{}`): {batch} records read", layer.name());
                 Finding::ok("data", text)
             }
             Err(error) => Finding::bad(

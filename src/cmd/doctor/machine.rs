@@ -27,7 +27,8 @@ fn processor() -> Finding {
 fn cores() -> Finding {
     let (cores, logical) = (host::cores(), host::logical());
     let there = online();
-    let text = format!("{cores} open to this process ({logical} hardware threads, {there} on this host)");
+    let text =
+        format!("{cores} open to this process ({logical} hardware threads, {there} on this host)");
     let ranks = host::local_ranks();
     if host::bound_at_launch() && cores == 1 && there > ranks {
         return Finding::warn(
@@ -52,7 +53,9 @@ fn online() -> usize {
 
 fn main_memory() -> Finding {
     match memory::total() {
-        Some(bytes) => Finding::ok("memory", format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))),
+        Some(bytes) => {
+            Finding::ok("memory", format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)))
+        }
         None => Finding::warn("memory", "unknown", "/proc/meminfo should say how much there is"),
     }
 }
@@ -61,7 +64,8 @@ fn main_memory() -> Finding {
 fn bandwidth() -> Finding {
     let threads = host::own_cores();
     let each = (COPY / threads).max(1 << 20);
-    let mut pairs: Vec<_> = (0..threads).map(|_| (vec![1.0f32; each], vec![0.0f32; each])).collect();
+    let mut pairs: Vec<_> =
+        (0..threads).map(|_| (vec![1.0f32; each], vec![0.0f32; each])).collect();
     let mut fastest = f64::INFINITY;
     for _ in 0..4 {
         let begun = Instant::now();
@@ -74,7 +78,8 @@ fn bandwidth() -> Finding {
     }
     // A copy reads and writes.
     let bytes = 2.0 * (each * threads * size_of::<f32>()) as f64;
-    let text = format!("{:.1} GB/s read and written, {threads} thread(s) copying", bytes / fastest / 1e9);
+    let text =
+        format!("{:.1} GB/s read and written, {threads} thread(s) copying", bytes / fastest / 1e9);
     Finding::ok("memory bandwidth", text)
 }
 
