@@ -57,5 +57,5 @@ pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
 pub use trace::Tally;
-pub use transport::{ClockOffset, InProcess, Link, Loss, launched};
+pub use transport::{ClockOffset, InProcess, Link, Loss, MeasuredLink, launched, measure_link};
 pub use wire::Wire;

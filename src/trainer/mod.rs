@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caffe_actors::{Config, Digest, Factories, Identity, Requests};
-pub use caffe_actors::{Link, Loss, Mode, Wire};
+pub use caffe_actors::{Link, Loss, Mode, Wire, measure_link};
 
 use caffe_proto::solver_from_file;
 

@@ -248,7 +248,7 @@ fn join_all(arbiters: Vec<Arbiter>) {
 }
 
 /// This host's name, as the kernel knows it.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".into() } else { name.into() }
