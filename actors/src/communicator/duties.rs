@@ -238,7 +238,7 @@ impl Communicator {
         }
         let lens = || (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
         if self.replicas() > 1 {
-            self.given = vec![vec![None; plan.buckets.len()]; self.local()];
+            self.given = vec![vec![None; self.local()]; plan.buckets.len()];
             self.wires = lens().map(|len| vec![0.0; len]).collect();
             let rest = |len| vec![0.0; if self.rounded() { len } else { 0 }];
             self.rests = lens().map(rest).collect();

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Mode, Requests};
 use crate::deck::Gate;
 use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
+use crate::hands::Hands;
 use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
 use crate::mode::{Event, Machine, Moment};
@@ -57,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) mode: Mode,
     pub(crate) look_ahead: f32,
     pub(crate) wire: Wire,
+    pub(crate) hands: Hands,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,
@@ -97,7 +99,7 @@ pub(crate) struct Communicator {
     checksums: Vec<u64>,
     streaming: Option<Streaming>,
 
-    /// Gradients that devices have given, by device and bucket.
+    /// Gradients that devices have given, by bucket and device.
     given: Vec<Vec<Option<Vec<f32>>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
@@ -251,7 +253,7 @@ impl Communicator {
         match note {
             Note::Gradient { local, bucket } => {
                 while let Ok(gradient) = self.parts.devices[local].gradients.try_recv() {
-                    self.given[local][gradient.bucket] = Some(gradient.data);
+                    self.given[gradient.bucket][local] = Some(gradient.data);
                 }
                 self.feed(Event::Gradient { bucket })
             }

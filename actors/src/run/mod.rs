@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::communicator::SharedObserver;
 use crate::config::{Config, Factories, MAX_IDENTITIES};
 use crate::fault::{Alarm, Fault, Origin, Post, Watchdog, enter, install_hook};
+use crate::hands::Hands;
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
@@ -139,6 +140,7 @@ where
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
+    let hands = Hands::new(config.adders).map_err(|text| post.fault(text))?;
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
     let (pump, meeting) = transport::start(config.launch.clone(), hello, patience, at_pump)?;
     post.rank = meeting.rank;
@@ -147,7 +149,8 @@ where
     enter(Some(post.clone()));
     let system = System::new();
     let (report, outcome) = bounded(1);
-    let wires = wiring::Wires { config, meeting, observer, traces, post, line, outcome: report };
+    let wires =
+        wiring::Wires { config, meeting, observer, traces, post, line, hands, outcome: report };
     let (arbiters, wake) = wires.start(factories);
     pump.attach(wake);
     let result = wait(&outcome, post);
