@@ -179,16 +179,19 @@ fn a_rank_with_another_net_is_named() {
     fails(&["sync", "othernet=1"], &["rank 1 (host ", "net or solver differs from rank 0's"]);
 }
 
-/// Children of a process, by what the kernel says.
-fn children(of: u32) -> Vec<u32> {
+/// The ranks below a process: MPICH's launcher has one more process between.
+fn ranks_below(launcher: u32) -> Vec<u32> {
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let parent = |pid: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        stat(pid).rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let below = |pid: u32| {
+        std::iter::successors(parent(pid), |pid| parent(*pid)).any(|pid| pid == launcher)
     };
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let mut found: Vec<u32> = all
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| parent(*pid) == Some(of))
+        .filter(|pid| stat(*pid).contains("(quadratic)") && below(*pid))
         .collect();
     found.sort_unstable();
     found
@@ -200,7 +203,7 @@ fn training(mpirun: &Child, ranks: usize) -> Vec<u32> {
     let start = Instant::now();
     while found.len() < ranks && start.elapsed() < SOON {
         std::thread::sleep(Duration::from_millis(100));
-        found = children(mpirun.id());
+        found = ranks_below(mpirun.id());
     }
     std::thread::sleep(Duration::from_millis(1500));
     found
