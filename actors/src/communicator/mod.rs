@@ -29,7 +29,7 @@ use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
 use crate::hands::Hands;
 use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
-use crate::mode::{Event, Machine, Moment};
+use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::Plan;
 use crate::schedule::Schedule;
@@ -78,6 +78,8 @@ pub(crate) struct Communicator {
     plan: Option<Plan>,
     machine: Option<Box<dyn Machine>>,
     events: VecDeque<Event>,
+    /// Empty between events; kept for its memory.
+    actions: Vec<Action>,
     drained: Option<(u64, bool, bool)>,
     wake_at: Option<Duration>,
     ledger: Ledger,
@@ -130,6 +132,7 @@ impl Communicator {
             plan: None,
             machine: None,
             events: VecDeque::new(),
+            actions: Vec::new(),
             drained: None,
             wake_at: None,
             ledger: Ledger::new(schedule.clone(), parts.meeting.replicas() as u64),
@@ -214,11 +217,12 @@ impl Communicator {
                 stop: self.parts.requests.stop_wanted(),
                 snapshot: self.parts.requests.snapshot_wanted(),
             };
-            let mut actions = Vec::new();
+            let mut actions = std::mem::take(&mut self.actions);
             machine.on(&moment, event, &mut actions);
-            for action in actions {
+            for action in actions.drain(..) {
                 self.act(action)?;
             }
+            self.actions = actions;
         }
         if let Some((iter, stop, snapshot)) = self.drained.take() {
             self.drained_at(iter, stop, snapshot);

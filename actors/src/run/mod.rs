@@ -49,7 +49,7 @@ where
     let (rank, _) = transport::launched().unwrap_or((0, 1));
     let mut post = Post {
         rank,
-        host: host_name(),
+        host: host_name().into(),
         actor: "main".into(),
         alarm: Arc::new(Alarm::default()),
         tracer: traces.lane("main"),
@@ -136,7 +136,7 @@ where
         workers: config.threads.len(),
         config: config.hash(),
         identities: config.identities.clone(),
-        host: post.host.clone(),
+        host: post.host.to_string(),
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };

@@ -56,9 +56,22 @@ struct Slot {
     taken: usize,
 }
 
+/// Working memory of whoever arrives last.
+#[derive(Debug, Default)]
+struct Scratch {
+    words: Vec<u64>,
+    sent: Vec<u16>,
+    received: Vec<u16>,
+    all: Vec<u16>,
+    sum: Vec<f32>,
+}
+
 #[derive(Debug, Default)]
 struct Hub {
     slots: HashMap<(Stream, u64), Slot>,
+    /// Slots of collectives that are over, and working memory: for the next ones.
+    spare: Vec<Slot>,
+    scratch: Scratch,
     mail: HashMap<usize, VecDeque<Vec<f32>>>,
     beats: Vec<Vec<(usize, Beat)>>,
 }
@@ -85,19 +98,20 @@ impl Node {
         &mut self,
         stream: Stream,
         load: Load,
-        combine: impl FnOnce(&mut [Option<Load>]) -> Result<(), String>,
+        combine: impl FnOnce(&mut [Option<Load>], &mut Scratch) -> Result<(), String>,
     ) -> Result<u64, String> {
         let next = self.next.entry(stream).or_insert(0);
         let place = *next;
         *next += 1;
         let size = self.place.size;
         let mut hub = self.place.hub.lock();
-        let slot = hub.slots.entry((stream, place)).or_default();
+        let Hub { slots, spare, scratch, .. } = &mut *hub;
+        let slot = slots.entry((stream, place)).or_insert_with(|| spare.pop().unwrap_or_default());
         slot.loads.resize_with(size, || None);
         slot.loads[self.place.rank] = Some(load);
         slot.arrived += 1;
         if slot.arrived == size {
-            combine(&mut slot.loads)?;
+            combine(&mut slot.loads, scratch)?;
         }
         Ok(place)
     }
@@ -111,8 +125,11 @@ impl Node {
         }
         let load = slot.loads[self.place.rank].take();
         slot.taken += 1;
-        if slot.taken == self.place.size {
-            hub.slots.remove(&(stream, place));
+        if slot.taken == self.place.size
+            && let Some(mut slot) = hub.slots.remove(&(stream, place))
+        {
+            (slot.arrived, slot.taken) = (0, 0);
+            hub.spare.push(slot);
         }
         load
     }
@@ -148,7 +165,7 @@ impl Node {
 }
 
 /// Sums all loads in rank order and gives every rank the sum in its own buffer.
-fn sum(loads: &mut [Option<Load>]) -> Result<(), String> {
+fn sum(loads: &mut [Option<Load>], scratch: &mut Scratch) -> Result<(), String> {
     let (first, rest) = loads.split_at_mut(1);
     let Some(Some(Load::Floats(total))) = first.first_mut() else {
         return Err("rank 0 joined a sum with something else".into());
@@ -163,11 +180,15 @@ fn sum(loads: &mut [Option<Load>]) -> Result<(), String> {
             _ => return Err("nodes joined one sum with buffers of different length".into()),
         }
     }
-    spread(loads)
+    spread(loads, scratch)
 }
 
 /// Sums all loads as ranks with a wire between them would.
-fn rounded_sum(wire: Wire, loads: &mut [Option<Load>]) -> Result<(), String> {
+fn rounded_sum(
+    wire: Wire,
+    loads: &mut [Option<Load>],
+    scratch: &mut Scratch,
+) -> Result<(), String> {
     let mut parts: Vec<(&mut [f32], &mut [f32])> = Vec::new();
     for load in loads {
         match load {
@@ -179,8 +200,7 @@ fn rounded_sum(wire: Wire, loads: &mut [Option<Load>]) -> Result<(), String> {
     if parts.iter().any(|(data, _)| data.len() != len) {
         return Err("nodes joined one sum with buffers of different length".into());
     }
-    let (mut sent, mut received, mut all) = (Vec::new(), Vec::new(), Vec::new());
-    let mut sum = Vec::new();
+    let Scratch { sent, received, all, sum, .. } = scratch;
     for from in (0..len).step_by(CHUNK) {
         let chunk = from..(from + CHUNK).min(len);
         let pieces = Pieces { len: chunk.len(), nodes };
@@ -197,17 +217,17 @@ fn rounded_sum(wire: Wire, loads: &mut [Option<Load>]) -> Result<(), String> {
                 received.extend_from_slice(&sent[node * words..(node + 1) * words]);
             }
             let rest = &mut parts[node].1[chunk.clone()][pieces.of(node)];
-            wire::combine(wire, &received, rest, &mut sum, out);
+            wire::combine(wire, received, rest, sum, out);
         }
         for (data, _) in &mut parts {
-            wire::collect(wire, &all, nodes, &mut data[chunk.clone()]);
+            wire::collect(wire, all, nodes, &mut data[chunk.clone()]);
         }
     }
     Ok(())
 }
 
 /// Copies rank 0's load into everybody's.
-fn spread(loads: &mut [Option<Load>]) -> Result<(), String> {
+fn spread(loads: &mut [Option<Load>], _: &mut Scratch) -> Result<(), String> {
     let (first, rest) = loads.split_at_mut(1);
     let Some(Some(Load::Floats(source))) = first.first() else {
         return Err("rank 0 joined a broadcast with something else".into());
@@ -221,16 +241,21 @@ fn spread(loads: &mut [Option<Load>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives every rank all ranks' words, in rank order.
-fn gather(loads: &mut [Option<Load>]) -> Result<(), String> {
-    let mut all = Vec::new();
+/// Gives every rank all ranks' words, in rank order, in its own buffer.
+fn gather(loads: &mut [Option<Load>], scratch: &mut Scratch) -> Result<(), String> {
+    let all = &mut scratch.words;
+    all.clear();
     for load in &*loads {
         match load {
             Some(Load::Words(words)) => all.extend_from_slice(words),
             _ => return Err("a node joined a header with something else".into()),
         }
     }
-    loads.fill_with(|| Some(Load::Words(all.clone())));
+    for load in loads.iter_mut().flatten() {
+        if let Load::Words(words) = load {
+            words.clone_from(all);
+        }
+    }
     Ok(())
 }
 
@@ -254,7 +279,9 @@ impl Transport for Node {
             }
             Op::Sum { lane, id, data, wire, rest } if wire.rounds() => {
                 let load = Load::Rounded(data, rest);
-                let round = |loads: &mut [Option<Load>]| rounded_sum(wire, loads);
+                let round = |loads: &mut [Option<Load>], scratch: &mut Scratch| {
+                    rounded_sum(wire, loads, scratch)
+                };
                 Waiting::Sum { lane, id, place: self.join(Stream::Lane(lane), load, round)? }
             }
             Op::Sum { lane, id, data, .. } => {
