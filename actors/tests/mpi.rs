@@ -245,6 +245,36 @@ fn a_rank_that_stops_answering_is_named_and_ends_the_job() {
     assert!(text.contains("rank 1 (host ") && text.contains("has not been heard for"), "{text}");
 }
 
+/// Seconds of CPU that a process has used.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    ticks / 100.0
+}
+
+/// All ranks but the slow one do nothing but wait for it, with an exchange open.
+#[test]
+fn a_waiting_rank_burns_less_than_a_tenth_of_a_core() {
+    for mode in ["sync", "ssp", "local-sgd"] {
+        let arguments = [mode, "iters=1000000", "slow=1@400"];
+        let Some(mut command) = mpirun(2, &arguments) else { return };
+        let child = command.spawn().unwrap();
+        let ranks = training(&child, 2);
+        let busy = || ranks.iter().map(|rank| cpu_seconds(*rank)).collect::<Vec<f64>>();
+        let (start, before) = (Instant::now(), busy());
+        std::thread::sleep(Duration::from_secs(4));
+        let (seconds, after) = (start.elapsed().as_secs_f64(), busy());
+        // Not SIGKILL: the ranks must be ended, too.
+        let ended = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(ended.success());
+        drop(finish(child, Duration::from_secs(60)));
+        let share: Vec<f64> = before.iter().zip(&after).map(|(b, a)| (a - b) / seconds).collect();
+        tell(&format!("{mode}, {}: ranks use {share:.3?} of a core while one is slow", library()));
+        assert!(share.iter().all(|share| *share < 0.1), "{mode}: {share:?}");
+    }
+}
+
 #[test]
 fn without_mpirun_mpi_is_not_needed_and_a_single_rank_works() {
     for arguments in [&["sync"][..], &["hogwild", "workers=2"], &["sync", "launch=mpi"]] {
