@@ -210,6 +210,16 @@ impl Communicator {
         self.exchange(bucket, data, exact)
     }
 
+    /// Sums the exchange buffers, all zeros, of every bucket.
+    pub(super) fn warm_up(&mut self) -> Result<(), Halt> {
+        self.awaiting = self.wires.len();
+        for bucket in 0..self.wires.len() {
+            let zeros = std::mem::take(&mut self.wires[bucket]);
+            self.exchange(bucket, zeros, !self.rounded())?;
+        }
+        Ok(())
+    }
+
     /// Starts the sum of a bucket over all nodes. An exact one takes with it what earlier ones
     /// have left behind.
     fn exchange(&mut self, bucket: usize, mut data: Vec<f32>, exact: bool) -> Result<(), Halt> {
@@ -290,6 +300,10 @@ impl Communicator {
             Done::Sum { lane: Lane::Data, id, data, rest } if id < self.means.len() => {
                 if !rest.is_empty() {
                     self.rests[id] = rest;
+                }
+                if self.duty == Some(Duty::WarmUp) {
+                    self.wires[id] = data;
+                    return self.arrived();
                 }
                 if self.draws() {
                     self.wires[id] = data;
