@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::replica::{Cause, Replica, ReplicaPlace};
 use crate::schedule::Schedule;
 use crate::source::{BatchSource, ReaderPlace};
-use crate::transport::InProcess;
+use crate::transport::{InProcess, Link};
 use crate::wire::Wire;
 
 /// How replicas share what they learn.
@@ -130,7 +130,7 @@ pub struct Identity {
 }
 
 /// At most so many [`Config::identities`]: they travel in a message of fixed size.
-pub const MAX_IDENTITIES: usize = 8;
+pub const MAX_IDENTITIES: usize = 12;
 
 /// The set-up of this node's part of a run.
 #[derive(Clone)]
@@ -159,10 +159,15 @@ pub struct Config {
     pub identities: Vec<Identity>,
     /// How the nodes find each other.
     pub launch: Launch,
+    /// A link to emulate between the nodes, over whatever really connects them.
+    pub link: Option<Link>,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
+    /// Record spans at all. Off only to measure what recording costs: shares at displays are then
+    /// zero, and a fault's place has no history.
+    pub record: bool,
     /// Where signals arrive.
     pub requests: Requests,
     /// Warn when nothing has moved, or a peer has been silent, for this long.
@@ -190,8 +195,10 @@ impl Config {
             prefetch_bytes: 256 << 20,
             identities: Vec::new(),
             launch: Launch::Auto,
+            link: None,
             trace: None,
             trace_layers: false,
+            record: true,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),

@@ -38,6 +38,11 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// Bytes of one number on the way.
+    pub(crate) fn bytes(self) -> usize {
+        if self.rounds() { size_of::<u16>() } else { size_of::<f32>() }
+    }
+
     /// Whether values are rounded.
     pub fn rounds(self) -> bool {
         self != Wire::F32

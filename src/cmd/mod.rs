@@ -14,8 +14,10 @@ mod compute_image_mean;
 mod convert_cifar_data;
 mod convert_imageset;
 mod convert_mnist_data;
+mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
+mod emulated;
 mod export;
 mod extract_features;
 mod generate_data;
@@ -27,9 +29,11 @@ mod model;
 mod net;
 pub mod original_names;
 mod parse_log;
+mod plot;
 pub mod spelling;
 mod test;
 mod time;
+mod trace;
 mod train;
 mod upgrade_proto;
 
@@ -88,10 +92,13 @@ enum Command {
     ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
+    ConvertMnistSiameseData(convert_mnist_siamese_data::ConvertSiameseArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Plot(plot::PlotArgs),
+    Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -109,7 +116,8 @@ pub fn main() -> ExitCode {
     // thread takes the core from one that has work.
     set_openmp_defaults(Waiting::Sleep);
     let log = Log::new();
-    match run(arguments(std::env::args_os()), &log) {
+    let words = arguments(std::env::args_os());
+    match words.and_then(|words| run(words, &log)) {
         Ok(code) => code,
         Err(error) => {
             log.error(concat!("cmd.rs:", line!()), error);
@@ -119,10 +127,11 @@ pub fn main() -> ExitCode {
 }
 
 /// The words behind the program's name, which is one of them itself where it is that of a tool.
-fn arguments(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Vec<OsString>> {
     let program = words.next().unwrap_or_default();
+    original_names::refuse_deprecated(&program)?;
     let command = original_names::command_of(&program);
-    command.map(OsString::from).into_iter().chain(words).collect()
+    Ok(command.map(OsString::from).into_iter().chain(words).collect())
 }
 
 /// Does what `args` (without the program's name) say.
@@ -163,10 +172,13 @@ impl Command {
             Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
+            Command::ConvertMnistSiameseData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Plot(args) => args.run(log),
+            Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

@@ -44,6 +44,8 @@ pub struct Optimizer {
     iter_size: f32,
     histories: [AlignedBuf; 2],
     pieces: Vec<Vec<Run>>,
+    /// The squared norm of each piece's gradient; empty without clipping.
+    norms: Vec<f64>,
 }
 
 impl Optimizer {
@@ -63,14 +65,17 @@ impl Optimizer {
         ensure!(param.iter_size() >= 1, "iter_size must be at least 1, got {}", param.iter_size());
         let len = arena.learnable_len();
         let kept = |k: usize| AlignedBuf::zeroed(if rule.histories() > k { len } else { 0 });
+        let clip = Some(param.clip_gradients()).filter(|c| *c >= 0.0);
+        let pieces = cut(arena.params(), len);
         Ok(Optimizer {
             policy: LrPolicy::new(param)?,
             decay,
-            clip: Some(param.clip_gradients()).filter(|c| *c >= 0.0),
+            clip,
+            norms: vec![0.0; if clip.is_some() { pieces.len() } else { 0 }],
             iter_size: param.iter_size() as f32,
             histories: [kept(0), kept(1)],
             rule,
-            pieces: cut(arena.params(), len),
+            pieces,
         })
     }
 
@@ -166,17 +171,16 @@ impl Optimizer {
     }
 
     /// The factor that brings the global norm of the gradient down to the clip value.
-    fn clip_scale(&self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
+    fn clip_scale(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
         let Some(clip) = self.clip else { return Ok(1.0) };
         let len = arena.learnable_len();
         let diff = &arena.diff()[..len];
-        let mut sums = vec![0.0f64; len.div_ceil(PIECE)];
         // Sums of pieces in f64, added in order: the same for any number of threads.
-        threads.par_chunks_mut(&mut sums, 1, |i, sum| {
+        threads.par_chunks_mut(&mut self.norms, 1, |i, sum| {
             let piece = &diff[i * PIECE..len.min((i + 1) * PIECE)];
             sum[0] = piece.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
         });
-        let norm = sums.iter().sum::<f64>().sqrt() as f32;
+        let norm = self.norms.iter().sum::<f64>().sqrt() as f32;
         if !norm.is_finite() {
             return Err(Error::NotFinite { iter, what: "the gradient's norm".into(), value: norm });
         }

@@ -2,14 +2,19 @@
 //! running job.
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
-//!   `signals`: SIGINT and SIGHUP.
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   [`observe`]: all who listen, and the numbers for files and dashboards. `signals`: SIGINT and
+//!   SIGHUP. `nodes`: several nodes in this process. `emulation`: devices that wait instead of
+//!   computing.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod emulation;
 mod equivalence;
 mod job;
+mod nodes;
+pub mod observe;
 mod record_log;
 mod replica;
 mod report;
@@ -17,18 +22,20 @@ mod signals;
 mod source;
 mod tuning;
 
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caffe_actors::{Config, Factories, Requests};
-pub use caffe_actors::{Mode, Wire};
+use caffe_actors::{Config, Digest, Factories, Identity, Requests};
+pub use caffe_actors::{Link, Loss, Mode, Wire};
 
 use crate::log::Log;
 use crate::{Error, Result, ensure};
+pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
 use replica::SolverReplica;
-use report::Report;
 pub use signals::Effect;
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
@@ -78,7 +85,15 @@ pub struct Options {
     pub stall_warning: Duration,
     /// A peer that is silent for so long ends the job; zero: never.
     pub stall_timeout: Duration,
-    /// Device actors of this process.
+    /// Nodes of a job inside this process.
+    pub nodes: usize,
+    /// A link to emulate between nodes.
+    pub link: Option<Link>,
+    /// Devices to emulate instead of computing.
+    pub device: Option<DeviceSpec>,
+    /// By what emulated times are multiplied.
+    pub dilate: Dilation,
+    /// Device actors of each node of this process.
     pub workers: usize,
     /// CPU threads of this process, divided among its workers.
     pub threads: usize,
@@ -97,6 +112,14 @@ pub struct Options {
     pub trace_layers: bool,
     /// Folder for a list of the records that every replica trains on.
     pub log_records: Option<PathBuf>,
+    /// Record what every thread does. Off only to measure what it costs.
+    pub record: bool,
+    /// A file for the run's numbers, as JSON lines.
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Where Prometheus may ask for the numbers.
+    pub prometheus: Option<SocketAddr>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -118,6 +141,10 @@ impl Options {
             tuning: Tuning::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),
+            nodes: 1,
+            link: None,
+            device: None,
+            dilate: Dilation::Auto,
             workers: 1,
             threads: 1,
             readers: None,
@@ -127,9 +154,22 @@ impl Options {
             trace: None,
             trace_layers: false,
             log_records: None,
+            record: true,
+            metrics: None,
+            tensorboard: None,
+            prometheus: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
+    }
+}
+
+impl Options {
+    /// What is emulated, which all ranks must agree on.
+    fn emulated(&self) -> Identity {
+        let mut digest = Digest::default();
+        format!("{:?} {:?} {:?}", self.link, self.device, self.dilate).hash(&mut digest);
+        Identity { what: "--link, --device or --dilate".into(), hash: digest.finish() }
     }
 }
 
@@ -139,6 +179,11 @@ impl Options {
 /// Whatever was wrong with the files before training, or the fault that ended the job.
 pub fn run(options: &Options, log: &Log) -> Result<()> {
     ensure!(options.workers > 0, "--workers must be at least 1");
+    ensure!(options.nodes > 0, "--nodes must be at least 1");
+    ensure!(
+        options.nodes == 1 || caffe_actors::launched().is_none(),
+        "--nodes puts all nodes of a job into one process; under mpirun every rank is a node"
+    );
     let job = Arc::new(Job::new(options)?);
     for folder in options.trace.iter().chain(&options.log_records) {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
@@ -150,24 +195,29 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     config.wire = options.wire;
     config.stall_warning = options.stall_warning;
     config.stall_timeout = options.stall_timeout;
-    config.threads = divide(options.threads, options.workers);
+    config.link = options.link.clone();
+    config.identities = job.identities()?;
+    config.identities.push(options.emulated());
+    config.trace = options.trace.clone();
+    config.trace_layers = options.trace_layers;
+    config.record = options.record;
+    config.requests = requests;
+    if let Some(device) = &options.device {
+        return emulation::run(&job, options, device, config, log);
+    }
+    let own = options.threads.div_ceil(options.nodes);
+    config.threads = divide(own, options.workers);
     config.adders = adders(options.threads);
     let (readers, decoders) = share_reading(options, &job);
     config.readers = readers;
-    config.identities = job.identities()?;
-    config.trace = options.trace.clone();
-    config.trace_layers = options.trace_layers;
-    config.requests = requests;
 
     let (for_replicas, for_readers) = (job.clone(), job.clone());
     let factories = Factories::new(
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
         move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
-    let report = Report::new(&job, options, log);
-    caffe_actors::run(config, factories, Box::new(report))
-        .map(|_| ())
-        .map_err(|fault| Error::Fault(Box::new(fault)))
+    let observers = observe::observers(&job, options, log)?;
+    nodes::run_all(&config, options.nodes, &factories, Box::new(observers), log).map(|_| ())
 }
 
 /// Number of reader actors, and of threads with which each decodes. There is no use for more actors

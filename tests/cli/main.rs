@@ -19,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "train",
     "test",
     "time",
@@ -28,10 +28,12 @@ const COMMANDS: [&str; 19] = [
     "convert_imageset",
     "convert_cifar_data",
     "convert_mnist_data",
+    "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
     "net",
     "parse_log",
+    "plot",
     "db",
     "generate_data",
     "export",

@@ -294,6 +294,7 @@ impl Communicator {
             rank,
             hosts: self.parts.meeting.hosts.clone(),
             workers: workers.clone(),
+            clocks: self.parts.meeting.clocks.clone(),
             iter: self.iter,
             transport: self.parts.meeting.transport.clone(),
         };

@@ -8,6 +8,7 @@
 
 mod duties;
 mod histories;
+mod pace;
 mod rounds;
 mod together;
 
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 use self::duties::Duty;
 use self::histories::Streaming;
+use self::pace::Paces;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{Mode, Requests};
@@ -33,6 +35,7 @@ use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::Plan;
 use crate::schedule::Schedule;
+use crate::trace::Tracer;
 use crate::transport::{Done, Line, Meeting, News, Op};
 use crate::wire::Wire;
 
@@ -42,6 +45,7 @@ pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
 /// The communicator's ends to one device.
 pub(crate) struct DevicePort {
     pub(crate) orders: Recipient<Order>,
+    pub(crate) tracer: Tracer,
     pub(crate) cues: Sender<Cue>,
     pub(crate) gradients: Receiver<Gradient>,
     /// Tells it that more tickets may start.
@@ -118,6 +122,7 @@ pub(crate) struct Communicator {
     merging: bool,
     /// Steps of other nodes whose updates the round under way brings.
     coming: u64,
+    paces: Paces,
 
     steps: Vec<u64>,
     rounds: u64,
@@ -128,7 +133,10 @@ impl Communicator {
     pub(crate) fn new(parts: Parts) -> Self {
         let devices = parts.devices.len();
         let schedule = parts.schedule.clone();
+        let lanes = parts.devices.iter().map(|device| device.tracer.clone()).collect();
+        let paces = Paces::new(lanes, parts.meeting.rank, &parts.meeting.workers);
         Communicator {
+            paces,
             plan: None,
             machine: None,
             events: VecDeque::new(),
@@ -243,7 +251,8 @@ impl Communicator {
             return;
         }
         if let Some(at) = self.wake_at.take() {
-            let delay = at.saturating_sub(self.parts.clock.now());
+            let clock = &self.parts.clock;
+            let delay = clock.lasts(at.saturating_sub(clock.now()));
             context.run_later(delay, Self::alarm_clock);
         }
     }

@@ -46,7 +46,7 @@ impl Communicator {
             Action::Loss(part) => {
                 if self.root() {
                     for display in self.ledger.add(&part) {
-                        self.tell(|observer| observer.display(&display));
+                        self.show(display);
                     }
                 }
             }
@@ -89,6 +89,8 @@ impl Communicator {
 
     /// Tickets from a grant go to the readers in turn; all their loads end in one queue.
     fn grant(&self, first: u64, count: u64) {
+        self.parts.gate.grant(count);
+        self.wake_devices();
         let readers = self.parts.readers.len() as u64;
         for (reader, port) in self.parts.readers.iter().enumerate() {
             let offset = (reader as u64 + readers - first % readers) % readers;
@@ -110,9 +112,10 @@ impl Communicator {
         }
         self.round = header.round;
         header.hash = self.hash(header.round);
+        header.tallies = self.paces.own();
         let outputs = self.plan()?.train_outputs;
         let mut words = std::mem::take(&mut self.words);
-        header.encode(outputs, &mut words);
+        header.encode(outputs, self.most_devices(), &mut words);
         self.post(Op::Header { words })
     }
 
@@ -142,14 +145,15 @@ impl Communicator {
         if !matches!(self.duty, Some(Duty::Train { .. })) {
             return self.compared(&words);
         }
-        let outputs = self.plan()?.train_outputs;
+        let (outputs, devices) = (self.plan()?.train_outputs, self.most_devices());
         let headers: Option<Vec<Header>> = words
-            .chunks(Header::words(outputs))
-            .map(|words| Header::decode(words, outputs))
+            .chunks(Header::words(outputs, devices))
+            .map(|words| Header::decode(words, outputs, devices))
             .collect();
         self.words = words;
         match headers {
             Some(headers) => {
+                self.paces.heard(&headers);
                 let own = self.parts.meeting.rank;
                 let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
                 self.coming = others.map(|(_, header)| header.finished).sum();
@@ -175,6 +179,11 @@ impl Communicator {
     /// More tickets may start; `below` is a step ticket.
     fn open(&self, below: u64) {
         self.parts.gate.open(below.saturating_mul(self.parts.schedule.iter_size as u64));
+        self.wake_devices();
+    }
+
+    /// A device that waits for a ticket looks again.
+    fn wake_devices(&self) {
         for device in &self.parts.devices {
             // Full means that the device has yet to look.
             device.opened.try_send(()).ok();

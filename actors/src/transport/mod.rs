@@ -1,10 +1,11 @@
-//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, and the pump
-//! thread that owns one of them.
+//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, an emulated
+//! link around any of them, and the pump thread that owns one.
 //!
 //! Operations are posted and polled; nothing waits. Collectives of one [`Lane`] must be posted
 //! in the same order on all nodes; lanes are independent of each other. Every buffer given with
 //! an operation comes back with its completion.
 
+mod emulated;
 mod inprocess;
 mod launch;
 #[cfg(feature = "mpi")]
@@ -14,12 +15,14 @@ mod pump;
 use crate::fault::Fault;
 use crate::wire::Wire;
 
+pub use emulated::{Link, Loss};
 pub use inprocess::InProcess;
 #[cfg(test)]
 pub(crate) use inprocess::Node;
 pub use launch::launched;
 #[cfg(feature = "mpi")]
 pub(crate) use mpi::abort_job;
+pub use pump::ClockOffset;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 
 /// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's
