@@ -14,6 +14,7 @@ use crate::replica::{Cause, Replica, ReplicaPlace};
 use crate::schedule::Schedule;
 use crate::source::{BatchSource, ReaderPlace};
 use crate::transport::{InProcess, Link};
+use crate::wire::Wire;
 
 /// How replicas share what they learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +141,8 @@ pub struct Config {
     /// In `hogwild`: replicas compute where their next update will meet the weights, ahead by
     /// what they cannot yet see of the others (1), a part of it, or not at all (0).
     pub look_ahead: f32,
+    /// Number format of what nodes send each other.
+    pub wire: Wire,
     /// What happens when.
     pub schedule: Schedule,
     /// Compute threads of each device actor of this node; their number is the number of device
@@ -178,6 +181,7 @@ impl Config {
         Config {
             mode,
             look_ahead: 1.0,
+            wire: Wire::F32,
             schedule,
             threads: vec![1],
             readers: 1,
@@ -198,7 +202,7 @@ impl Config {
     /// Hash of what the machine itself needs equal on all ranks: mode and schedule.
     pub(crate) fn hash(&self) -> u64 {
         let mut digest = Digest::default();
-        self.mode.hash(&mut digest);
+        (self.mode, self.wire).hash(&mut digest);
         self.look_ahead.to_bits().hash(&mut digest);
         let s = &self.schedule;
         (s.start_iter, s.max_iter, s.iter_size, s.display, s.average_loss).hash(&mut digest);

@@ -14,6 +14,7 @@
 //! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
 //! * `transport`: in-process, solo and MPI, an emulated link, and the pump thread that owns them.
+//! * `wire`: number formats between nodes, and sums of rounded values.
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
 
@@ -38,6 +39,7 @@ mod source;
 mod store;
 pub mod trace;
 mod transport;
+mod wire;
 
 pub use clock::{Clock, DilatedClock, SystemClock};
 pub use config::{
@@ -52,3 +54,4 @@ pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
 pub use transport::{InProcess, Link, Loss, MeasuredLink, launched, measure_link};
+pub use wire::Wire;

@@ -66,6 +66,11 @@ impl<B> Queue<B> {
     }
 }
 
+/// How many batches of one device may lie ready, where `each` bytes make one for every device.
+fn buffers(prefetch_bytes: usize, each: usize) -> usize {
+    (prefetch_bytes / each.max(1)).clamp(FEWEST, MOST)
+}
+
 impl<B> TestQueue<B> {
     /// Without buffers.
     pub(crate) fn new(out: Sender<TestLoad<B>>) -> Self {
@@ -146,7 +151,7 @@ impl<S: BatchSource> Reader<S> {
         drop(span);
         let devices: usize = self.queues.iter().map(|queue| queue.devices).sum();
         let each = source.batch_bytes().max(1) * self.per_load * devices.max(1);
-        let buffers = (self.prefetch_bytes / each).clamp(FEWEST, MOST);
+        let buffers = buffers(self.prefetch_bytes, each);
         let reader = self.place.reader;
         for queue in &mut self.queues {
             let batches = || (0..self.per_load).map(|_| S::Batch::default()).collect();
@@ -245,5 +250,22 @@ impl<B> Queue<B> {
         }
         self.out.try_send(load).map_err(|_| Halt::Stopped)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefetch_is_bounded_in_bytes() {
+        for prefetch in [0, 1 << 20, 256 << 20] {
+            for each in [1, 1000, 40 << 20, 64 << 20, 1 << 30] {
+                let n = buffers(prefetch, each);
+                assert!(n * each <= prefetch.max(FEWEST * each), "{n} batches of {each}");
+                assert!((FEWEST..=MOST).contains(&n));
+            }
+        }
+        assert_eq!(buffers(256 << 20, 64 << 20), 4);
     }
 }

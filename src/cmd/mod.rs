@@ -14,6 +14,7 @@ mod compute_image_mean;
 mod convert_cifar_data;
 mod convert_imageset;
 mod convert_mnist_data;
+mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
 mod emulated;
@@ -29,6 +30,7 @@ mod net;
 pub mod original_names;
 mod parse_log;
 mod plan;
+mod plot;
 pub mod spelling;
 mod test;
 mod time;
@@ -91,10 +93,12 @@ enum Command {
     ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
     ConvertMnistData(convert_mnist_data::ConvertMnistArgs),
+    ConvertMnistSiameseData(convert_mnist_siamese_data::ConvertSiameseArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Plot(plot::PlotArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -112,7 +116,8 @@ pub fn main() -> ExitCode {
     // thread takes the core from one that has work.
     set_openmp_defaults(Waiting::Sleep);
     let log = Log::new();
-    match run(arguments(std::env::args_os()), &log) {
+    let words = arguments(std::env::args_os());
+    match words.and_then(|words| run(words, &log)) {
         Ok(code) => code,
         Err(error) => {
             log.error(concat!("cmd.rs:", line!()), error);
@@ -122,10 +127,11 @@ pub fn main() -> ExitCode {
 }
 
 /// The words behind the program's name, which is one of them itself where it is that of a tool.
-fn arguments(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Vec<OsString>> {
     let program = words.next().unwrap_or_default();
+    original_names::refuse_deprecated(&program)?;
     let command = original_names::command_of(&program);
-    command.map(OsString::from).into_iter().chain(words).collect()
+    Ok(command.map(OsString::from).into_iter().chain(words).collect())
 }
 
 /// Does what `args` (without the program's name) say.
@@ -167,10 +173,12 @@ impl Command {
             Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
             Command::ConvertMnistData(args) => args.run(log),
+            Command::ConvertMnistSiameseData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Plot(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

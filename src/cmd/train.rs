@@ -10,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::{emulated, gpu, host};
 use crate::log::Log;
 use crate::trainer::{
-    self, BatchMeaning, DeviceSpec, Dilation, Effect, Link, LrScaling, Mode, Options, Tuning,
+    self, BatchMeaning, DeviceSpec, Dilation, Effect, Link, LrScaling, Mode, Options, Tuning, Wire,
 };
 use crate::{Result, ensure};
 
@@ -67,6 +67,11 @@ pub struct TrainArgs {
     /// meanwhile: 1 for all of it, 0 for nothing
     #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = look_ahead)]
     pub look_ahead: f32,
+    /// Number format of what ranks send each other: f32, bf16 or fp16 (half the bytes; what rounding
+    /// takes is sent later)
+    #[arg(long, value_name = "FORMAT", value_parser = wire())]
+    #[arg(default_value = "f32", hide_possible_values = true)]
+    pub wire: Wire,
     /// How the learning rate grows with the number of replicas: none, linear or sqrt
     #[arg(long, value_parser = scaling(), default_value = "none", hide_possible_values = true)]
     pub lr_scaling: LrScaling,
@@ -125,6 +130,10 @@ pub struct TrainArgs {
     /// Show every layer in the trace
     #[arg(long)]
     pub trace_layers: bool,
+    /// Write into this folder, for every replica, which records it trains on: a line for each batch,
+    /// its number and the records' keys
+    #[arg(long, value_name = "DIR")]
+    pub log_records: Option<PathBuf>,
 }
 
 /// Reads one of some names as the value that belongs to it.
@@ -177,6 +186,10 @@ pub struct Device(pub Option<DeviceSpec>);
 /// Reads `--device`.
 pub(super) fn device(text: &str) -> std::result::Result<Device, String> {
     emulated::device(text).map(Device)
+}
+
+fn wire() -> impl TypedValueParser<Value = Wire> {
+    one_of([("f32", Wire::F32), ("bf16", Wire::Bf16), ("fp16", Wire::Fp16)])
 }
 
 fn batch() -> impl TypedValueParser<Value = BatchMeaning> {
@@ -234,6 +247,7 @@ impl From<TrainArgs> for Options {
                 ModeName::LocalSgd => Mode::LocalSgd { every: args.exchange_every },
             },
             look_ahead: args.look_ahead,
+            wire: args.wire,
             tuning: Tuning {
                 scaling: args.lr_scaling,
                 warmup: args.warmup_iters,
@@ -253,6 +267,7 @@ impl From<TrainArgs> for Options {
             batch: args.batch,
             trace: args.trace,
             trace_layers: args.trace_layers,
+            log_records: args.log_records,
             sigint: args.sigint_effect,
             sighup: args.sighup_effect,
         }

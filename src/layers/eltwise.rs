@@ -9,6 +9,7 @@
 //! the first in order, as in Caffe.
 
 use caffe_proto::eltwise_parameter::EltwiseOp;
+use smallvec::SmallVec;
 
 use super::{Count, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::{Layout, Shape};
@@ -18,6 +19,9 @@ use crate::{Result, ensure};
 /// Elements per task, small enough that a task's piece of the top stays in the first-level cache
 /// while all bottoms pass.
 const CHUNK: usize = 4 * 1024;
+
+/// The bottoms' values; up to eight need no memory of their own.
+type Values<'a> = SmallVec<[&'a [f32]; 8]>;
 
 /// The layer.
 struct Eltwise {
@@ -119,7 +123,8 @@ impl Layer for Eltwise {
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let layout = dims::first_blocked((0..io.bottoms()).map(|i| io.bottom_layout(i)));
-        let xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Vec<_>>>()?;
+        let xs =
+            (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Values<'_>>>()?;
         run.threads().par_chunks_mut(io.top_mut_in(0, layout)?, CHUNK, |i, y| {
             self.value(&xs, i * CHUNK, y);
         });
@@ -136,7 +141,7 @@ impl Layer for Eltwise {
             layout = Layout::Plain;
         }
         let dy = io.top_diff_in(0, layout)?;
-        let (mut xs, mut y) = (Vec::new(), &[][..]);
+        let (mut xs, mut y) = (Values::new(), &[][..]);
         if self.needs_values() {
             xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<_>>()?;
             y = io.top_in(0, layout)?;

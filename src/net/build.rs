@@ -8,6 +8,7 @@ use super::select::{check_counts, loss_weights, makers, select};
 use super::split::insert_splits;
 use super::{Net, NetOptions, Node, Origin, gradient_flow, memory};
 use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
+use crate::data::readers::reads_records;
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
 use crate::filler;
@@ -304,7 +305,10 @@ impl Builder<'_> {
         memory::check(param.name(), &store, learned.sum(), self.options.memory)?;
         let mut params = ParamArena::new(&self.declared);
         self.fill(&mut params)?;
+        let data_layers = self.nodes.iter().enumerate();
+        let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
         Ok(Net {
+            data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
             phase: self.options.state.phase(),
             nodes: self.nodes,

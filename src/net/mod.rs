@@ -24,7 +24,6 @@ use caffe_proto::{LayerParameter, Phase};
 
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
-use crate::data::readers::reads_records;
 use crate::device::{Run, Step};
 use crate::layers::{Io, Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
@@ -129,6 +128,8 @@ pub struct Net {
     now: Epoch,
     inputs: Vec<BlobId>,
     outputs: Vec<BlobId>,
+    /// Layers that read records.
+    data_layers: Vec<usize>,
 }
 
 impl Net {
@@ -200,8 +201,8 @@ impl Net {
     }
 
     /// Numbers of the layers that read records and have to be fed.
-    pub fn data_layers(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&i| reads_records(self.nodes[i].def.type_name)).collect()
+    pub fn data_layers(&self) -> &[usize] {
+        &self.data_layers
     }
 
     /// Hands each data layer its next batch. Where images have another size than the last ones, the
@@ -211,7 +212,7 @@ impl Net {
     /// When a layer cannot take the new shapes.
     pub fn feed(&mut self, batches: &mut [Batch]) -> Result<()> {
         self.follow_batches(batches)?;
-        for (layer, batch) in self.data_layers().into_iter().zip(batches) {
+        for (&layer, batch) in self.data_layers.iter().zip(batches) {
             self.nodes[layer].layer.feed(batch);
         }
         Ok(())

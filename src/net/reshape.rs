@@ -30,17 +30,19 @@ impl Net {
     /// Takes the shapes of the batches to come, one for each data layer, and reshapes what depends
     /// on them.
     pub(super) fn follow_batches(&mut self, batches: &[Batch]) -> Result<()> {
-        let mut changed = vec![false; self.store.blobs.len()];
-        for (layer, batch) in self.data_layers().into_iter().zip(batches) {
+        // Nearly always none, and then nothing is allocated.
+        let mut changed = Vec::new();
+        for (&layer, batch) in self.data_layers.iter().zip(batches) {
             for (&top, dims) in self.nodes[layer].top.iter().zip(&batch.shapes) {
                 let shape = &mut self.store.blobs[top].shape;
                 if shape.dims() != dims {
                     *shape = Shape::new(dims.clone());
+                    changed.resize(self.store.blobs.len(), false);
                     changed[top] = true;
                 }
             }
         }
-        if changed.contains(&true) { self.reshape_behind(0, changed) } else { Ok(()) }
+        if changed.is_empty() { Ok(()) } else { self.reshape_behind(0, changed) }
     }
 
     /// Takes the shapes that a layer's bottoms give its tops by their values, before the layer's

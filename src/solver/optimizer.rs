@@ -44,6 +44,8 @@ pub struct Optimizer {
     iter_size: f32,
     histories: [AlignedBuf; 2],
     pieces: Vec<Vec<Run>>,
+    /// The squared norm of each piece's gradient; empty without clipping.
+    norms: Vec<f64>,
 }
 
 impl Optimizer {
@@ -63,14 +65,17 @@ impl Optimizer {
         ensure!(param.iter_size() >= 1, "iter_size must be at least 1, got {}", param.iter_size());
         let len = arena.learnable_len();
         let kept = |k: usize| AlignedBuf::zeroed(if rule.histories() > k { len } else { 0 });
+        let clip = Some(param.clip_gradients()).filter(|c| *c >= 0.0);
+        let pieces = cut(arena.params(), len);
         Ok(Optimizer {
             policy: LrPolicy::new(param)?,
             decay,
-            clip: Some(param.clip_gradients()).filter(|c| *c >= 0.0),
+            clip,
+            norms: vec![0.0; if clip.is_some() { pieces.len() } else { 0 }],
             iter_size: param.iter_size() as f32,
             histories: [kept(0), kept(1)],
             rule,
-            pieces: cut(arena.params(), len),
+            pieces,
         })
     }
 
@@ -110,7 +115,29 @@ impl Optimizer {
     /// # Errors
     /// [`Error::NotFinite`] when clipping meets a gradient without a finite norm.
     pub fn solve(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
-        self.run(arena, iter, threads, false)
+        let all = 0..arena.learnable_len();
+        self.run(arena, all, iter, threads, false)
+    }
+
+    /// Whether a part of the gradient can be solved before all of it is known.
+    pub fn solves_parts(&self) -> bool {
+        self.clip.is_none()
+    }
+
+    /// [`Optimizer::solve`] for a part of the arena; with [`Optimizer::solves_parts`] only. Parts
+    /// that make up the whole make the same update as the whole.
+    ///
+    /// # Errors
+    /// When the whole gradient's norm is needed.
+    pub fn solve_part(
+        &mut self,
+        arena: &mut ParamArena,
+        part: Range<usize>,
+        iter: u64,
+        threads: Threads,
+    ) -> Result<()> {
+        ensure!(self.solves_parts(), "clip_gradients needs the whole gradient");
+        self.run(arena, part, iter, threads, false)
     }
 
     /// Turns summed gradients into the update and subtracts it from the weights.
@@ -118,12 +145,14 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::solve`].
     pub fn update(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
-        self.run(arena, iter, threads, true)
+        let all = 0..arena.learnable_len();
+        self.run(arena, all, iter, threads, true)
     }
 
     fn run(
         &mut self,
         arena: &mut ParamArena,
+        span: Range<usize>,
         iter: u64,
         threads: Threads,
         apply: bool,
@@ -131,13 +160,22 @@ impl Optimizer {
         let scale = self.clip_scale(arena, iter, threads)? / self.iter_size;
         let len = arena.learnable_len();
         let rate = self.policy.rate(iter);
-        let (data, diff) = arena.data_and_diff();
+        // Whole pieces that hold the span; what lies outside of it is left alone.
+        let first = span.start / PIECE;
+        let cover = first * PIECE..len.min(span.end.next_multiple_of(PIECE));
+        let (data, diff) = if apply { arena.data_and_diff() } else { arena.values_and_diff() };
         let [h0, h1] = &mut self.histories;
         let (rule, decay, pieces) = (&*self.rule, self.decay, &self.pieces);
         let piece = |index: usize, w: &mut [f32], g: &mut [f32], h: [&mut [f32]; 2]| {
             let [h0, h1] = h;
-            for run in &pieces[index] {
-                let r = run.range.clone();
+            let base = (first + index) * PIECE;
+            for run in &pieces[first + index] {
+                let from = run.range.start.max(span.start.saturating_sub(base));
+                let to = run.range.end.min(span.end.saturating_sub(base));
+                if from >= to {
+                    continue;
+                }
+                let r = from..to;
                 let (w, g) = (&mut w[r.clone()], &mut g[r.clone()]);
                 if scale != 1.0 {
                     g.iter_mut().for_each(|g| *g *= scale);
@@ -150,33 +188,39 @@ impl Optimizer {
                 }
             }
         };
-        let (data, diff) = (&mut data[..len], &mut diff[..len]);
+        let (data, diff) = (&mut data[cover.clone()], &mut diff[cover.clone()]);
         match rule.histories() {
             0 => threads.par_zip2_mut((data, PIECE), (diff, PIECE), |i, w, g| {
                 piece(i, w, g, [&mut [], &mut []]);
             }),
-            1 => threads.par_zip3_mut((data, PIECE), (diff, PIECE), (h0, PIECE), |i, w, g, h0| {
-                piece(i, w, g, [h0, &mut []]);
-            }),
-            _ => threads.par_zip4_mut([data, diff, h0, h1], PIECE, |i, [w, g, h0, h1]| {
-                piece(i, w, g, [h0, h1]);
-            }),
+            1 => {
+                let h0 = (&mut h0[cover], PIECE);
+                threads.par_zip3_mut((data, PIECE), (diff, PIECE), h0, |i, w, g, h0| {
+                    piece(i, w, g, [h0, &mut []]);
+                });
+            }
+            _ => threads.par_zip4_mut(
+                [data, diff, &mut h0[cover.clone()], &mut h1[cover]],
+                PIECE,
+                |i, [w, g, h0, h1]| {
+                    piece(i, w, g, [h0, h1]);
+                },
+            ),
         }
         Ok(())
     }
 
     /// The factor that brings the global norm of the gradient down to the clip value.
-    fn clip_scale(&self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
+    fn clip_scale(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
         let Some(clip) = self.clip else { return Ok(1.0) };
         let len = arena.learnable_len();
         let diff = &arena.diff()[..len];
-        let mut sums = vec![0.0f64; len.div_ceil(PIECE)];
         // Sums of pieces in f64, added in order: the same for any number of threads.
-        threads.par_chunks_mut(&mut sums, 1, |i, sum| {
+        threads.par_chunks_mut(&mut self.norms, 1, |i, sum| {
             let piece = &diff[i * PIECE..len.min((i + 1) * PIECE)];
             sum[0] = piece.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
         });
-        let norm = sums.iter().sum::<f64>().sqrt() as f32;
+        let norm = self.norms.iter().sum::<f64>().sqrt() as f32;
         if !norm.is_finite() {
             return Err(Error::NotFinite { iter, what: "the gradient's norm".into(), value: norm });
         }
@@ -221,5 +265,66 @@ fn add_decay(decay: Decay, mult: f32, w: &[f32], g: &mut [f32]) {
             g.iter_mut().zip(w).for_each(|(g, w)| *g += d * sign(*w));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caffe_proto::{FillerParameter, ParamSpec};
+
+    use super::*;
+    use crate::blob::Shape;
+    use crate::params::{Declared, ParamDef};
+
+    /// Three parameters whose ends lie within pieces.
+    fn arena() -> ParamArena {
+        let declared: Vec<Declared> = [PIECE + 100, 70, 2 * PIECE - 9]
+            .into_iter()
+            .enumerate()
+            .map(|(layer, len)| Declared {
+                spec: ParamSpec::default(),
+                layer,
+                index: 0,
+                def: ParamDef::learned(Shape::new(vec![len]), FillerParameter::default()),
+            })
+            .collect();
+        let mut arena = ParamArena::new(&declared);
+        let params = arena.params().to_vec();
+        let (data, diff) = arena.data_and_diff();
+        for i in params.iter().flat_map(|p| p.range.clone()) {
+            (data[i], diff[i]) = ((i % 13) as f32 - 6.0, (i % 7) as f32 * 0.1 - 0.3);
+        }
+        arena
+    }
+
+    #[test]
+    fn parts_make_the_same_update_as_the_whole() {
+        for kind in ["SGD", "Adam"] {
+            let param = SolverParameter {
+                r#type: Some(kind.into()),
+                base_lr: Some(0.1),
+                lr_policy: Some("fixed".into()),
+                momentum: Some(0.9),
+                momentum2: Some(0.99),
+                weight_decay: Some(0.01),
+                ..SolverParameter::default()
+            };
+            let (mut whole, mut parts) = (arena(), arena());
+            let mut optimizers =
+                [&whole, &parts].map(|arena| Optimizer::new(&param, arena).unwrap());
+            let spans: Vec<Range<usize>> =
+                whole.params().iter().rev().map(|p| p.range.clone()).collect();
+            let threads = Threads::new(2);
+            for iter in 0..3 {
+                optimizers[0].solve(&mut whole, iter, threads).unwrap();
+                for span in &spans {
+                    optimizers[1].solve_part(&mut parts, span.clone(), iter, threads).unwrap();
+                }
+                assert!(whole.diff() == parts.diff(), "{kind}, iteration {iter}");
+            }
+            let clipped = SolverParameter { clip_gradients: Some(1.0), ..param };
+            let mut clipped = Optimizer::new(&clipped, &whole).unwrap();
+            assert!(clipped.solve_part(&mut whole, 0..70, 0, threads).is_err());
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What tools say about a net without training it: its cost, its table, its picture, how it differs
-//! from another.
+//! from another; and what a run's log says.
 //!
 //! * [`cost`]: floating-point operations and bytes of a layer, the only place that counts them
 //! * [`summary`]: the table of a net's layers, as text and JSON
@@ -7,14 +7,18 @@
 //! * [`diff`]: what changed from one prototxt to another
 //! * [`parse_log`]: the numbers in a training log
 //! * [`plan`]: what a job of many nodes would do, from a model
+//! * [`chart`]: charts as SVG and PNG
+//! * [`plot`]: the chart of one or several training logs
 //! * [`profile`]: how long each layer takes, as a file
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
 
+pub mod chart;
 pub mod cost;
 pub mod diff;
 pub mod draw;
 pub mod parse_log;
 pub mod plan;
+pub mod plot;
 pub mod profile;
 pub mod summary;

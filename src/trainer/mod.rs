@@ -13,6 +13,7 @@ mod emulation;
 mod equivalence;
 mod job;
 mod nodes;
+mod record_log;
 mod replica;
 mod report;
 mod signals;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caffe_actors::{Config, Digest, Factories, Identity, Requests};
-pub use caffe_actors::{Link, Loss, Mode, measure_link};
+pub use caffe_actors::{Link, Loss, Mode, Wire, measure_link};
 
 use crate::log::Log;
 use crate::{Error, Result, ensure};
@@ -47,6 +48,16 @@ pub enum BatchMeaning {
     Global,
 }
 
+impl BatchMeaning {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchMeaning::Replica => "replica",
+            BatchMeaning::Global => "global",
+        }
+    }
+}
+
 /// What to train and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -64,6 +75,8 @@ pub struct Options {
     pub mode: Mode,
     /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
     pub look_ahead: f32,
+    /// Number format of what ranks send each other.
+    pub wire: Wire,
     /// What several replicas change in the solver.
     pub tuning: Tuning,
     /// A peer or device that is silent for so long is named in a warning.
@@ -95,6 +108,8 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
+    /// Folder for a list of the records that every replica trains on.
+    pub log_records: Option<PathBuf>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -112,6 +127,7 @@ impl Options {
             stages: Vec::new(),
             mode: Mode::Hogwild,
             look_ahead: 1.0,
+            wire: Wire::F32,
             tuning: Tuning::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),
@@ -127,6 +143,7 @@ impl Options {
             batch: BatchMeaning::Replica,
             trace: None,
             trace_layers: false,
+            log_records: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
@@ -154,13 +171,14 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
         "--nodes puts all nodes of a job into one process; under mpirun every rank is a node"
     );
     let job = Arc::new(Job::new(options)?);
-    if let Some(folder) = &options.trace {
+    for folder in options.trace.iter().chain(&options.log_records) {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
     }
     let requests = Requests::default();
     signals::install(options.sigint, options.sighup, &requests)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
+    config.wire = options.wire;
     config.stall_warning = options.stall_warning;
     config.stall_timeout = options.stall_timeout;
     config.link = options.link.clone();

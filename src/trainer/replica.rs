@@ -8,11 +8,13 @@ use caffe_actors::{Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRe
 
 use super::buckets::{self, Bucket};
 use super::job::Job;
+use super::record_log::RecordLog;
 use crate::data::Batch;
+use crate::device::cpu::threads::Threads;
 use crate::net::{Pass, Watch};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Solver, SolverOptions};
+use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
 use crate::{Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -29,6 +31,7 @@ pub struct SolverReplica {
     alone: bool,
     tracer: Tracer,
     layer_names: Vec<NameId>,
+    records: Option<RecordLog>,
 }
 
 impl SolverReplica {
@@ -47,7 +50,10 @@ impl SolverReplica {
         let net = solver.train_net();
         let statistics =
             net.arena().params().iter().filter(|p| p.maintained).map(|p| p.range.clone());
+        let records =
+            job.log_records.as_ref().map(|folder| RecordLog::create(folder, place.replica));
         Ok(SolverReplica {
+            records: records.transpose()?,
             buckets: buckets::cut(net),
             statistics: statistics.collect(),
             batch: batch as usize,
@@ -72,6 +78,37 @@ impl SolverReplica {
 
     fn outputs_len(net: &crate::net::Net) -> usize {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
+    }
+
+    /// Forward and backward; gives each bucket's gradient away on the last pass, or its update.
+    fn pass(
+        &mut self,
+        batch: &mut [Batch],
+        step: &Step,
+        solving: bool,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        let at = engine_step(step, batch);
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
+        if step.pass == 0 {
+            self.solver.clear_gradient();
+        }
+        let (net, optimizer) = self.solver.parts();
+        let threads = net.run().threads();
+        let mut watch = Fences {
+            buckets: &self.buckets,
+            next: if step.last() && !self.alone { 0 } else { self.buckets.len() },
+            ready,
+            solving: solving.then_some((optimizer, step.iter, threads)),
+            tracer: &self.tracer,
+            names: &self.layer_names,
+            pass: None,
+            span: None,
+            layer: None,
+        };
+        Ok(forward_backward(net, batch, at, &mut watch)?)
     }
 
     fn gradient(&mut self, bucket: usize) -> &mut [f32] {
@@ -113,21 +150,20 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        let at = engine_step(step, batch);
-        if step.pass == 0 {
-            self.solver.clear_gradient();
-        }
-        let mut watch = Fences {
-            buckets: &self.buckets,
-            next: if step.last() && !self.alone { 0 } else { self.buckets.len() },
-            ready,
-            tracer: &self.tracer,
-            names: &self.layer_names,
-            pass: None,
-            span: None,
-            layer: None,
-        };
-        Ok(self.solver.forward_backward(batch, at, &mut watch)?)
+        self.pass(batch, step, false, ready)
+    }
+
+    fn solves_early(&self) -> bool {
+        self.solver.solves_parts()
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut Vec<Batch>,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        self.pass(batch, step, true, ready)
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
@@ -233,6 +269,8 @@ struct Fences<'a, 'r> {
     buckets: &'a [Bucket],
     next: usize,
     ready: &'a mut Ready<'r>,
+    /// What makes updates of gradients, where updates are wanted.
+    solving: Option<(&'a mut Optimizer, u64, Threads)>,
     tracer: &'a Tracer,
     names: &'a [NameId],
     pass: Option<Pass>,
@@ -259,6 +297,9 @@ impl Watch for Fences<'_, '_> {
             && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
         {
             let range = self.buckets[self.next].range.clone();
+            if let Some((optimizer, iter, threads)) = &mut self.solving {
+                optimizer.solve_part(params, range.clone(), *iter, *threads)?;
+            }
             (self.ready)(self.next, &params.diff()[range]);
             self.next += 1;
         }

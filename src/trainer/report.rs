@@ -8,8 +8,8 @@ use caffe_actors::{Display, Fault, Observer, Origin, RunReport, Started, Tested}
 use caffe_proto::solver_parameter::SnapshotFormat;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::Options;
 use super::job::Job;
-use super::{BatchMeaning, Options};
 use crate::log::{G, Log};
 use crate::snapshot::Paths;
 use crate::solver::{LrPolicy, Value};
@@ -103,15 +103,22 @@ impl Report {
             threads.first().copied().unwrap_or(1),
             if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
         ));
-        let passes = self.job.solver.iter_size().max(1) as usize;
+        let meaning = self.job.meaning(started.iter, self.replicas, self.batch);
         say(format!(
-            "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {}",
+            "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {} \
+             (--lr-scaling={}: x {}; --warmup-iters={})",
             self.batch,
-            if self.options.batch == BatchMeaning::Global { "global" } else { "replica" },
-            self.batch * self.replicas * passes,
-            G(self.rate(started.iter)),
-            started.iter
+            meaning.batch_of,
+            meaning.records_per_iter,
+            G(meaning.lr),
+            started.iter,
+            meaning.lr_scaling,
+            G(meaning.lr_factor),
+            meaning.warmup_iters,
         ));
+        if ranks > 1 {
+            say(format!("ranks send each other {} (--wire)", meaning.wire));
+        }
         if self.replicas > 1 {
             for (layer, why) in self.job.batch_mixing() {
                 say(format!(

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use caffe_proto::{BlobProto, Message};
+use caffe::data::{Backend, Database};
+use caffe_proto::{BlobProto, Datum, Message};
 
 use crate::support::{Folder, fails, succeeds};
 
@@ -38,6 +39,34 @@ fn mnist_is_converted_and_its_mean_computed() {
     assert!(log.contains("mean_value") && !log.contains("Write to"), "{log}");
     let nowhere = folder.name("no/such/mean");
     assert!(fails(&["compute_image_mean", &database, &nowhere]).contains("cannot write"));
+}
+
+#[test]
+fn mnist_becomes_pairs_of_images() {
+    let folder = Folder::new();
+    let [images, labels] = folder.idx(40);
+    let make = |name: &str, seed: &str| {
+        let path = folder.name(name);
+        let (_, log) = succeeds(&["convert_mnist_siamese_data", &images, &labels, &path, seed]);
+        assert!(log.contains("A total of 40 pairs."), "{log}");
+        let mut database = Database::open(&path, Backend::LevelDb).unwrap();
+        let mut cursor = database.cursor().unwrap();
+        let next = || cursor.next_record().unwrap().map(|r| Datum::decode(r.value).unwrap());
+        std::iter::from_fn(next).collect::<Vec<_>>()
+    };
+    let pairs = make("a", "-seed=1");
+    assert_eq!(pairs.len(), 40);
+    for pair in &pairs {
+        assert_eq!([pair.channels(), pair.height(), pair.width()], [2, 2, 2]);
+        let pixels = pair.data();
+        // Image i has the pixels i and the label i mod 10.
+        let same = pixels[0] % 10 == pixels[4] % 10;
+        assert_eq!((pixels[1], pixels[5]), (pixels[0], pixels[4]));
+        assert_eq!(pair.label(), i32::from(same));
+    }
+    assert!(pairs.iter().any(|pair| pair.label() == 1));
+    assert_eq!(make("b", "-seed=1"), pairs);
+    assert_ne!(make("c", "-seed=2"), pairs);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn an_emulated_job_runs_and_tells_its_speed_in_every_mode() {
         // A busy machine makes it slower; nothing makes it faster than all replicas.
         assert!(speedup > 0.1 && speedup < 6.3, "{mode}: {log}");
         assert_eq!(after(&log, "dilated"), 2.0, "{log}");
-assert!(after(&log, "compute and") >= 0.0 && after(&log, "host:") >= 0.0, "{log}");
+        assert!(after(&log, "compute and") >= 0.0 && after(&log, "host:") >= 0.0, "{log}");
     }
 }
 

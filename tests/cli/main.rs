@@ -20,7 +20,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "train",
     "test",
     "time",
@@ -30,10 +30,12 @@ const COMMANDS: [&str; 20] = [
     "convert_imageset",
     "convert_cifar_data",
     "convert_mnist_data",
+    "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
     "net",
     "parse_log",
+    "plot",
     "db",
     "generate_data",
     "export",

@@ -132,7 +132,7 @@ fn time_tells_rates_besides_caffes_lines() {
 }
 
 #[test]
-fn parse_log_reads_what_train_writes() {
+fn parse_log_and_plot_read_what_train_writes() {
     let folder = Folder::new();
     let lines = "\
 I1122 23:11:18.000000     1 solver.cpp:289] Solving net
@@ -149,7 +149,17 @@ I1122 23:11:20.000000     1 sgd_solver.cpp:112] Iteration 0, lr = 0.01
     assert_eq!(train, "NumIters,Seconds,LearningRate,loss\r\n0.0,2.0,nan,2.5\r\n");
     let test = fs::read_to_string(folder.path("run.log.test")).unwrap();
     assert_eq!(test, "NumIters,Seconds,LearningRate,accuracy\r\n0.0,1.0,nan,0.1\r\n");
+    let picture = folder.name("run.png");
+    succeeds(&["plot", &log, &log, &picture, "--outputs=loss,accuracy"]);
+    assert!(fs::read(&picture).unwrap().starts_with(b"\x89PNG"));
+    let picture = folder.name("run.svg");
+    succeeds(&["plot", "-log", "--over=seconds", &log, &picture]);
+    assert!(fs::read_to_string(&picture).unwrap().contains(">accuracy</text>"));
+    assert!(fails(&["plot", &log, "run.jpg"]).contains("`run.jpg`: pictures are .svg or .png"));
+    assert!(fails(&["plot", &log, &picture, "-outputs=top"]).contains("loss, accuracy"));
+    assert!(fails(&["plot", "no-such.log", &picture]).contains("no-such.log"));
     let empty = folder.write("empty.log", "nothing\n");
+    assert!(fails(&["plot", &log, &empty, &picture]).contains("empty.log"));
     assert!(fails(&["parse_log", &empty, &out]).contains("is it the log of a training run?"));
     assert!(fails(&["parse_log", "no-such.log"]).contains("no-such.log"));
 }

@@ -38,6 +38,16 @@ fn through_a_link_of_its_name_the_program_is_that_tool() {
     let wrong = tool("upgrade_net_proto_text", &["one"]).unwrap();
     assert_eq!(wrong.status.code(), Some(1));
     assert!(text(&wrong.stderr).contains("needs <NET_PROTO_FILE_OUT>"));
+    for (name, instead) in [
+        ("train_net", "caffe train"),
+        ("test_net.bin", "caffe test"),
+        ("net_speed_benchmark", "time"),
+    ] {
+        let output = tool(name, &["solver.prototxt"]).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let log = text(&output.stderr);
+        assert!(log.contains("Deprecated. Use ") && log.contains(instead), "{log}");
+    }
     let caffe = text(&tool("caffe", &["--version"]).unwrap().stdout);
     assert!(caffe.starts_with("caffe "), "{caffe}");
 }

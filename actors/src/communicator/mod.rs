@@ -33,6 +33,7 @@ use crate::observe::{Observer, RunReport};
 use crate::replica::Plan;
 use crate::schedule::Schedule;
 use crate::transport::{Done, Line, Meeting, News, Op};
+use crate::wire::Wire;
 
 /// The observer, heard by the communicator and by the thread that called `run`.
 pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
@@ -55,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) post: Post,
     pub(crate) mode: Mode,
     pub(crate) look_ahead: f32,
+    pub(crate) wire: Wire,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,
@@ -99,6 +101,8 @@ pub(crate) struct Communicator {
     given: Vec<Vec<Option<Vec<f32>>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
+    /// What rounding has left behind of each bucket on this node; empty when nothing is rounded.
+    rests: Vec<Vec<f32>>,
     /// The last mean gradient per bucket.
     means: Vec<Arc<Vec<f32>>>,
     words: Vec<u64>,
@@ -141,6 +145,7 @@ impl Communicator {
             streaming: None,
             given: Vec::new(),
             wires: Vec::new(),
+            rests: Vec::new(),
             means: Vec::new(),
             words: Vec::new(),
             round: 0,

@@ -120,6 +120,7 @@ impl Wires<'_> {
             post: self.post_of("communicator"),
             mode: self.config.mode,
             look_ahead: self.config.look_ahead,
+            wire: self.config.wire,
             meeting: self.meeting,
             schedule: self.config.schedule.clone(),
             requests: self.config.requests.clone(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Done, Lane, Link, Op, Transport};
 use crate::config::Launch;
+use crate::wire::Wire;
 
 /// Floats in a sum, and how often each is timed.
 const SIZES: [(usize, usize); 6] =
@@ -52,7 +53,8 @@ pub fn measure_link() -> Result<MeasuredLink, String> {
 }
 
 fn sum(transport: &mut dyn Transport, data: Vec<f32>) -> Result<Vec<f32>, String> {
-    transport.post(Op::Sum { lane: Lane::Data, id: 0, data })?;
+    let (wire, rest) = (Wire::F32, Vec::new());
+    transport.post(Op::Sum { lane: Lane::Data, id: 0, data, wire, rest })?;
     let mut done = Vec::new();
     loop {
         transport.poll(&mut done)?;

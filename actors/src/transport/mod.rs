@@ -14,9 +14,12 @@ mod mpi;
 mod pump;
 
 use crate::fault::Fault;
+use crate::wire::Wire;
 
 pub use emulated::{Link, Loss};
 pub use inprocess::InProcess;
+#[cfg(test)]
+pub(crate) use inprocess::Node;
 pub use launch::launched;
 pub use measure::{MeasuredLink, measure_link};
 #[cfg(feature = "mpi")]
@@ -42,8 +45,9 @@ pub(crate) enum Lane {
 pub(crate) enum Op {
     /// All nodes' words, in rank order, on the header lane.
     Header { words: Vec<u64> },
-    /// Element-wise sum over all nodes, bit-identical on all of them.
-    Sum { lane: Lane, id: usize, data: Vec<f32> },
+    /// Element-wise sum over all nodes, bit-identical on all of them. When `wire` rounds: of what
+    /// it makes of `data` + `rest`; `rest`, as long as `data`, keeps what it takes away.
+    Sum { lane: Lane, id: usize, data: Vec<f32>, wire: Wire, rest: Vec<f32> },
     /// Rank 0's data to all.
     Broadcast { id: usize, data: Vec<f32> },
     /// `data` from rank `from` to rank 0. Posted by these two only.
@@ -54,7 +58,7 @@ pub(crate) enum Op {
 #[derive(Debug)]
 pub(crate) enum Done {
     Headers { words: Vec<u64> },
-    Sum { lane: Lane, id: usize, data: Vec<f32> },
+    Sum { lane: Lane, id: usize, data: Vec<f32>, rest: Vec<f32> },
     Broadcast { id: usize, data: Vec<f32> },
     Collect { from: usize, data: Vec<f32> },
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
-    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest,
-    Step,
+    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
+    SnapshotRequest, Step,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -68,6 +68,10 @@ pub struct Behaviour {
     pub compute: u64,
     pub tests: usize,
     pub clip: Option<f32>,
+    /// Asks the job to stop from this iteration on.
+    pub stop: Option<(u64, Requests)>,
+    /// Updates are given during backward.
+    pub early: bool,
     pub log: Log,
 }
 
@@ -253,6 +257,10 @@ impl Replica for Bowl {
         }
         assert_eq!(batch.ticket, step.ticket, "the batch of another ticket");
         self.behaviour.log.with(|seen| seen.tickets.push(step.ticket));
+        if let Some((_, requests)) = self.behaviour.stop.as_ref().filter(|(at, _)| step.iter >= *at)
+        {
+            requests.stop();
+        }
         let mut loss = 0.0f64;
         for ((g, w), x) in self.g.iter_mut().zip(&self.w).zip(&batch.x) {
             *g += w - x;
@@ -268,6 +276,25 @@ impl Replica for Bowl {
         }
         self.last_loss = (0.5 * loss / PARAMS as f64) as f32;
         Ok(self.last_loss)
+    }
+
+    fn solves_early(&self) -> bool {
+        self.behaviour.early
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut Batch,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        let loss = self.compute(batch, step, &mut |_, _| {})?;
+        self.make_update(step.iter);
+        for bucket in 0..3 {
+            let range = self.range(bucket);
+            ready(bucket, &self.v[range]);
+        }
+        Ok(loss)
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {

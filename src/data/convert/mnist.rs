@@ -1,27 +1,15 @@
-//! `convert_mnist_data [-backend lmdb] IMAGE_FILE LABEL_FILE OUTPUT_DB`.
-//!
-//! MNIST's idx form: a big-endian magic number (0x803 for images, 0x801 for labels), the sizes, then
-//! bytes. Files may be gzipped, as they are distributed. Source: the description on
-//! <http://yann.lecun.com/exdb/mnist/>.
+//! `convert_mnist_data [-backend lmdb] IMAGE_FILE LABEL_FILE OUTPUT_DB`, and
+//! `convert_mnist_siamese_data IMAGE_FILE LABEL_FILE OUTPUT_DB`.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use bytes::Bytes;
-use flate2::bufread::MultiGzDecoder;
 
 use crate::data::datum::encode_bytes;
 use crate::data::{Backend, DataError, Writer};
+use crate::rng::{Philox, stream_id};
 
-use super::wrong;
-
-const IMAGES: u32 = 0x803;
-const LABELS: u32 = 0x801;
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-
-/// An image wider or higher than this is taken for a damaged header.
-const LARGEST_SIDE: u32 = 1 << 14;
+use super::idx::Pair;
 
 /// Converts an idx image file and its label file, plain or gzipped, into the database `output`;
 /// returns the number of records. Keys are the record's number, `%08d`; images are 1 × rows ×
@@ -36,91 +24,44 @@ pub fn convert_mnist(
     output: &Path,
     backend: Backend,
 ) -> Result<u64, DataError> {
-    let mut pixels = Idx::open(images, IMAGES)?;
-    let mut classes = Idx::open(labels, LABELS)?;
-    let (count, label_count) = (pixels.number()?, classes.number()?);
-    if count != label_count {
-        let reason =
-            format!("holds {label_count} labels for {count} images of `{}`", images.display());
-        return Err(wrong(labels, reason));
-    }
-    let (rows, columns) = (pixels.number()?, pixels.number()?);
-    if count == 0 || ![rows, columns].iter().all(|side| (1..=LARGEST_SIDE).contains(side)) {
-        return Err(wrong(images, format!("holds {count} images of {rows} x {columns}")));
-    }
-    let shape = [1, rows as i32, columns as i32];
+    let mut pair = Pair::open(images, labels)?;
+    let shape = [1, pair.rows as i32, pair.columns as i32];
     let mut writer = Writer::create(output, backend)?;
     let mut value = Vec::new();
-    for index in 0..count {
-        let image = pixels.bytes(rows as usize * columns as usize)?;
-        let label = classes.bytes(1)?[0];
+    for index in 0..pair.count {
+        let (image, label) = pair.record()?;
         encode_bytes(shape, image, label.into(), &mut value);
         writer.put(format!("{index:08}").as_bytes(), &value)?;
     }
-    pixels.end()?;
-    classes.end()?;
+    pair.end()?;
     writer.finish()
 }
 
-/// One idx file being read.
-struct Idx<'a> {
-    path: &'a Path,
-    reader: Box<dyn Read>,
-}
-
-impl<'a> Idx<'a> {
-    fn open(path: &'a Path, magic: u32) -> Result<Self, DataError> {
-        let read = |source| DataError::io("read", path, source);
-        let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(read)?);
-        let gzipped = file.fill_buf().map_err(read)?.starts_with(&GZIP);
-        let reader: Box<dyn Read> = match gzipped {
-            true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
-            false => Box::new(file),
-        };
-        let mut idx = Self { path, reader };
-        let found = idx.number()?;
-        if found != magic {
-            let kind = if magic == IMAGES { "image" } else { "label" };
-            let hint = match found {
-                IMAGES => "; it holds images: are the two files swapped?",
-                LABELS => "; it holds labels: are the two files swapped?",
-                _ => "",
-            };
-            let reason =
-                format!("begins with {found:#010x}, an idx {kind} file with {magic:#010x}{hint}");
-            return Err(wrong(path, reason));
-        }
-        Ok(idx)
+/// As many pairs of images, drawn at random with `seed`, as there are images, into the LevelDB
+/// `output`; returns their number. A record is 2 × rows × columns, one image behind the other, its
+/// label 1 where both show the same digit and 0 where not.
+///
+/// # Errors
+/// As [`convert_mnist`].
+pub fn convert_mnist_pairs(
+    images: &Path,
+    labels: &Path,
+    output: &Path,
+    seed: u64,
+) -> Result<u64, DataError> {
+    let mut pair = Pair::open(images, labels)?;
+    let (count, shape) = (pair.count, [2, pair.rows as i32, pair.columns as i32]);
+    let records: Vec<(Bytes, u8)> = (0..count).map(|_| pair.record()).collect::<Result<_, _>>()?;
+    pair.end()?;
+    let mut random = Philox::new(seed, stream_id("pairs")).sequence();
+    let mut draw = || &records[random.below(count.into()) as usize];
+    let mut writer = Writer::create(output, Backend::LevelDb)?;
+    let mut value = Vec::new();
+    for index in 0..count {
+        let (first, second) = (draw(), draw());
+        let both = [&first.0[..], &second.0[..]].concat();
+        encode_bytes(shape, both.into(), i32::from(first.1 == second.1), &mut value);
+        writer.put(format!("{index:08}").as_bytes(), &value)?;
     }
-
-    fn number(&mut self) -> Result<u32, DataError> {
-        let mut number = [0; 4];
-        self.fill(&mut number)?;
-        Ok(u32::from_be_bytes(number))
-    }
-
-    fn bytes(&mut self, n: usize) -> Result<Bytes, DataError> {
-        let mut bytes = vec![0; n];
-        self.fill(&mut bytes)?;
-        Ok(bytes.into())
-    }
-
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), DataError> {
-        self.reader.read_exact(into).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                wrong(self.path, "is cut short: fewer bytes than its header promises")
-            }
-            _ => DataError::io("read", self.path, source),
-        })
-    }
-
-    /// Also makes a gzip reader compare its checksum, which stands behind the last byte.
-    fn end(&mut self) -> Result<(), DataError> {
-        let mut extra = [0];
-        match self.reader.read(&mut extra) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(wrong(self.path, "is longer than its header promises")),
-            Err(source) => Err(DataError::io("read", self.path, source)),
-        }
-    }
+    writer.finish()
 }

@@ -55,6 +55,10 @@ impl Emulated {
         let bytes = |data: &Vec<f32>| size_of_val(&data[..]);
         let seconds = match done {
             Done::Headers { .. } => self.link.header(nodes),
+            // A sum that rounds travels in 16 bits.
+            Done::Sum { data, rest, .. } if !rest.is_empty() => {
+                self.link.sum(bytes(data) / 2, nodes)
+            }
             Done::Sum { data, .. } => self.link.sum(bytes(data), nodes),
             Done::Broadcast { data, .. } => self.link.broadcast(bytes(data), nodes),
             Done::Collect { data, .. } => self.link.message(bytes(data)),
