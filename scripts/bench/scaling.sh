@@ -8,6 +8,7 @@
 #   ITERATIONS  of each run                                            (20)
 #   DILATE      by what compute and link times are multiplied          (4)
 #   TABLES      which: modes straggler nodes published                 (all)
+#   CAFFE       the program                                            (target/release/caffe, built first)
 #
 # Writes scaling.txt (the tables) and scaling.json (all runs). Host load is told for each run: beyond half of the
 # cores the figures say more about this host than about the machine.
@@ -17,10 +18,10 @@ out=${1:-benches/results}
 iterations=${ITERATIONS:-20}
 dilate=${DILATE:-4}
 tables=${TABLES:-modes straggler nodes published}
-caffe=$PWD/target/release/caffe
+caffe=${CAFFE:-$PWD/target/release/caffe}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cargo build --release --quiet
+[ -n "${CAFFE:-}" ] || cargo build --release --quiet
 mkdir -p "$out"
 
 model=examples/googlenet/train_val.prototxt

@@ -172,7 +172,8 @@ impl Inputs {
         let mut iteration = pushed.max(self.compute) + TAKE * self.bytes() / self.memory;
         let exchange = self.header_time(nodes) + self.exchange(nodes);
         let round = if nodes == 1 { 0.0 } else { REST + exchange / iteration };
-        let passes = (PUSH + TAKE) * self.workers as f64 + if nodes == 1 { 0.0 } else { ROUND / round };
+        let passes =
+            (PUSH + TAKE) * self.workers as f64 + if nodes == 1 { 0.0 } else { ROUND / round };
         if let Some(staleness) = staleness {
             // An update is seen `VISIBLE` rounds after its step; s + 1 steps may be on their way.
             let seen = iteration * (1.0 + VISIBLE * round);
