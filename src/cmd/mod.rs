@@ -9,6 +9,7 @@
 //! Results (`layers`, `device_query`) go to standard output, all else to the log. A reader that
 //! closes the pipe (`| head`) has seen enough: that is no error.
 
+mod classification;
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
@@ -93,6 +94,7 @@ enum Command {
     ConvertMnistSiameseData(convert_mnist_siamese_data::ConvertSiameseArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     ExtractFeatures(extract_features::ExtractArgs),
+    Classification(classification::ClassificationArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
     Plot(plot::PlotArgs),
@@ -172,6 +174,7 @@ impl Command {
             Command::ConvertMnistSiameseData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
             Command::ExtractFeatures(args) => args.run(log),
+            Command::Classification(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
             Command::Plot(args) => args.run(log),

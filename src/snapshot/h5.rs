@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use caffe_proto::files::Pending;
 use caffe_proto::{BlobProto, BlobShape, LayerParameter, NetParameter, SolverState};
 
 use crate::hdf5::{Reader, Writer};
@@ -23,7 +24,7 @@ const MOST_BLOBS: usize = 1024;
 ///
 /// # Errors
 /// A full disk and the like; nothing is left then.
-pub fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
+pub fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<Pending> {
     let mut file = Writer::create(path)?;
     for i in 0..net.layers().len() {
         let (name, ids) = (net.layers()[i].name().to_owned(), net.layers()[i].params.clone());
@@ -41,7 +42,7 @@ pub fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
             }
         }
     }
-    file.finish()
+    file.close()
 }
 
 /// Reads weights: layers by name, with an empty blob where another layer owns it.
@@ -79,7 +80,7 @@ pub fn read_model(path: &Path) -> Result<NetParameter> {
 ///
 /// # Errors
 /// A full disk and the like; nothing is left then.
-pub fn write_state(path: &Path, state: &SolverState) -> Result<()> {
+pub fn write_state(path: &Path, state: &SolverState) -> Result<Pending> {
     let mut file = Writer::create(path)?;
     file.integer("iter", state.iter())?;
     file.text("learned_net", state.learned_net())?;
@@ -90,7 +91,7 @@ pub fn write_state(path: &Path, state: &SolverState) -> Result<()> {
             blob.shape.iter().flat_map(|s| &s.dim).map(|&dim| dim as usize).collect();
         file.floats(&format!("history/{k}"), &shape, &blob.data)?;
     }
-    file.finish()
+    file.close()
 }
 
 /// Reads a solver state.

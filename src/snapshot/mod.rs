@@ -8,8 +8,9 @@
 //! squared gradients and squared updates (AdaDelta). `current_step` is written for other programs;
 //! here the rate is a function of the iteration alone.
 //!
-//! Each file is written to a temporary name, synced and renamed; the state, which names the model,
-//! comes last. So a snapshot that can be found is whole, whenever the process dies.
+//! All files are written to temporary names and synced before the first is renamed; the state, which
+//! names the model, comes last. So a snapshot that can be found is whole, whenever the process dies or
+//! the disk is full.
 
 pub mod h5;
 mod sidecar;
@@ -18,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 pub use sidecar::{Sidecar, SidecarWriter};
 
+use caffe_proto::files::Pending;
 use caffe_proto::solver_parameter::SnapshotFormat;
 use caffe_proto::{
-    BlobProto, NetParameter, SolverState, model_from_file, read_binary_file,
-    write_binary_file_atomic,
+    BlobProto, Message, NetParameter, SolverState, model_from_file, read_binary_file,
 };
 
 use crate::hdf5::is_hdf5;
@@ -147,25 +148,27 @@ pub fn check_writable(prefix: &str) -> Result<()> {
     std::fs::remove_file(&probe).map_err(explain)
 }
 
-/// Writes weights and solver state after `iter` iterations. `history` (one run of learnable
-/// parameters per history) replaces the optimizer's own where replicas have several.
+/// Writes weights and solver state after `iter` iterations, and with them the sidecar. `history` (one
+/// run of learnable parameters per history) replaces the optimizer's own where replicas have several.
+/// All are on the disk before the first gets its name.
 ///
 /// # Errors
-/// A file that cannot be written; earlier snapshots stay as they are.
+/// A file that cannot be written: then none appears, and earlier snapshots stay as they are.
 pub fn write(
     solver: &mut Solver,
     prefix: &str,
     iter: u64,
     history: Option<&[f32]>,
+    sidecar: Option<SidecarWriter>,
 ) -> Result<Paths> {
     let format = solver.param().snapshot_format();
     let paths = Paths::new(prefix, iter, format);
     let diff = solver.param().snapshot_diff();
     let (net, optimizer) = solver.parts();
-    match format {
+    let model = match format {
         SnapshotFormat::Hdf5 => h5::write_model(&paths.model, net, diff)?,
         SnapshotFormat::Binaryproto => write_model(&paths.model, net, diff)?,
-    }
+    };
 
     let own: Vec<f32>;
     let flat = match history {
@@ -182,19 +185,22 @@ pub fn write(
         // Of the last iteration done, as Caffe counts it.
         current_step: Some(optimizer.steps(iter.saturating_sub(1)) as i32),
     };
-    match format {
+    let state = match format {
         SnapshotFormat::Hdf5 => h5::write_state(&paths.state, &state)?,
-        SnapshotFormat::Binaryproto => write_binary_file_atomic(&paths.state, &state)?,
-    }
+        SnapshotFormat::Binaryproto => Pending::holding(&paths.state, &state.encode_to_vec())?,
+    };
+    sidecar.map_or(Ok(()), SidecarWriter::finish)?;
+    model.finish()?;
+    state.finish()?;
     Ok(paths)
 }
 
-fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
+fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<Pending> {
     let mut model = net.to_proto();
     if diff {
         add_diffs(net, &mut model);
     }
-    Ok(write_binary_file_atomic(path, &model)?)
+    Ok(Pending::holding(path, &model.encode_to_vec())?)
 }
 
 /// Loads weights (from the model the state names, or that lies beside it) and histories.

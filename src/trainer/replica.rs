@@ -221,9 +221,9 @@ impl Replica for SolverReplica {
                 writer.history(history)?;
             }
         }
-        writer.finish()?;
         let prefix = self.job.solver.snapshot_prefix().to_owned();
-        snapshot::write(&mut self.solver, &prefix, request.iter, Some(request.mean_history))?;
+        let history = Some(request.mean_history);
+        snapshot::write(&mut self.solver, &prefix, request.iter, history, Some(writer))?;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "train",
     "test",
     "time",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 21] = [
     "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
+    "classification",
     "net",
     "parse_log",
     "plot",
