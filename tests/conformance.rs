@@ -1,5 +1,6 @@
-//! Every layer against recordings of BVLC Caffe: `$CAFFE_CONFORMANCE_LAYERS`, else
-//! `../shared/conformance/layers`. The format of a case stands in that folder's README.
+//! Every layer against recordings of BVLC Caffe (`$CAFFE_CONFORMANCE_LAYERS`, else
+//! `../shared/conformance/layers`, whose README has the format of a case) and against its own
+//! definition (`tests/definitions`, whose `make.py` wrote the cases).
 //!
 //! A case runs on the plain path at the recordings' tolerance, and on the fast path at 1e-3 of each
 //! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
@@ -10,7 +11,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caffe::Result;
 use caffe::blob::{BlobId, Layout, SlabId};
@@ -172,45 +173,53 @@ fn compare(worst: &mut Worst, way: Way, array: &str, ours: &[f32], theirs: &[f32
     }
 }
 
-#[test]
-fn layers_do_what_caffe_does() {
-    let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers") else {
-        return;
-    };
+/// Runs all cases in all ways.
+fn run(folders: &[PathBuf]) {
     let (mut passed, mut missing, mut failed) = (0, 0, Vec::new());
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let case = Case::read(&folder);
+        let case = Case::read(folder);
         if let Some(kind) = case.missing() {
             println!("{name}: layer type not implemented ({kind})");
             missing += 1;
             continue;
         }
         for way in WAYS {
-            match case.run(way) {
+            let (good, what) = match case.run(way) {
                 Ok(worst) if worst.off <= 1.0 => {
-                    println!(
-                        "{name} {way:?}: pass, worst {:.3} of allowed at {}",
-                        worst.off, worst.text
-                    );
-                    passed += 1;
+                    (true, format!("pass, worst {:.3} of allowed at {}", worst.off, worst.text))
                 }
                 Ok(worst) => {
-                    println!(
-                        "{name} {way:?}: FAIL, {:.3} times allowed at {}",
-                        worst.off, worst.text
-                    );
-                    failed.push(format!("{name} {way:?}"));
+                    (false, format!("FAIL, {:.3} times allowed at {}", worst.off, worst.text))
                 }
-                Err(e) => {
-                    println!("{name} {way:?}: FAIL, {e}");
-                    failed.push(format!("{name} {way:?}"));
-                }
+                Err(e) => (false, format!("FAIL, {e}")),
+            };
+            println!("{name} {way:?}: {what}");
+            passed += usize::from(good);
+            if !good {
+                failed.push(format!("{name} {way:?}: {what}"));
             }
         }
     }
-    println!("{passed} runs pass, {} fail, {missing} cases of unknown layer types", failed.len());
+    let cases = folders.len();
+    println!(
+        "{cases} cases: {passed} runs pass, {} fail, {missing} cases of unknown layer types",
+        failed.len()
+    );
     // All of Caffe's types are here: a case of another one is a mistake of the case or ours.
     assert_eq!(missing, 0, "cases of unknown layer types");
     assert!(failed.is_empty(), "failed: {failed:#?}");
+}
+
+#[test]
+fn layers_do_what_caffe_does() {
+    if let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers") {
+        run(&folders);
+    }
+}
+
+#[test]
+fn layers_do_what_they_are_defined_to_do() {
+    let folders = common::folders(&common::repository().join("tests/definitions/cases")).unwrap();
+    run(&folders);
 }

@@ -6,15 +6,19 @@
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
-//! `othernet=RANK`, `launch=mpi`, `stall=SECONDS` (warning; the job ends after three times that).
+//! `othernet=RANK`, `case=NAME` (of `tests/suite`; nothing else then), `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
 
 #[path = "../tests/quadratic/mod.rs"]
 mod quadratic;
+#[path = "../tests/suite/mod.rs"]
+mod suite;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use caffe_actors::{Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested};
+use caffe_actors::{
+    Config, Display, Fault, Launch, Mode, Observer, RunReport, Schedule, Tested, Wire,
+};
 use quadratic::{Behaviour, Trouble, factories};
 
 /// Prints what happens, in one line each.
@@ -76,6 +80,13 @@ fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
                 config.stall_warning = Duration::from_secs(iter_of(value));
                 config.stall_timeout = 3 * config.stall_warning;
             }
+            "wire" => {
+                config.wire = match value {
+                    "bf16" => Wire::Bf16,
+                    "fp16" => Wire::Fp16,
+                    _ => Wire::F32,
+                }
+            }
             "launch" => config.launch = Launch::Mpi,
             "panic" => behaviour.troubles.push(Trouble::Panic { rank, iter }),
             "error" => behaviour.troubles.push(Trouble::Error { rank, iter }),
@@ -92,9 +103,33 @@ fn iter_of(value: &str) -> u64 {
     value.parse().unwrap_or(1)
 }
 
+/// This rank's part of a case of the suite.
+fn case(name: &str, rank: usize) -> ExitCode {
+    let Some(case) = suite::cases().into_iter().find(|case| case.name == name) else {
+        eprintln!("no case {name}");
+        return ExitCode::FAILURE;
+    };
+    let config = case.config(rank);
+    let behaviour = case.behaviour(rank, &config);
+    let log = behaviour.log.clone();
+    match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
+        Ok(report) => {
+            let tickets = log.with(|seen| seen.tickets.clone());
+            println!("{}", suite::Ended::new(&report, tickets).line(rank));
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 fn main() -> ExitCode {
-    let (config, behaviour) = configure(std::env::args().skip(1));
     let rank = caffe_actors::launched().map_or(0, |(rank, _)| rank);
+    let named =
+        std::env::args().find_map(|argument| Some(argument.strip_prefix("case=")?.to_owned()));
+    if let Some(name) = named {
+        return case(&name, rank);
+    }
+    let (config, behaviour) = configure(std::env::args().skip(1));
     match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
         Ok(RunReport { rank, iter, checksum, steps, rounds, .. }) => {
             println!(

@@ -13,7 +13,8 @@ use crate::digest::Digest;
 use crate::replica::{Cause, Replica, ReplicaPlace};
 use crate::schedule::Schedule;
 use crate::source::{BatchSource, ReaderPlace};
-use crate::transport::InProcess;
+use crate::transport::{InProcess, Link};
+use crate::wire::Wire;
 
 /// How replicas share what they learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,7 +130,7 @@ pub struct Identity {
 }
 
 /// At most so many [`Config::identities`]: they travel in a message of fixed size.
-pub const MAX_IDENTITIES: usize = 8;
+pub const MAX_IDENTITIES: usize = 12;
 
 /// The set-up of this node's part of a run.
 #[derive(Clone)]
@@ -140,6 +141,8 @@ pub struct Config {
     /// In `hogwild`: replicas compute where their next update will meet the weights, ahead by
     /// what they cannot yet see of the others (1), a part of it, or not at all (0).
     pub look_ahead: f32,
+    /// Number format of what nodes send each other.
+    pub wire: Wire,
     /// What happens when.
     pub schedule: Schedule,
     /// Compute threads of each device actor of this node; their number is the number of device
@@ -153,10 +156,15 @@ pub struct Config {
     pub identities: Vec<Identity>,
     /// How the nodes find each other.
     pub launch: Launch,
+    /// A link to emulate between the nodes, over whatever really connects them.
+    pub link: Option<Link>,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
+    /// Record spans at all. Off only to measure what recording costs: shares at displays are then
+    /// zero, and a fault's place has no history.
+    pub record: bool,
     /// Where signals arrive.
     pub requests: Requests,
     /// Warn when nothing has moved, or a peer has been silent, for this long.
@@ -176,14 +184,17 @@ impl Config {
         Config {
             mode,
             look_ahead: 1.0,
+            wire: Wire::F32,
             schedule,
             threads: vec![1],
             readers: 1,
             prefetch_bytes: 256 << 20,
             identities: Vec::new(),
             launch: Launch::Auto,
+            link: None,
             trace: None,
             trace_layers: false,
+            record: true,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),
@@ -195,7 +206,7 @@ impl Config {
     /// Hash of what the machine itself needs equal on all ranks: mode and schedule.
     pub(crate) fn hash(&self) -> u64 {
         let mut digest = Digest::default();
-        self.mode.hash(&mut digest);
+        (self.mode, self.wire).hash(&mut digest);
         self.look_ahead.to_bits().hash(&mut digest);
         let s = &self.schedule;
         (s.start_iter, s.max_iter, s.iter_size, s.display, s.average_loss).hash(&mut digest);

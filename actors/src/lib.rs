@@ -13,7 +13,8 @@
 //! * `messages`: every message, with the diagram of who sends what to whom.
 //! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
-//! * `transport`: in-process, solo and MPI, and the pump thread that owns them.
+//! * `transport`: in-process, solo and MPI, an emulated link, and the pump thread that owns them.
+//! * `wire`: number formats between nodes, and sums of rounded values.
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
 
@@ -38,17 +39,20 @@ mod source;
 mod store;
 pub mod trace;
 mod transport;
+mod wire;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, DilatedClock, SystemClock};
 pub use config::{
     Config, Factories, Identity, Launch, MAX_IDENTITIES, Mode, ReplicaFactory, Requests,
     SourceFactory,
 };
 pub use digest::Digest;
 pub use fault::{Fault, Origin};
-pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
+pub use observe::{Display, Observer, Pace, RunReport, Silent, Started, Tested};
 pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
 pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
-pub use transport::{InProcess, launched};
+pub use trace::Tally;
+pub use transport::{ClockOffset, InProcess, Link, Loss, launched};
+pub use wire::Wire;

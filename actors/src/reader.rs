@@ -149,6 +149,7 @@ impl<S: BatchSource> Reader<S> {
         let span = self.post.tracer.span(Kind::Start);
         let source = (self.factory)(&self.place)?;
         drop(span);
+        self.post.tracer.describe(&source.describe());
         let devices: usize = self.queues.iter().map(|queue| queue.devices).sum();
         let each = source.batch_bytes().max(1) * self.per_load * devices.max(1);
         let buffers = buffers(self.prefetch_bytes, each);

@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod quadratic;
+mod suite;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use caffe_actors::{Config, Fault, InProcess, Launch, Mode, Origin, RunReport, Schedule, run};
+use caffe_actors::{
+    Config, Fault, InProcess, Launch, Mode, Origin, RunReport, Schedule, Wire, run,
+};
 use quadratic::told::Told;
 use quadratic::{Behaviour, Trouble, bare_loop, factories};
 
@@ -177,6 +180,49 @@ fn ends_identical(mode: Mode) {
             assert_eq!(tickets.into_iter().collect::<BTreeSet<_>>(), expected);
             let steps: u64 = reports.iter().flat_map(|report| &report.steps).sum();
             assert_eq!(steps, 20 * replicas);
+        }
+    }
+}
+
+/// The suite that `tests/mpi.rs` runs over real ranks.
+#[test]
+fn the_suite_holds_in_process() {
+    for case in suite::cases() {
+        let (mut threads, mut logs) = (Vec::new(), Vec::new());
+        for (rank, node) in InProcess::nodes(case.workers.len()).into_iter().enumerate() {
+            let launch = Launch::InProcess(node);
+            let config = Config { launch, owns_process: false, ..case.config(rank) };
+            let behaviour = case.behaviour(rank, &config);
+            logs.push(behaviour.log.clone());
+            let factories = factories(&behaviour);
+            threads.push(std::thread::spawn(move || {
+                run(config, factories, Box::new(Told::default()))
+            }));
+        }
+        let reports = threads.into_iter().map(|thread| thread.join().unwrap().unwrap());
+        let ended: Vec<suite::Ended> = reports
+            .zip(&logs)
+            .map(|(report, log)| suite::Ended::new(&report, log.with(|seen| seen.tickets.clone())))
+            .collect();
+        case.check(&ended);
+    }
+}
+
+#[test]
+fn rounding_changes_little_and_the_same_configuration_gives_the_same_bits() {
+    for mode in [Mode::Sync, LOCAL] {
+        let weights = |wire| {
+            let config = Config { wire, ..config(mode, 30) };
+            let behaviour = Behaviour::default();
+            succeed(&config, &[1, 2, 1], &behaviour);
+            behaviour.log.with(|seen| seen.final_weights.pop().unwrap())
+        };
+        let exact = weights(Wire::F32);
+        for wire in [Wire::Bf16, Wire::Fp16] {
+            let rounded = weights(wire);
+            assert!(rounded == weights(wire), "{mode} {wire}: two runs, two results");
+            let far = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far > 0.0 && far < 0.02, "{mode} {wire}: {far} from f32");
         }
     }
 }

@@ -1,12 +1,16 @@
 //! Real ranks under `mpirun`: equality, and the ends that must not hang.
 //!
-//! Starts the example `quadratic`, which cargo builds with the tests. Skipped, with a line that
-//! says so, where there is no `mpirun`.
+//! Starts the example `quadratic`, which cargo builds with the tests, with the `mpirun` of the MPI
+//! that it was built with ($MPIRUN, or the one beside $MPICC, or `mpirun`). Skipped, with a line that says so, where
+//! there is none.
 
 #![cfg(feature = "mpi")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::io::Read;
+mod quadratic;
+mod suite;
+
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -20,18 +24,38 @@ fn example() -> PathBuf {
     profile.join("examples").join("quadratic")
 }
 
+/// The launcher that fits the build: $MPIRUN, or the one that goes by $MPICC's suffix.
+fn launcher() -> String {
+    let fitting = || Some(std::env::var("MPICC").ok()?.replace("mpicc", "mpirun"));
+    std::env::var("MPIRUN").ok().or_else(fitting).unwrap_or_else(|| "mpirun".into())
+}
+
+/// Name of its MPI; empty when there is no launcher.
+fn library() -> String {
+    let output = Command::new(launcher()).arg("--version").stderr(Stdio::null()).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    match text {
+        Ok(text) if text.contains("Open MPI") => "Open MPI".into(),
+        Ok(text) if text.contains("HYDRA") => "MPICH".into(),
+        Ok(_) => "MPI".into(),
+        Err(_) => String::new(),
+    }
+}
+
+/// A line in the log of the tests, whether they pass or not: standard error itself is not captured.
+fn tell(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
+
 fn mpirun(ranks: usize, arguments: &[&str]) -> Option<Command> {
-    let known = Command::new("mpirun").arg("--version").stdout(Stdio::piped()).output();
-    let open_mpi = match known {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).contains("Open MPI"),
-        Err(_) => {
-            println!("skipped: no mpirun on this machine");
-            return None;
-        }
-    };
-    let mut command = Command::new("mpirun");
+    let library = library();
+    if library.is_empty() {
+        tell(&format!("skipped: no {} on this machine", launcher()));
+        return None;
+    }
+    let mut command = Command::new(launcher());
     command.args(["-n", &ranks.to_string()]);
-    if open_mpi {
+    if library == "Open MPI" {
         command.args(["--oversubscribe", "--bind-to", "none"]);
     }
     command
@@ -78,40 +102,44 @@ fn run(ranks: usize, arguments: &[&str], within: Duration) -> Option<(bool, Stri
     Some((output.status.success(), text.concat(), took))
 }
 
-fn checksums(text: &str) -> Vec<String> {
-    text.lines()
-        .filter_map(|line| Some(line.split_once("checksum ")?.1.split(' ').next()?.to_owned()))
-        .collect()
+/// The suite that `tests/machine.rs` runs in one process.
+#[test]
+fn the_suite_holds_over_mpi() {
+    let cases = suite::cases();
+    let (start, number) = (Instant::now(), cases.len());
+    for case in &cases {
+        let ranks = case.workers.len();
+        let argument = format!("case={}", case.name);
+        let Some((success, text, _)) = run(ranks, &[&argument], Duration::from_secs(60)) else {
+            return;
+        };
+        assert!(success, "{}: {text}", case.name);
+        let mut ended: Vec<_> = text.lines().filter_map(suite::Ended::parse).collect();
+        ended.sort_by_key(|(rank, _)| *rank);
+        let ended: Vec<_> = ended.into_iter().map(|(_, ended)| ended).collect();
+        assert_eq!(ended.len(), ranks, "{}: {text}", case.name);
+        case.check(&ended);
+    }
+    let seconds = start.elapsed().as_secs();
+    tell(&format!("{number} cases over {} with 2, 3 and 4 ranks in {seconds} s", library()));
 }
 
 #[test]
-fn ranks_end_with_equal_weights_and_sync_twice_with_the_same() {
-    let minute = Duration::from_secs(60);
-    let mut sync = Vec::new();
-    for (ranks, arguments) in [
-        (2, &["sync", "workers=2"][..]),
-        (2, &["sync", "workers=2"]),
-        (3, &["sync"]),
-        (2, &["hogwild", "workers=2", "compute=1"]),
-        (3, &["hogwild", "compute=1", "iters=100"]),
-        (4, &["hogwild", "compute=1"]),
-        (2, &["ssp", "workers=2", "compute=1"]),
-        (3, &["ssp", "compute=1"]),
-        (4, &["ssp", "compute=1"]),
-        (2, &["local-sgd", "workers=2"]),
-        (3, &["local-sgd"]),
-        (4, &["local-sgd"]),
-    ] {
-        let Some((success, text, _)) = run(ranks, arguments, minute) else { return };
-        assert!(success, "{text}");
-        let sums = checksums(&text);
-        assert_eq!(sums.len(), ranks, "{text}");
-        assert!(sums.iter().all(|sum| *sum == sums[0]), "{text}");
-        if arguments[0] == "sync" {
-            sync.push(sums[0].clone());
+fn sync_twice_gives_the_same_bits() {
+    for wire in ["wire=f32", "wire=bf16", "wire=fp16"] {
+        let mut sums = Vec::new();
+        for _ in 0..2 {
+            let arguments = ["sync", "workers=2", wire];
+            let Some((success, text, _)) = run(3, &arguments, Duration::from_secs(60)) else {
+                return;
+            };
+            assert!(success, "{text}");
+            sums.push(
+                text.split_once("checksum ").unwrap().1.split(' ').next().unwrap().to_owned(),
+            );
         }
+        assert_eq!(sums[0], sums[1], "{wire}");
     }
-    assert_eq!(sync[0], sync[1], "the same configuration twice gave different bits");
 }
 
 fn fails(arguments: &[&str], wanted: &[&str]) {

@@ -18,6 +18,7 @@ mod convert_mnist_data;
 mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
+mod emulated;
 mod export;
 mod extract_features;
 mod generate_data;
@@ -33,6 +34,7 @@ mod plot;
 pub mod spelling;
 mod test;
 mod time;
+mod trace;
 mod train;
 mod upgrade_proto;
 
@@ -98,6 +100,7 @@ enum Command {
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
     Plot(plot::PlotArgs),
+    Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -178,6 +181,7 @@ impl Command {
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
             Command::Plot(args) => args.run(log),
+            Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),

@@ -1,5 +1,6 @@
 //! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use caffe_proto::solver_from_file;
 use caffe_proto::solver_parameter::SolverMode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{gpu, host};
-use crate::Result;
+use super::{emulated, gpu, host};
 use crate::log::Log;
-use crate::trainer::{self, BatchMeaning, Effect, LrScaling, Mode, Options, Tuning};
+use crate::trainer::observe::prometheus;
+use crate::trainer::{
+    self, BatchMeaning, DeviceSpec, Dilation, Effect, Link, LrScaling, Mode, Options, Tuning, Wire,
+};
+use crate::{Result, ensure};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,7 +22,9 @@ Examples:
   caffe train -solver solver.prototxt -weights bvlc_googlenet.caffemodel
   caffe train -solver solver.prototxt -snapshot lenet_iter_5000.solverstate
   mpirun -n 4 caffe train --solver=solver.prototxt --mode=sync --batch=global
-  caffe train --solver=solver.prototxt --workers=2 --trace=trace";
+  caffe train --solver=solver.prototxt --workers=2 --trace=trace
+  caffe train --solver=solver.prototxt --nodes=4 --workers=4 --device=emulated:total=310ms,jitter=2% \
+    --link=latency=1.5us,bandwidth=56Gb/s";
 
 /// Train a model, or go on training one, on one node or under mpirun on many
 #[derive(Clone, Debug, clap::Args)]
@@ -63,6 +69,11 @@ pub struct TrainArgs {
     /// meanwhile: 1 for all of it, 0 for nothing
     #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = look_ahead)]
     pub look_ahead: f32,
+    /// Number format of what ranks send each other: f32, bf16 or fp16 (half the bytes; what rounding
+    /// takes is sent later)
+    #[arg(long, value_name = "FORMAT", value_parser = wire())]
+    #[arg(default_value = "f32", hide_possible_values = true)]
+    pub wire: Wire,
     /// How the learning rate grows with the number of replicas: none, linear or sqrt
     #[arg(long, value_parser = scaling(), default_value = "none", hide_possible_values = true)]
     pub lr_scaling: LrScaling,
@@ -81,6 +92,21 @@ pub struct TrainArgs {
     /// Replicas in this process
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: u16,
+    /// Nodes inside this process, with K replicas each, in place of ranks under mpirun
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub nodes: u16,
+    /// Emulate a link between nodes: latency=1.5us,bandwidth=56Gb/s,jitter=2%,lose=RANK@20s,seed=N
+    #[arg(long, value_name = "LINK", value_parser = emulated::link)]
+    pub link: Option<Link>,
+    /// What replicas compute on: cpu, or emulated, which waits as long as a device of that speed
+    /// would compute: emulated:FILE,total=310ms,jitter=2%,slow=REPLICA:FACTOR,seed=N. FILE is what
+    /// `caffe time --profile` writes; without it times follow from operations and bytes
+    #[arg(long, value_name = "DEVICE", value_parser = device, default_value = "cpu")]
+    pub device: Device,
+    /// With --device=emulated, multiply emulated times, so that this host's own work is small beside
+    /// them: a factor, or auto (less than half of its processor)
+    #[arg(long, value_name = "FACTOR", value_parser = emulated::dilation, default_value = "auto")]
+    pub dilate: Dilation,
     /// CPU threads of this process, divided among its workers [default: this host's cores, divided
     /// among the ranks on it]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
@@ -106,6 +132,19 @@ pub struct TrainArgs {
     /// Show every layer in the trace
     #[arg(long)]
     pub trace_layers: bool,
+    /// Write into this folder, for every replica, which records it trains on: a line for each batch,
+    /// its number and the records' keys
+    #[arg(long, value_name = "DIR")]
+    pub log_records: Option<PathBuf>,
+    /// A file for the run's numbers: a line of JSON for each display, test and snapshot
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file that TensorBoard shows
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Serve the numbers to Prometheus: a port of this host, or an address to listen on
+    #[arg(long, value_name = "ADDR", value_parser = prometheus::address)]
+    pub prometheus: Option<SocketAddr>,
 }
 
 /// Reads one of some names as the value that belongs to it.
@@ -151,6 +190,18 @@ fn look_ahead(text: &str) -> std::result::Result<f32, String> {
     if (0.0..=4.0).contains(&part) { Ok(part) } else { Err("must lie in 0..4".to_owned()) }
 }
 
+/// `--device`; clap would take an `Option` for a flag that may be left out.
+#[derive(Clone, Debug)]
+pub struct Device(pub Option<DeviceSpec>);
+
+fn device(text: &str) -> std::result::Result<Device, String> {
+    emulated::device(text).map(Device)
+}
+
+fn wire() -> impl TypedValueParser<Value = Wire> {
+    one_of([("f32", Wire::F32), ("bf16", Wire::Bf16), ("fp16", Wire::Fp16)])
+}
+
 fn batch() -> impl TypedValueParser<Value = BatchMeaning> {
     one_of([("replica", BatchMeaning::Replica), ("global", BatchMeaning::Global)])
 }
@@ -162,6 +213,10 @@ impl TrainArgs {
     /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
     pub fn run(self, log: &Log) -> Result<()> {
         gpu::refuse(&self.gpu)?;
+        ensure!(
+            self.device.0.is_some() || self.dilate == Dilation::Auto,
+            "--dilate belongs to --device=emulated: real devices cannot be slowed down"
+        );
         self.warn_of_settings(log)?;
         trainer::run(&self.into(), log)
     }
@@ -202,6 +257,7 @@ impl From<TrainArgs> for Options {
                 ModeName::LocalSgd => Mode::LocalSgd { every: args.exchange_every },
             },
             look_ahead: args.look_ahead,
+            wire: args.wire,
             tuning: Tuning {
                 scaling: args.lr_scaling,
                 warmup: args.warmup_iters,
@@ -209,6 +265,10 @@ impl From<TrainArgs> for Options {
             },
             stall_warning: Duration::from_secs(args.stall_warning),
             stall_timeout: Duration::from_secs(args.stall_timeout),
+            nodes: args.nodes.into(),
+            link: args.link,
+            device: args.device.0,
+            dilate: args.dilate,
             workers: args.workers.into(),
             threads: args.threads.map_or_else(host::own_cores, usize::from),
             readers: args.readers.map(usize::from),
@@ -217,6 +277,11 @@ impl From<TrainArgs> for Options {
             batch: args.batch,
             trace: args.trace,
             trace_layers: args.trace_layers,
+            log_records: args.log_records,
+            record: true,
+            metrics: args.metrics,
+            tensorboard: args.tensorboard,
+            prometheus: args.prometheus,
             sigint: args.sigint_effect,
             sighup: args.sighup_effect,
         }

@@ -17,7 +17,7 @@ mod sidecar;
 
 use std::path::{Path, PathBuf};
 
-pub use sidecar::{Sidecar, SidecarWriter};
+pub use sidecar::{Meaning, Sidecar, SidecarWriter};
 
 use caffe_proto::files::Pending;
 use caffe_proto::solver_parameter::SnapshotFormat;

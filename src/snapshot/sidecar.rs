@@ -15,6 +15,26 @@ use crate::{Error, Result, bail, ensure};
 
 const MAGIC: &str = "caffe-mpi resume 1\n";
 
+/// What the numbers of the nets and the solver had come to mean in a job: for the reader of a
+/// snapshot; a resume goes by its own flags.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Meaning {
+    /// Whose batch_size it was: "replica" or "global".
+    pub batch_of: String,
+    /// Records of one iteration, over all replicas and passes.
+    pub records_per_iter: usize,
+    /// The rate of the next iteration, after scaling and warm-up.
+    pub lr: f32,
+    /// How the rate grew with the replicas: "none", "linear" or "sqrt".
+    pub lr_scaling: String,
+    /// What that multiplied it with.
+    pub lr_factor: f32,
+    /// Iterations over which it rose.
+    pub warmup_iters: u64,
+    /// Number format between ranks.
+    pub wire: String,
+}
+
 /// What an exact resume needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sidecar {
@@ -34,6 +54,9 @@ pub struct Sidecar {
     pub solver: String,
     /// Seed of the job.
     pub seed: u64,
+    /// What batch and rate meant; not in snapshots of versions before this was written.
+    #[serde(default)]
+    pub meaning: Option<Meaning>,
     /// Floats of one replica's history.
     pub history_len: usize,
     /// Every replica's own history, where they differ; empty when all equal the state's.

@@ -8,6 +8,8 @@
 //! * [`parse_log`]: the numbers in a training log
 //! * [`chart`]: charts as SVG and PNG
 //! * [`plot`]: the chart of one or several training logs
+//! * [`profile`]: how long each layer takes, as a file
+//! * [`trace`]: what the traces of a run's ranks say
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
 
@@ -17,4 +19,6 @@ pub mod diff;
 pub mod draw;
 pub mod parse_log;
 pub mod plot;
+pub mod profile;
 pub mod summary;
+pub mod trace;

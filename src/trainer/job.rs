@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest};
+use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
 use super::equivalence::batch_mixing;
@@ -13,8 +13,8 @@ use super::{BatchMeaning, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
-use crate::snapshot::{self, Resumed, Sidecar};
-use crate::solver::{DataLayers, NetPlans, Ramp, Solver, Value, test_cursors_at};
+use crate::snapshot::{self, Meaning, Resumed, Sidecar};
+use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
 use crate::{Result, ensure};
 
 /// What all replicas of a job share.
@@ -37,6 +37,10 @@ pub struct Job {
     batch: BatchMeaning,
     /// What several replicas change in the solver.
     tuning: Tuning,
+    /// Number format between ranks.
+    wire: Wire,
+    /// Where replicas list their records.
+    pub log_records: Option<PathBuf>,
     weights: Vec<PathBuf>,
     snapshot: Option<PathBuf>,
     /// Where the run resumes.
@@ -94,6 +98,8 @@ impl Job {
             mode: options.mode,
             batch: options.batch,
             tuning: options.tuning,
+            wire: options.wire,
+            log_records: options.log_records.clone(),
             weights,
             snapshot: options.snapshot.clone(),
             resumed,
@@ -216,6 +222,20 @@ impl Job {
         stood as i64 - (self.resumed.iter * replicas as u64 * passes) as i64
     }
 
+    /// What batch_size and base_lr have come to mean, at an iteration.
+    pub fn meaning(&self, iter: u64, replicas: usize, batch: usize) -> Meaning {
+        let policy = self.solver_of(replicas).and_then(|solver| LrPolicy::new(&solver));
+        Meaning {
+            batch_of: self.batch.name().into(),
+            records_per_iter: batch * replicas * self.solver.iter_size().max(1) as usize,
+            lr: policy.map_or(0.0, |policy| policy.ramped(self.ramp(replicas)).rate(iter)),
+            lr_scaling: self.tuning.scaling.name().into(),
+            lr_factor: self.tuning.factor(replicas),
+            warmup_iters: self.tuning.warmup,
+            wire: self.wire.to_string(),
+        }
+    }
+
     /// The sidecar of a snapshot, histories apart.
     pub fn sidecar(&self, request: &SnapshotRequest<'_>, batch: usize, offset: i64) -> Sidecar {
         Sidecar {
@@ -227,6 +247,7 @@ impl Job {
             mode: self.mode.to_string(),
             solver: self.solver.r#type().to_owned(),
             seed: self.seed,
+            meaning: Some(self.meaning(request.iter, request.replicas, batch)),
             ..Default::default()
         }
     }

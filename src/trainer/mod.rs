@@ -2,32 +2,40 @@
 //! running job.
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
-//!   `signals`: SIGINT and SIGHUP.
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   [`observe`]: all who listen, and the numbers for files and dashboards. `signals`: SIGINT and
+//!   SIGHUP. `nodes`: several nodes in this process. `emulation`: devices that wait instead of
+//!   computing.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod emulation;
 mod equivalence;
 mod job;
+mod nodes;
+pub mod observe;
+mod record_log;
 mod replica;
 mod report;
 mod signals;
 mod source;
 mod tuning;
 
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caffe_actors::Mode;
-use caffe_actors::{Config, Factories, Requests};
+use caffe_actors::{Config, Digest, Factories, Identity, Requests};
+pub use caffe_actors::{Link, Loss, Mode, Wire};
 
 use crate::log::Log;
 use crate::{Error, Result, ensure};
+pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
 use replica::SolverReplica;
-use report::Report;
 pub use signals::Effect;
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
@@ -40,6 +48,16 @@ pub enum BatchMeaning {
     Replica,
     /// The whole job's batch; each replica takes its part.
     Global,
+}
+
+impl BatchMeaning {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchMeaning::Replica => "replica",
+            BatchMeaning::Global => "global",
+        }
+    }
 }
 
 /// What to train and how.
@@ -59,13 +77,23 @@ pub struct Options {
     pub mode: Mode,
     /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
     pub look_ahead: f32,
+    /// Number format of what ranks send each other.
+    pub wire: Wire,
     /// What several replicas change in the solver.
     pub tuning: Tuning,
     /// A peer or device that is silent for so long is named in a warning.
     pub stall_warning: Duration,
     /// A peer that is silent for so long ends the job; zero: never.
     pub stall_timeout: Duration,
-    /// Device actors of this process.
+    /// Nodes of a job inside this process.
+    pub nodes: usize,
+    /// A link to emulate between nodes.
+    pub link: Option<Link>,
+    /// Devices to emulate instead of computing.
+    pub device: Option<DeviceSpec>,
+    /// By what emulated times are multiplied.
+    pub dilate: Dilation,
+    /// Device actors of each node of this process.
     pub workers: usize,
     /// CPU threads of this process, divided among its workers.
     pub threads: usize,
@@ -82,6 +110,16 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
+    /// Folder for a list of the records that every replica trains on.
+    pub log_records: Option<PathBuf>,
+    /// Record what every thread does. Off only to measure what it costs.
+    pub record: bool,
+    /// A file for the run's numbers, as JSON lines.
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Where Prometheus may ask for the numbers.
+    pub prometheus: Option<SocketAddr>,
     /// What SIGINT does.
     pub sigint: Effect,
     /// What SIGHUP does.
@@ -99,9 +137,14 @@ impl Options {
             stages: Vec::new(),
             mode: Mode::Hogwild,
             look_ahead: 1.0,
+            wire: Wire::F32,
             tuning: Tuning::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),
+            nodes: 1,
+            link: None,
+            device: None,
+            dilate: Dilation::Auto,
             workers: 1,
             threads: 1,
             readers: None,
@@ -110,9 +153,23 @@ impl Options {
             batch: BatchMeaning::Replica,
             trace: None,
             trace_layers: false,
+            log_records: None,
+            record: true,
+            metrics: None,
+            tensorboard: None,
+            prometheus: None,
             sigint: Effect::Stop,
             sighup: Effect::Snapshot,
         }
+    }
+}
+
+impl Options {
+    /// What is emulated, which all ranks must agree on.
+    fn emulated(&self) -> Identity {
+        let mut digest = Digest::default();
+        format!("{:?} {:?} {:?}", self.link, self.device, self.dilate).hash(&mut digest);
+        Identity { what: "--link, --device or --dilate".into(), hash: digest.finish() }
     }
 }
 
@@ -122,33 +179,44 @@ impl Options {
 /// Whatever was wrong with the files before training, or the fault that ended the job.
 pub fn run(options: &Options, log: &Log) -> Result<()> {
     ensure!(options.workers > 0, "--workers must be at least 1");
+    ensure!(options.nodes > 0, "--nodes must be at least 1");
+    ensure!(
+        options.nodes == 1 || caffe_actors::launched().is_none(),
+        "--nodes puts all nodes of a job into one process; under mpirun every rank is a node"
+    );
     let job = Arc::new(Job::new(options)?);
-    if let Some(folder) = &options.trace {
+    for folder in options.trace.iter().chain(&options.log_records) {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
     }
     let requests = Requests::default();
     signals::install(options.sigint, options.sighup, &requests)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
+    config.wire = options.wire;
     config.stall_warning = options.stall_warning;
     config.stall_timeout = options.stall_timeout;
-    config.threads = divide(options.threads, options.workers);
-    let (readers, decoders) = share_reading(options, &job);
-    config.readers = readers;
+    config.link = options.link.clone();
     config.identities = job.identities()?;
+    config.identities.push(options.emulated());
     config.trace = options.trace.clone();
     config.trace_layers = options.trace_layers;
+    config.record = options.record;
     config.requests = requests;
+    if let Some(device) = &options.device {
+        return emulation::run(&job, options, device, config, log);
+    }
+    let own = options.threads.div_ceil(options.nodes);
+    config.threads = divide(own, options.workers);
+    let (readers, decoders) = share_reading(options, &job);
+    config.readers = readers;
 
     let (for_replicas, for_readers) = (job.clone(), job.clone());
     let factories = Factories::new(
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
         move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
-    let report = Report::new(&job, options, log);
-    caffe_actors::run(config, factories, Box::new(report))
-        .map(|_| ())
-        .map_err(|fault| Error::Fault(Box::new(fault)))
+    let observers = observe::observers(&job, options, log)?;
+    nodes::run_all(&config, options.nodes, &factories, Box::new(observers), log).map(|_| ())
 }
 
 /// Number of reader actors, and of threads with which each decodes. There is no use for more actors

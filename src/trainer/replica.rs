@@ -8,6 +8,7 @@ use caffe_actors::{Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRe
 
 use super::buckets::{self, Bucket};
 use super::job::Job;
+use super::record_log::RecordLog;
 use crate::data::Batch;
 use crate::net::{Pass, Watch};
 use crate::params::ParamArena;
@@ -29,6 +30,7 @@ pub struct SolverReplica {
     alone: bool,
     tracer: Tracer,
     layer_names: Vec<NameId>,
+    records: Option<RecordLog>,
 }
 
 impl SolverReplica {
@@ -47,7 +49,10 @@ impl SolverReplica {
         let net = solver.train_net();
         let statistics =
             net.arena().params().iter().filter(|p| p.maintained).map(|p| p.range.clone());
+        let records =
+            job.log_records.as_ref().map(|folder| RecordLog::create(folder, place.replica));
         Ok(SolverReplica {
+            records: records.transpose()?,
             buckets: buckets::cut(net),
             statistics: statistics.collect(),
             batch: batch as usize,
@@ -114,6 +119,9 @@ impl Replica for SolverReplica {
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
         let at = engine_step(step, batch);
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
         if step.pass == 0 {
             self.solver.clear_gradient();
         }

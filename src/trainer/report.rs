@@ -2,20 +2,20 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Instant;
 
 use caffe_actors::{Display, Fault, Observer, Origin, RunReport, Started, Tested};
 use caffe_proto::solver_parameter::SnapshotFormat;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::Options;
 use super::job::Job;
-use super::{BatchMeaning, Options};
+use super::observe::{Speed, Stopwatch};
 use crate::log::{G, Log};
 use crate::snapshot::Paths;
 use crate::solver::{LrPolicy, Value};
 
 /// Place of the lines that Caffe has no counterpart for; parsers want a file and a line.
-const PLACE: &str = "trainer.cpp:1";
+pub(super) const PLACE: &str = "trainer.cpp:1";
 
 /// Writes to the log what the machine reports.
 pub struct Report {
@@ -23,14 +23,14 @@ pub struct Report {
     log: Log,
     bar: ProgressBar,
     policy: Option<LrPolicy>,
-    /// Iteration and time of the last display.
-    last: (u64, Instant),
+    /// Iteration of the last display, and time since.
+    last: u64,
+    watch: Stopwatch,
     options: Options,
     replicas: usize,
     /// Records of one replica's batch.
     batch: usize,
     loss: f32,
-    testing: Option<Instant>,
 }
 
 impl Report {
@@ -56,12 +56,12 @@ impl Report {
             job: job.clone(),
             log,
             bar,
-            last: (0, Instant::now()),
+            last: 0,
+            watch: Stopwatch::start(),
             options: options.clone(),
             replicas: 1,
             batch: 0,
             loss: 0.0,
-            testing: None,
         }
     }
 
@@ -103,15 +103,22 @@ impl Report {
             threads.first().copied().unwrap_or(1),
             if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
         ));
-        let passes = self.job.solver.iter_size().max(1) as usize;
+        let meaning = self.job.meaning(started.iter, self.replicas, self.batch);
         say(format!(
-            "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {}",
+            "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {} \
+             (--lr-scaling={}: x {}; --warmup-iters={})",
             self.batch,
-            if self.options.batch == BatchMeaning::Global { "global" } else { "replica" },
-            self.batch * self.replicas * passes,
-            G(self.rate(started.iter)),
-            started.iter
+            meaning.batch_of,
+            meaning.records_per_iter,
+            G(meaning.lr),
+            started.iter,
+            meaning.lr_scaling,
+            G(meaning.lr_factor),
+            meaning.warmup_iters,
         ));
+        if ranks > 1 {
+            say(format!("ranks send each other {} (--wire)", meaning.wire));
+        }
         if self.replicas > 1 {
             for (layer, why) in self.job.batch_mixing() {
                 say(format!(
@@ -148,7 +155,7 @@ impl Observer for Report {
         self.log.info("solver.cpp:289", format!("Solving {}", self.job.net_name()));
         let policy = self.job.solver.lr_policy();
         self.log.info("solver.cpp:290", format!("Learning Rate Policy: {policy}"));
-        self.last = (iter, Instant::now());
+        (self.last, self.watch) = (iter, Stopwatch::start());
         self.bar.set_position(iter);
         self.bar.reset_eta();
     }
@@ -170,10 +177,10 @@ impl Observer for Report {
             let text = format!("Iteration {iter}, loss = {}", G(display.loss));
             return self.log.info("solver.cpp:327", text);
         }
-        let seconds = self.last.1.elapsed().as_secs_f32();
-        let done = iter.saturating_sub(self.last.0);
+        let seconds = self.watch.lap().as_secs_f32();
+        let done = iter.saturating_sub(self.last);
         let speed = if done == 0 { 0.0 } else { done as f32 / seconds };
-        self.last = (iter, Instant::now());
+        self.last = iter;
         self.log.info(
             "solver.cpp:239",
             format!(
@@ -187,10 +194,13 @@ impl Observer for Report {
         self.values("solver.cpp:258", "Train", &self.job.names().train, &display.outputs);
         self.log
             .info("sgd_solver.cpp:112", format!("Iteration {iter}, lr = {}", G(self.rate(iter))));
+        if let Some(speed) = Speed::of(&display.paces, self.batch, seconds.into()) {
+            self.log.info(PLACE, speed);
+        }
     }
 
     fn testing(&mut self, iter: u64, net: usize) {
-        self.testing = Some(Instant::now());
+        self.watch.pause();
         self.log.info("solver.cpp:347", format!("Iteration {iter}, Testing net (#{net})"));
     }
 
@@ -204,9 +214,7 @@ impl Observer for Report {
             self.values("solver.cpp:414", "Test", names, &tested.scores);
         }
         // Time spent testing is not time per iteration.
-        if let Some(begun) = self.testing.take() {
-            self.last.1 += begun.elapsed();
-        }
+        self.watch.resume();
     }
 
     fn snapshotted(&mut self, iter: u64) {

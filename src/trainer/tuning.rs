@@ -19,6 +19,17 @@ pub enum LrScaling {
     Sqrt,
 }
 
+impl LrScaling {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            LrScaling::None => "none",
+            LrScaling::Linear => "linear",
+            LrScaling::Sqrt => "sqrt",
+        }
+    }
+}
+
 /// The options.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tuning {

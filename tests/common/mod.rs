@@ -15,22 +15,33 @@ use caffe_proto::NetParameter;
 pub fn shared() -> PathBuf {
     match std::env::var_os("CAFFE_SHARED") {
         Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        None => repository().join("../shared"),
     }
+}
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folders in a folder, sorted; `None` if it cannot be read.
+pub fn folders(root: &Path) -> Option<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(root).ok()?;
+    let mut folders: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    Some(folders)
 }
 
 /// The folders below `variable`'s value, or else below `default` in [`shared`]; `None`, with a
 /// printed line, where there is no such folder.
 pub fn cases(variable: &str, default: &str) -> Option<Vec<PathBuf>> {
     let root = std::env::var_os(variable).map_or_else(|| shared().join(default), PathBuf::from);
-    let Ok(entries) = std::fs::read_dir(&root) else {
+    let found = folders(&root);
+    if found.is_none() {
         println!("skipped: no folder {} (set {variable} to point elsewhere)", root.display());
-        return None;
-    };
-    let mut folders: Vec<PathBuf> =
-        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
-    folders.sort();
-    Some(folders)
+    }
+    found
 }
 
 /// Reads a prototxt.

@@ -74,6 +74,11 @@ impl Communicator {
         self.parts.mode.draws() && self.replicas() > 1
     }
 
+    /// Whether what nodes send each other is rounded.
+    fn rounded(&self) -> bool {
+        self.parts.wire.rounds() && self.nodes() > 1
+    }
+
     /// Whether replicas have solver histories of their own.
     pub(super) fn private_histories(&self) -> bool {
         !self.parts.mode.shares_history() && self.replicas() > 1
@@ -235,6 +240,8 @@ impl Communicator {
         if self.replicas() > 1 {
             self.given = vec![vec![None; plan.buckets.len()]; self.local()];
             self.wires = lens().map(|len| vec![0.0; len]).collect();
+            let rest = |len| vec![0.0; if self.rounded() { len } else { 0 }];
+            self.rests = lens().map(rest).collect();
             let mean = |len| Arc::new(if self.draws() { Vec::new() } else { vec![0.0; len] });
             self.means = lens().map(mean).collect();
             *self.parts.board.weights.lock() = lens().map(|len| vec![0.0; len]).collect();
@@ -275,11 +282,13 @@ impl Communicator {
             rank,
             hosts: self.parts.meeting.hosts.clone(),
             workers: workers.clone(),
+            clocks: self.parts.meeting.clocks.clone(),
             iter: self.iter,
             transport: self.parts.meeting.transport.clone(),
         };
         self.parts.observer.lock().started(&started);
-        self.machine = Some(machine(self.parts.mode, Job { rank, workers, buckets }));
+        let job = Job { rank, workers, buckets, rounded: self.rounded() };
+        self.machine = Some(machine(self.parts.mode, job));
         self.since = Instant::now();
         Ok(())
     }

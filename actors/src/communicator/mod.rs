@@ -8,6 +8,7 @@
 
 mod duties;
 mod histories;
+mod pace;
 mod rounds;
 mod together;
 
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 use self::duties::Duty;
 use self::histories::Streaming;
+use self::pace::Paces;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{Mode, Requests};
@@ -32,7 +34,9 @@ use crate::mode::{Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::Plan;
 use crate::schedule::Schedule;
+use crate::trace::Tracer;
 use crate::transport::{Done, Line, Meeting, News, Op};
+use crate::wire::Wire;
 
 /// The observer, heard by the communicator and by the thread that called `run`.
 pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
@@ -40,6 +44,7 @@ pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
 /// The communicator's ends to one device.
 pub(crate) struct DevicePort {
     pub(crate) orders: Recipient<Order>,
+    pub(crate) tracer: Tracer,
     pub(crate) cues: Sender<Cue>,
     pub(crate) gradients: Receiver<Gradient>,
     /// Tells it that more tickets may start.
@@ -55,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) post: Post,
     pub(crate) mode: Mode,
     pub(crate) look_ahead: f32,
+    pub(crate) wire: Wire,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,
@@ -99,6 +105,8 @@ pub(crate) struct Communicator {
     given: Vec<Vec<Option<Vec<f32>>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
+    /// What rounding has left behind of each bucket on this node; empty when nothing is rounded.
+    rests: Vec<Vec<f32>>,
     /// The last mean gradient per bucket.
     means: Vec<Arc<Vec<f32>>>,
     words: Vec<u64>,
@@ -110,6 +118,7 @@ pub(crate) struct Communicator {
     merging: bool,
     /// Steps of other nodes whose updates the round under way brings.
     coming: u64,
+    paces: Paces,
 
     steps: Vec<u64>,
     rounds: u64,
@@ -120,7 +129,10 @@ impl Communicator {
     pub(crate) fn new(parts: Parts) -> Self {
         let devices = parts.devices.len();
         let schedule = parts.schedule.clone();
+        let lanes = parts.devices.iter().map(|device| device.tracer.clone()).collect();
+        let paces = Paces::new(lanes, parts.meeting.rank, &parts.meeting.workers);
         Communicator {
+            paces,
             plan: None,
             machine: None,
             events: VecDeque::new(),
@@ -141,6 +153,7 @@ impl Communicator {
             streaming: None,
             given: Vec::new(),
             wires: Vec::new(),
+            rests: Vec::new(),
             means: Vec::new(),
             words: Vec::new(),
             round: 0,
@@ -232,7 +245,8 @@ impl Communicator {
             return;
         }
         if let Some(at) = self.wake_at.take() {
-            let delay = at.saturating_sub(self.parts.clock.now());
+            let clock = &self.parts.clock;
+            let delay = clock.lasts(at.saturating_sub(clock.now()));
             context.run_later(delay, Self::alarm_clock);
         }
     }

@@ -18,6 +18,7 @@ use crate::mode::{Action, Event, Then};
 use crate::store::CHUNK;
 use crate::trace::Kind;
 use crate::transport::{Done, Lane, Op};
+use crate::wire::Wire;
 
 /// One bucket's hash is compared between all nodes every so many rounds.
 const CHECK_EVERY: u64 = 64;
@@ -27,13 +28,13 @@ impl Communicator {
         match action {
             Action::Run { from, to } => self.run_segment(from, to),
             Action::Header(header) => return self.header(header),
-            Action::Sum { bucket } => return self.sum(bucket),
+            Action::Sum { bucket, exact } => return self.sum(bucket, exact),
             Action::SumHere { bucket } => return self.sum_here(bucket),
-            Action::Merge { bucket } => return self.merge(bucket),
+            Action::Merge { bucket, exact } => return self.merge(bucket, exact),
             Action::Mean { bucket } => self.mean(bucket),
             Action::Next(then) => self.next(then),
             Action::Grant { first, count } => self.grant(first, count),
-            Action::Swap { bucket } => return self.swap(bucket),
+            Action::Swap { bucket, exact } => return self.swap(bucket, exact),
             Action::Apply { bucket } => self.apply(bucket),
             Action::Weight { rho, ahead } => {
                 if let Some(store) = self.parts.board.store.get() {
@@ -46,7 +47,7 @@ impl Communicator {
             Action::Loss(part) => {
                 if self.root() {
                     for display in self.ledger.add(&part) {
-                        self.tell(|observer| observer.display(&display));
+                        self.show(display);
                     }
                 }
             }
@@ -89,6 +90,8 @@ impl Communicator {
 
     /// Tickets from a grant go to the readers in turn; all their loads end in one queue.
     fn grant(&self, first: u64, count: u64) {
+        self.parts.gate.grant(count);
+        self.wake_devices();
         let readers = self.parts.readers.len() as u64;
         for (reader, port) in self.parts.readers.iter().enumerate() {
             let offset = (reader as u64 + readers - first % readers) % readers;
@@ -110,9 +113,10 @@ impl Communicator {
         }
         self.round = header.round;
         header.hash = self.hash(header.round);
+        header.tallies = self.paces.own();
         let outputs = self.plan()?.train_outputs;
         let mut words = std::mem::take(&mut self.words);
-        header.encode(outputs, &mut words);
+        header.encode(outputs, self.most_devices(), &mut words);
         self.post(Op::Header { words })
     }
 
@@ -142,14 +146,15 @@ impl Communicator {
         if !matches!(self.duty, Some(Duty::Train { .. })) {
             return self.compared(&words);
         }
-        let outputs = self.plan()?.train_outputs;
+        let (outputs, devices) = (self.plan()?.train_outputs, self.most_devices());
         let headers: Option<Vec<Header>> = words
-            .chunks(Header::words(outputs))
-            .map(|words| Header::decode(words, outputs))
+            .chunks(Header::words(outputs, devices))
+            .map(|words| Header::decode(words, outputs, devices))
             .collect();
         self.words = words;
         match headers {
             Some(headers) => {
+                self.paces.heard(&headers);
                 let own = self.parts.meeting.rank;
                 let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
                 self.coming = others.map(|(_, header)| header.finished).sum();
@@ -175,6 +180,11 @@ impl Communicator {
     /// More tickets may start; `below` is a step ticket.
     fn open(&self, below: u64) {
         self.parts.gate.open(below.saturating_mul(self.parts.schedule.iter_size as u64));
+        self.wake_devices();
+    }
+
+    /// A device that waits for a ticket looks again.
+    fn wake_devices(&self) {
         for device in &self.parts.devices {
             // Full means that the device has yet to look.
             device.opened.try_send(()).ok();
@@ -182,10 +192,10 @@ impl Communicator {
     }
 
     /// Sums the local gradients of a bucket, in device order, and starts their exchange.
-    fn sum(&mut self, bucket: usize) -> Result<(), Halt> {
+    fn sum(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
         let wire = self.aggregate(bucket)?;
         if self.nodes() > 1 {
-            return self.post(Op::Sum { lane: Lane::Data, id: bucket, data: wire });
+            return self.exchange(bucket, wire, exact);
         }
         self.summed(bucket, wire, self.replicas());
         self.events.push_back(Event::Summed { bucket });
@@ -201,12 +211,27 @@ impl Communicator {
     }
 
     /// Starts the exchange of what the first device has given.
-    fn merge(&mut self, bucket: usize) -> Result<(), Halt> {
+    fn merge(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
         let wire = std::mem::take(&mut self.wires[bucket]);
         let Some(data) = self.given[0][bucket].replace(wire) else {
             return Err(format!("bucket {bucket} is complete but not there").into());
         };
-        self.post(Op::Sum { lane: Lane::Data, id: bucket, data })
+        self.exchange(bucket, data, exact)
+    }
+
+    /// Starts the sum of a bucket over all nodes. An exact one takes with it what earlier ones
+    /// have left behind.
+    fn exchange(&mut self, bucket: usize, mut data: Vec<f32>, exact: bool) -> Result<(), Halt> {
+        let (lane, id) = (Lane::Data, bucket);
+        if self.rests[bucket].is_empty() || !exact {
+            let rest = std::mem::take(&mut self.rests[bucket]);
+            let wire = if exact { Wire::F32 } else { self.parts.wire };
+            return self.post(Op::Sum { lane, id, data, wire, rest });
+        }
+        for (value, rest) in data.iter_mut().zip(&mut self.rests[bucket]) {
+            *value += std::mem::take(rest);
+        }
+        self.post(Op::Sum { lane, id, data, wire: Wire::F32, rest: Vec::new() })
     }
 
     /// The sum of the local gradients of a bucket, in device order.
@@ -258,7 +283,7 @@ impl Communicator {
         }
     }
 
-    fn swap(&mut self, bucket: usize) -> Result<(), Halt> {
+    fn swap(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
         let mut data = std::mem::take(&mut self.wires[bucket]);
         let Some(store) = self.parts.board.store.get() else {
             return Err("has no weights to exchange".to_owned().into());
@@ -267,13 +292,13 @@ impl Communicator {
         let span = self.parts.post.tracer.span(Kind::Aggregate);
         store.swap(bucket, &mut data);
         drop(span);
-        self.post(Op::Sum { lane: Lane::Data, id: bucket, data })
+        self.exchange(bucket, data, exact)
     }
 
-    fn apply(&self, bucket: usize) {
+    fn apply(&mut self, bucket: usize) {
         let _span = self.parts.post.tracer.span(Kind::Apply);
         if let Some(store) = self.parts.board.store.get() {
-            store.apply(bucket, &self.wires[bucket]);
+            store.apply(bucket, &self.wires[bucket], &mut self.rests[bucket]);
             if bucket + 1 == self.wires.len() {
                 store.merge(self.coming);
             }
@@ -283,7 +308,10 @@ impl Communicator {
     /// An exchange has ended.
     pub(super) fn finished(&mut self, done: Done) -> Result<(), Halt> {
         match done {
-            Done::Sum { lane: Lane::Data, id, data } if id < self.means.len() => {
+            Done::Sum { lane: Lane::Data, id, data, rest } if id < self.means.len() => {
+                if !rest.is_empty() {
+                    self.rests[id] = rest;
+                }
                 if self.draws() {
                     self.wires[id] = data;
                 } else {

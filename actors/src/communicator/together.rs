@@ -7,6 +7,7 @@ use crate::fault::Halt;
 use crate::messages::{Feed, Order};
 use crate::observe::Tested;
 use crate::transport::{Lane, Op};
+use crate::wire::Wire;
 
 impl Communicator {
     /// Sums `data` over all nodes; [`summed_for_duty`](Self::summed_for_duty) gets the result.
@@ -18,7 +19,8 @@ impl Communicator {
     ) -> Result<(), Halt> {
         self.awaiting += 1;
         if self.nodes() > 1 {
-            return self.post(Op::Sum { lane, id, data });
+            let (wire, rest) = (Wire::F32, Vec::new());
+            return self.post(Op::Sum { lane, id, data, wire, rest });
         }
         self.keep_sum(data);
         self.awaiting -= 1;

@@ -81,7 +81,7 @@ impl<R: Replica> Device<R> {
         let mut scores = vec![0.0; width];
         let mut row = self.place.replica as u64;
         while row < count {
-            let mut load = self.wait(&self.ends.tests, Kind::WaitBatch)?;
+            let mut load = self.wait(&self.ends.tests, Kind::WaitTest)?;
             if load.row != row {
                 return Err(format!("got test batch {} instead of {row}", load.row).into());
             }
@@ -128,7 +128,7 @@ impl<R: Replica> Device<R> {
         let mut loss = 0.0;
         // One batch is looked at; a step's other batches come with it and go back.
         while batches < passes {
-            let mut load = self.wait(&self.ends.loads, Kind::WaitBatch)?;
+            let mut load = self.wait(&self.ends.loads, Kind::WaitTest)?;
             if batches == 0 {
                 let step = Step { iter, ticket, pass: 0, passes, report: true };
                 loss = own.replica.evaluate(&mut load.batches[0], &step)?;

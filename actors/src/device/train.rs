@@ -147,11 +147,17 @@ impl<R: Replica> Device<R> {
         if let Some(load) = self.ends.loads.try_recv().ok().and_then(|load| deck.pass(load)) {
             return Ok(Some(load));
         }
-        let _span = self.post.tracer.span(Kind::WaitBatch);
         let start = Instant::now();
+        let mut kind = deck.missing();
+        let mut span = self.post.tracer.span(kind);
         loop {
             if let Some(load) = deck.take() {
                 return Ok(Some(load));
+            }
+            let missing = deck.missing();
+            if missing != kind {
+                drop(span);
+                (kind, span) = (missing, self.post.tracer.span(missing));
             }
             select! {
                 recv(self.ends.loads) -> load => {
@@ -167,7 +173,7 @@ impl<R: Replica> Device<R> {
                     Err(_) => return Err(Halt::Stopped),
                 },
                 recv(self.stop) -> _ => return Err(Halt::Stopped),
-                recv(after(self.patience)) -> _ => self.slow(Kind::WaitBatch, start),
+                recv(after(self.patience)) -> _ => self.slow(kind, start),
             }
         }
     }

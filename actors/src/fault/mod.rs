@@ -219,7 +219,7 @@ mod tests {
     use crate::trace::Traces;
 
     fn post() -> Post {
-        let traces = Traces::new(false, false);
+        let traces = Traces::new(Arc::new(crate::SystemClock::default()), Default::default());
         Post {
             rank: 2,
             host: "node7".into(),

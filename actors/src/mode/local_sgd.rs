@@ -4,7 +4,7 @@
 //! Between two averages nodes do not speak to each other. With an average goes a header: losses,
 //! and whether somebody asked to stop or for a snapshot; it decides, equally everywhere, whether
 //! the segment goes on. The last iteration of a segment is followed by an average, so that all
-//! nodes park with the same weights. Losses that do not fit into one header delay the decision by
+//! nodes park with the same weights; when averages are rounded that one is exact. Losses that do not fit into one header delay the decision by
 //! another one.
 
 use std::collections::VecDeque;
@@ -70,10 +70,12 @@ impl LocalSgd {
         self.given[bucket] += 1;
         let average = matches!(self.phase, Phase::Average { .. });
         let wanted = if average { 1 } else { self.job.local() };
+        // The segment's last average leaves nothing behind.
+        let exact = !self.job.rounded || self.iter == self.to;
         while self.given.get(self.next) == Some(&wanted) {
             let bucket = self.next;
             actions.push(match average {
-                true => Action::Merge { bucket },
+                true => Action::Merge { bucket, exact },
                 false => Action::SumHere { bucket },
             });
             self.next += 1;
@@ -117,7 +119,11 @@ impl LocalSgd {
                 }
             }
             Phase::Average { delivered, decided: true } if delivered == self.job.buckets => {
-                let go_on = self.iter < self.to && !self.stop && !self.snapshot;
+                if self.stop || self.snapshot {
+                    // What rounding left behind takes another iteration and average.
+                    self.to = self.to.min(self.iter + u64::from(self.job.rounded));
+                }
+                let go_on = self.iter < self.to;
                 self.since = 0;
                 self.begin_phase(false);
                 if !go_on {

@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) workers: Vec<usize>,
     /// Number of buckets of the plan.
     pub(crate) buckets: usize,
+    /// Whether what nodes send each other is rounded, unless an exchange is to be exact.
+    pub(crate) rounded: bool,
 }
 
 impl Job {
@@ -82,7 +84,8 @@ pub(crate) enum Event {
     Timer,
 }
 
-/// What is to be done, in this order.
+/// What is to be done, in this order. An exchange that is not `exact` may leave a part of what it
+/// was given behind, for the next one of its bucket; in an `exact` one everything arrives.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     /// All local devices run iterations `from..to`.
@@ -90,11 +93,11 @@ pub(crate) enum Action {
     /// Exchange headers with all nodes.
     Header(Header),
     /// Sum the local gradients of a bucket and exchange it: the sum becomes the job's mean.
-    Sum { bucket: usize },
+    Sum { bucket: usize, exact: bool },
     /// Sum the local gradients of a bucket: the sum becomes the node's mean.
     SumHere { bucket: usize },
     /// Exchange the node's part of a bucket's average, which its first device has given.
-    Merge { bucket: usize },
+    Merge { bucket: usize, exact: bool },
     /// Give a bucket's mean gradient, or average, to the local devices.
     Mean { bucket: usize },
     /// The local devices have all they need for the iteration, or for taking the average.
@@ -102,7 +105,7 @@ pub(crate) enum Action {
     /// Let the local devices train on these step tickets.
     Grant { first: u64, count: u64 },
     /// f ← a, a ← 0, exchange Σf.
-    Swap { bucket: usize },
+    Swap { bucket: usize, exact: bool },
     /// z += Σf, f ← 0.
     Apply { bucket: usize },
     /// From now on updates weigh `rho`, and replicas compute as many of their own updates

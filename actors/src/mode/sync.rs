@@ -3,7 +3,8 @@
 //! One round per iteration. A bucket is summed and exchanged as soon as all local devices have
 //! given it, in plan order, while backward still runs; the header follows the last device's
 //! backward. When all buckets and the header are there, the iteration is complete: header `i`
-//! decides whether iteration `i + 1` starts.
+//! decides whether iteration `i + 1` starts. When exchanges are rounded the segment's last is exact,
+//! so a wish that comes with header `i` takes effect after iteration `i + 1`.
 
 use super::{Action, Event, Job, Machine, Moment, Then, contradiction};
 use crate::header::{Header, LossPart, Sample};
@@ -48,10 +49,15 @@ impl Sync {
         }
     }
 
+    /// Whether the iteration leaves nothing behind: the segment's last one.
+    fn exact(&self) -> bool {
+        !self.job.rounded || self.iter + 1 == self.to
+    }
+
     fn gradient(&mut self, bucket: usize, actions: &mut Vec<Action>) {
         self.given[bucket] += 1;
         while self.given.get(self.next) == Some(&self.job.local()) {
-            actions.push(Action::Sum { bucket: self.next });
+            actions.push(Action::Sum { bucket: self.next, exact: self.exact() });
             self.next += 1;
         }
     }
@@ -97,7 +103,11 @@ impl Sync {
             return;
         }
         self.iter += 1;
-        let go_on = self.iter < self.to && !self.stop && !self.snapshot;
+        if self.stop || self.snapshot {
+            // What rounding left behind takes another iteration.
+            self.to = self.to.min(self.iter + u64::from(self.job.rounded));
+        }
+        let go_on = self.iter < self.to;
         self.given.fill(0);
         (self.next, self.computed, self.delivered, self.decided) = (0, 0, 0, false);
         if !go_on {

@@ -19,7 +19,7 @@ use crate::fault::{Alarm, Fault, Origin, Post, Watchdog, enter, install_hook};
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
-use crate::trace::{self, Traces};
+use crate::trace::{self, Facts, Traces, Wanted};
 use crate::transport::{self, Hello, Patience};
 
 /// How long threads have to leave after the last message.
@@ -44,7 +44,9 @@ where
 {
     install_hook();
     let observer: SharedObserver = Arc::new(Mutex::new(observer));
-    let traces = Arc::new(Traces::new(config.trace.is_some(), config.trace_layers));
+    let wanted =
+        Wanted { record: config.record, keep: config.trace.is_some(), layers: config.trace_layers };
+    let traces = Arc::new(Traces::new(config.clock.clone(), wanted));
     let (rank, _) = transport::launched().unwrap_or((0, 1));
     let mut post = Post {
         rank,
@@ -73,15 +75,22 @@ where
     S: BatchSource<Batch = R::Batch>,
 {
     let mut pump = None;
+    let mut facts = Facts { mode: config.mode.to_string(), ..Facts::default() };
     let outcome = check(config, post)
-        .and_then(|()| train(config, factories, observer, traces, post, &mut pump));
+        .and_then(|()| train(config, factories, observer, traces, post, &mut facts, &mut pump));
+    if let (Some(pump), Ok(report)) = (&pump, &outcome) {
+        facts.report = Some(report.clone());
+        // Clocks drift: a second measurement says by how much.
+        facts.clocks.extend(pump.align().and_then(|clocks| clocks.get(post.rank).copied()));
+    }
     if let Err(fault) = &outcome
         && (fault.origin != Origin::Agreed || post.rank == 0)
     {
         observer.lock().fault(fault);
     }
+    (facts.rank, facts.host) = (post.rank, post.host.to_string());
     if let Some(dir) = &config.trace
-        && let Err(text) = trace::write(traces, dir, post.rank, &post.host)
+        && let Err(text) = trace::write(traces, dir, &facts)
     {
         observer.lock().warning(&text);
     }
@@ -125,6 +134,7 @@ fn train<R, S>(
     observer: &SharedObserver,
     traces: &Arc<Traces>,
     post: &mut Post,
+    facts: &mut Facts,
     kept: &mut Option<transport::Pump>,
 ) -> Result<RunReport, Fault>
 where
@@ -140,8 +150,17 @@ where
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
-    let (pump, meeting) = transport::start(config.launch.clone(), hello, patience, at_pump)?;
+    let (pump, meeting) = transport::start(
+        config.launch.clone(),
+        config.link.clone(),
+        hello,
+        patience,
+        config.clock.clone(),
+        at_pump,
+    )?;
     post.rank = meeting.rank;
+    facts.workers.clone_from(&meeting.workers);
+    facts.clocks.extend(meeting.clocks.get(meeting.rank));
     let line = pump.line();
     let pump = kept.insert(pump);
     enter(Some(post.clone()));

@@ -18,7 +18,7 @@ use crate::observe::RunReport;
 use crate::reader::{Empty, MOST, Queue, Reader, TEST_BUFFERS, TestQueue};
 use crate::replica::{MAX_BUCKETS, Replica, ReplicaPlace};
 use crate::source::{BatchSource, ReaderPlace};
-use crate::trace::Traces;
+use crate::trace::{Tracer, Traces};
 use crate::transport::{Line, Meeting};
 
 /// Messages in an actix mailbox before `try_send` refuses; `do_send`, which we use, never does.
@@ -108,9 +108,11 @@ impl Wires<'_> {
         for (local, batches) in batches.into_iter().enumerate() {
             let arbiter = Arbiter::new();
             let (device, inbox) = address::<Device<R>>();
-            let (port, ends) = Self::ends(batches, &deck, &device, &ports, &communicator);
+            let post = self.post_of(&format!("device {local}"));
+            let (port, ends) =
+                Self::ends(batches, &deck, &device, &ports, &communicator, &post.tracer);
             devices.push(port);
-            let make = self.device(local, ends, factories.replica.clone(), board.clone());
+            let make = self.device(local, post, ends, factories.replica.clone(), board.clone());
             launch(&arbiter, inbox, make);
             arbiters.push(arbiter);
         }
@@ -120,6 +122,7 @@ impl Wires<'_> {
             post: self.post_of("communicator"),
             mode: self.config.mode,
             look_ahead: self.config.look_ahead,
+            wire: self.config.wire,
             meeting: self.meeting,
             schedule: self.config.schedule.clone(),
             requests: self.config.requests.clone(),
@@ -144,6 +147,7 @@ impl Wires<'_> {
         device: &Addr<Device<R>>,
         readers: &[ReaderHandle<R::Batch, S>],
         communicator: &Addr<Communicator>,
+        tracer: &Tracer,
     ) -> (DevicePort, Ends<R::Batch>)
     where
         R: Replica,
@@ -154,6 +158,7 @@ impl Wires<'_> {
         let (opened, opened_in) = bounded(1);
         let port = DevicePort {
             orders: device.clone().recipient(),
+            tracer: tracer.clone(),
             cues,
             gradients,
             opened,
@@ -258,11 +263,11 @@ impl Wires<'_> {
     fn device<R: Replica>(
         &self,
         local: usize,
+        post: Post,
         ends: Ends<R::Batch>,
         factory: Arc<ReplicaFactory<R>>,
         board: Arc<Board>,
     ) -> impl FnOnce() -> Device<R> + Send + 'static {
-        let post = self.post_of(&format!("device {local}"));
         let place = ReplicaPlace {
             rank: self.meeting.rank,
             nodes: self.meeting.nodes(),

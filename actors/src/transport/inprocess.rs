@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Beat, Done, Lane, Op, Transport};
+use crate::wire::{self, CHUNK, Pieces, Wire};
 
 /// One node's ticket to a job inside this process; see [`Launch`](crate::Launch).
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ impl InProcess {
 enum Load {
     Words(Vec<u64>),
     Floats(Vec<f32>),
+    /// Data and rest of a rounded sum.
+    Rounded(Vec<f32>, Vec<f32>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +125,8 @@ impl Node {
                 _ => Err(waiting),
             },
             Waiting::Sum { lane, id, place } => match self.take(Stream::Lane(lane), place) {
-                Some(Load::Floats(data)) => Ok(Done::Sum { lane, id, data }),
+                Some(Load::Floats(data)) => Ok(Done::Sum { lane, id, data, rest: Vec::new() }),
+                Some(Load::Rounded(data, rest)) => Ok(Done::Sum { lane, id, data, rest }),
                 _ => Err(waiting),
             },
             Waiting::Broadcast { id, place } => match self.take(Stream::Lane(Lane::Data), place) {
@@ -160,6 +164,46 @@ fn sum(loads: &mut [Option<Load>]) -> Result<(), String> {
         }
     }
     spread(loads)
+}
+
+/// Sums all loads as ranks with a wire between them would.
+fn rounded_sum(wire: Wire, loads: &mut [Option<Load>]) -> Result<(), String> {
+    let mut parts: Vec<(&mut [f32], &mut [f32])> = Vec::new();
+    for load in loads {
+        match load {
+            Some(Load::Rounded(data, rest)) if data.len() == rest.len() => parts.push((data, rest)),
+            _ => return Err("nodes joined one sum with buffers of different kinds".into()),
+        }
+    }
+    let (nodes, len) = (parts.len(), parts[0].0.len());
+    if parts.iter().any(|(data, _)| data.len() != len) {
+        return Err("nodes joined one sum with buffers of different length".into());
+    }
+    let (mut sent, mut received, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sum = Vec::new();
+    for from in (0..len).step_by(CHUNK) {
+        let chunk = from..(from + CHUNK).min(len);
+        let pieces = Pieces { len: chunk.len(), nodes };
+        let words = pieces.words();
+        sent.resize(nodes * pieces.all_words(), 0);
+        all.resize(pieces.all_words(), 0);
+        for ((data, rest), sent) in parts.iter_mut().zip(sent.chunks_mut(pieces.all_words())) {
+            let (data, rest) = (&data[chunk.clone()], &mut rest[chunk.clone()]);
+            wire::spread(wire, data, rest, nodes, sent);
+        }
+        for (node, out) in all.chunks_mut(words).enumerate() {
+            received.clear();
+            for sent in sent.chunks(pieces.all_words()) {
+                received.extend_from_slice(&sent[node * words..(node + 1) * words]);
+            }
+            let rest = &mut parts[node].1[chunk.clone()][pieces.of(node)];
+            wire::combine(wire, &received, rest, &mut sum, out);
+        }
+        for (data, _) in &mut parts {
+            wire::collect(wire, &all, nodes, &mut data[chunk.clone()]);
+        }
+    }
+    Ok(())
 }
 
 /// Copies rank 0's load into everybody's.
@@ -208,7 +252,12 @@ impl Transport for Node {
             Op::Header { words } => {
                 Waiting::Headers(self.join(Stream::Header, Load::Words(words), gather)?)
             }
-            Op::Sum { lane, id, data } => {
+            Op::Sum { lane, id, data, wire, rest } if wire.rounds() => {
+                let load = Load::Rounded(data, rest);
+                let round = |loads: &mut [Option<Load>]| rounded_sum(wire, loads);
+                Waiting::Sum { lane, id, place: self.join(Stream::Lane(lane), load, round)? }
+            }
+            Op::Sum { lane, id, data, .. } => {
                 let place = self.join(Stream::Lane(lane), Load::Floats(data), sum)?;
                 Waiting::Sum { lane, id, place }
             }
@@ -294,7 +343,10 @@ mod tests {
     fn collectives_meet_in_lane_order_and_lanes_are_independent() {
         let mut nodes: Vec<Node> =
             InProcess::nodes(3).into_iter().map(InProcess::connect).collect();
-        let sum = |lane, id, value: f32| Op::Sum { lane, id, data: vec![value; 4] };
+        let sum = |lane, id, value: f32| {
+            let (data, rest) = (vec![value; 4], Vec::new());
+            Op::Sum { lane, id, data, wire: Wire::F32, rest }
+        };
         for (rank, node) in nodes.iter_mut().enumerate() {
             let value = rank as f32 + 1.0;
             if rank != 1 {
@@ -308,7 +360,7 @@ mod tests {
             let mut seen = 0;
             for one in done {
                 match one {
-                    Done::Sum { lane: Lane::Data, id, data } => {
+                    Done::Sum { lane: Lane::Data, id, data, .. } => {
                         assert_eq!(data, [[6.0; 4], [60.0; 4]][id]);
                         seen += 1;
                     }

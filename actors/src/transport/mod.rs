@@ -1,10 +1,11 @@
-//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, and the pump
-//! thread that owns one of them.
+//! Between nodes: the [`Transport`] trait, the in-process and solo transports, MPI, an emulated
+//! link around any of them, and the pump thread that owns one.
 //!
 //! Operations are posted and polled; nothing waits. Collectives of one [`Lane`] must be posted
 //! in the same order on all nodes; lanes are independent of each other. Every buffer given with
 //! an operation comes back with its completion.
 
+mod emulated;
 mod inprocess;
 mod launch;
 #[cfg(feature = "mpi")]
@@ -12,11 +13,16 @@ mod mpi;
 mod pump;
 
 use crate::fault::Fault;
+use crate::wire::Wire;
 
+pub use emulated::{Link, Loss};
 pub use inprocess::InProcess;
+#[cfg(test)]
+pub(crate) use inprocess::Node;
 pub use launch::launched;
 #[cfg(feature = "mpi")]
 pub(crate) use mpi::abort_job;
+pub use pump::ClockOffset;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 
 /// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's
@@ -38,8 +44,9 @@ pub(crate) enum Lane {
 pub(crate) enum Op {
     /// All nodes' words, in rank order, on the header lane.
     Header { words: Vec<u64> },
-    /// Element-wise sum over all nodes, bit-identical on all of them.
-    Sum { lane: Lane, id: usize, data: Vec<f32> },
+    /// Element-wise sum over all nodes, bit-identical on all of them. When `wire` rounds: of what
+    /// it makes of `data` + `rest`; `rest`, as long as `data`, keeps what it takes away.
+    Sum { lane: Lane, id: usize, data: Vec<f32>, wire: Wire, rest: Vec<f32> },
     /// Rank 0's data to all.
     Broadcast { id: usize, data: Vec<f32> },
     /// `data` from rank `from` to rank 0. Posted by these two only.
@@ -50,7 +57,7 @@ pub(crate) enum Op {
 #[derive(Debug)]
 pub(crate) enum Done {
     Headers { words: Vec<u64> },
-    Sum { lane: Lane, id: usize, data: Vec<f32> },
+    Sum { lane: Lane, id: usize, data: Vec<f32>, rest: Vec<f32> },
     Broadcast { id: usize, data: Vec<f32> },
     Collect { from: usize, data: Vec<f32> },
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
-    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest,
-    Step,
+    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
+    SnapshotRequest, Step,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -45,6 +45,19 @@ pub enum Trouble {
         replica: usize,
         millis: u64,
     },
+    /// A batch of this rank's readers takes so many milliseconds.
+    SlowReader {
+        rank: usize,
+        millis: u64,
+    },
+    /// Each update takes so many milliseconds.
+    SlowUpdate {
+        millis: u64,
+    },
+    /// Each snapshot takes so many milliseconds.
+    SlowSnapshot {
+        millis: u64,
+    },
     /// The replica of this rank has another plan hash.
     OtherNet {
         rank: usize,
@@ -68,6 +81,8 @@ pub struct Behaviour {
     pub compute: u64,
     pub tests: usize,
     pub clip: Option<f32>,
+    /// Asks the job to stop from this iteration on.
+    pub stop: Option<(u64, Requests)>,
     pub log: Log,
 }
 
@@ -119,6 +134,10 @@ pub struct Source {
 impl BatchSource for Source {
     type Batch = Batch;
 
+    fn describe(&self) -> String {
+        "LevelDB made_up".into()
+    }
+
     fn batch_bytes(&self) -> usize {
         4 * PARAMS
     }
@@ -130,6 +149,13 @@ impl BatchSource for Source {
                 && ticket >= *at
             {
                 return Err(format!("records.ldb: checksum mismatch at byte {ticket}").into());
+            }
+        }
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowReader { rank, millis } = trouble
+                && *rank == self.rank
+            {
+                std::thread::sleep(Duration::from_millis(*millis));
             }
         }
         batch.ticket = ticket;
@@ -187,6 +213,11 @@ impl Bowl {
     }
 
     fn make_update(&mut self, iter: u64) {
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowUpdate { millis } = trouble {
+                std::thread::sleep(Duration::from_millis(*millis));
+            }
+        }
         if let Some(limit) = self.behaviour.clip {
             let norm = self.g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
             if norm > limit {
@@ -253,6 +284,10 @@ impl Replica for Bowl {
         }
         assert_eq!(batch.ticket, step.ticket, "the batch of another ticket");
         self.behaviour.log.with(|seen| seen.tickets.push(step.ticket));
+        if let Some((_, requests)) = self.behaviour.stop.as_ref().filter(|(at, _)| step.iter >= *at)
+        {
+            requests.stop();
+        }
         let mut loss = 0.0f64;
         for ((g, w), x) in self.g.iter_mut().zip(&self.w).zip(&batch.x) {
             *g += w - x;
@@ -360,6 +395,11 @@ impl Replica for Bowl {
         if !replicas.is_empty() {
             let own = sum / request.replicas as f32;
             assert!((own - mean).abs() <= 1e-5, "mean history {mean}, of the replicas {own}");
+        }
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowSnapshot { millis } = trouble {
+                std::thread::sleep(Duration::from_millis(*millis));
+            }
         }
         let (iter, ticket) = (request.iter, request.ticket);
         let cursors = request.test_cursors.to_vec();

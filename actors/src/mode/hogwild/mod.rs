@@ -50,6 +50,8 @@ pub(super) struct Hogwild {
     finished: u64,
     /// An update has been pushed since the last header.
     dirty: bool,
+    /// Rounding may have left parts of updates behind. Equal on all nodes.
+    owing: bool,
     stop: bool,
     snapshot: bool,
     losses: VecDeque<LossPart>,
@@ -69,6 +71,7 @@ impl Hogwild {
             running: BTreeSet::new(),
             finished: 0,
             dirty: false,
+            owing: false,
             stop: false,
             snapshot: false,
             losses: VecDeque::new(),
@@ -137,7 +140,8 @@ impl Hogwild {
             return;
         }
         let last = headers.iter().all(|header| header.parked);
-        let news = headers.iter().any(|header| header.dirty);
+        let exact = !self.job.rounded || last;
+        let news = headers.iter().any(|header| header.dirty) || (last && self.owing);
         for header in headers {
             self.stop |= header.stop;
             self.snapshot |= header.snapshot;
@@ -158,7 +162,8 @@ impl Hogwild {
         }
         if news && self.job.buckets > 0 {
             self.phase = Phase::Data { left: self.job.buckets, last };
-            actions.extend((0..self.job.buckets).map(|bucket| Action::Swap { bucket }));
+            self.owing = !exact;
+            actions.extend((0..self.job.buckets).map(|bucket| Action::Swap { bucket, exact }));
         } else {
             self.end_round(moment, last, actions);
         }

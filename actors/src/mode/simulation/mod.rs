@@ -10,6 +10,7 @@ mod rng;
 mod world;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::Duration;
 
 use self::rng::Rng;
@@ -22,12 +23,20 @@ fn schedules() -> u64 {
     wanted.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 25_000 })
 }
 
+/// A line in the log of the tests, also when they pass: standard error itself is not captured.
+fn tell(mode: &str) {
+    let (count, mut log) = (schedules(), std::io::stderr());
+    writeln!(log, "{mode}: {count} random schedules, seeds 0..{count}, all as they must be")
+        .unwrap();
+}
+
 #[test]
 fn sync_takes_every_ticket_once_and_never_hangs() {
     for seed in 0..schedules() {
         let world = World::run(Setup::random(Mode::Sync, seed));
         world.check_sync();
     }
+    tell("sync");
 }
 
 #[test]
@@ -36,6 +45,7 @@ fn hogwild_counts_every_update_once_everywhere_and_never_hangs() {
         let world = World::run(Setup::random(Mode::Hogwild, seed));
         world.check_hogwild();
     }
+    tell("hogwild");
 }
 
 #[test]
@@ -45,6 +55,7 @@ fn ssp_keeps_its_bound_and_never_hangs() {
         let world = World::run(Setup::random(Mode::Ssp { staleness }, seed));
         world.check_hogwild();
     }
+    tell("ssp");
 }
 
 #[test]
@@ -54,6 +65,7 @@ fn local_sgd_takes_every_ticket_once_and_never_hangs() {
         let world = World::run(Setup::random(Mode::LocalSgd { every }, seed));
         world.check_local_sgd();
     }
+    tell("local-sgd");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Fake nodes, network and time around the real machines; `devices` are the fake devices.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 mod devices;
@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub(super) speeds: Vec<Vec<f64>>,
     /// (when in µs, node, stop?): wishes from outside.
     pub(super) wishes: Vec<(u64, usize, bool)>,
+    /// Exchanges leave some updates behind, unless they must not.
+    pub(super) rounded: bool,
 }
 
 impl Setup {
@@ -61,7 +63,20 @@ impl Setup {
             .collect();
         let delay = [1, 100, 3_000, 30_000][rng.below(4) as usize];
         let buckets = rng.between(1, 4) as usize;
-        Setup { mode, seed, workers, buckets, iters, stops, compute, delay, speeds, wishes }
+        let rounded = nodes > 1 && rng.chance(50);
+        Setup {
+            mode,
+            seed,
+            workers,
+            buckets,
+            iters,
+            stops,
+            compute,
+            delay,
+            speeds,
+            wishes,
+            rounded,
+        }
     }
 }
 
@@ -94,6 +109,8 @@ pub(super) struct Node {
     pub(super) z: Vec<Vec<Update>>,
     f: Vec<Vec<Update>>,
     a: Vec<Vec<Update>>,
+    /// What exchanges have left behind.
+    left: Vec<Vec<Update>>,
     /// Sums that have come and are not yet applied.
     incoming: Vec<Option<Vec<Update>>>,
     rho: f32,
@@ -137,6 +154,8 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     headers: BTreeMap<u64, Vec<Option<Header>>>,
     sums: BTreeMap<u64, Exchange>,
+    /// Buckets and tickets of which an exchange has left something behind.
+    kept: BTreeSet<(usize, u64)>,
 }
 
 impl World {
@@ -167,11 +186,13 @@ impl World {
         let nodes = (0..setup.workers.len())
             .map(|rank| {
                 let (workers, buckets) = (setup.workers.clone(), setup.buckets);
+                let rounded = setup.rounded;
                 Node {
-                    machine: machine(setup.mode, Job { rank, workers, buckets }),
+                    machine: machine(setup.mode, Job { rank, workers, buckets, rounded }),
                     z: vec![Vec::new(); buckets],
                     f: vec![Vec::new(); buckets],
                     a: vec![Vec::new(); buckets],
+                    left: vec![Vec::new(); buckets],
                     incoming: vec![None; buckets],
                     rho: 0.0,
                     tickets: VecDeque::new(),
@@ -202,6 +223,7 @@ impl World {
             nodes,
             headers: BTreeMap::new(),
             sums: BTreeMap::new(),
+            kept: BTreeSet::new(),
         }
     }
 
@@ -264,28 +286,30 @@ impl World {
         match action {
             Action::Run { from, .. } => self.start(node, from),
             Action::Header(header) => self.post_header(node, header),
-            Action::Sum { bucket } => self.give(node, bucket),
+            Action::Sum { bucket, exact } => self.give(node, bucket, exact),
             Action::SumHere { bucket } => {
                 let load = self.gradients(node);
                 self.nodes[node].a[bucket].extend(load);
                 let delay = self.delay() / 10;
                 self.later(delay, Due::Machine(node, Event::Summed { bucket }));
             }
-            Action::Merge { bucket } => {
+            Action::Merge { bucket, exact } => {
                 let load = std::mem::take(&mut self.nodes[node].a[bucket]);
-                self.post_sum(node, bucket, load);
+                self.post_sum(node, bucket, load, exact);
             }
-            Action::Swap { bucket } => {
+            Action::Swap { bucket, exact } => {
                 let one = &mut self.nodes[node];
                 assert!(one.f[bucket].is_empty(), "two rounds of one bucket at once");
                 let load = std::mem::take(&mut one.a[bucket]);
                 one.f[bucket].clone_from(&load);
-                self.post_sum(node, bucket, load);
+                self.post_sum(node, bucket, load, exact);
             }
             Action::Apply { bucket } => {
                 let one = &mut self.nodes[node];
                 one.f[bucket].clear();
                 one.z[bucket].extend(one.incoming[bucket].take().unwrap());
+                let left = std::mem::take(&mut one.left[bucket]);
+                one.a[bucket].extend(left);
             }
             Action::Mean { bucket } => {
                 let one = &mut self.nodes[node];
@@ -339,9 +363,9 @@ impl World {
     }
 
     /// The local gradients of sync's iteration.
-    fn give(&mut self, node: usize, bucket: usize) {
+    fn give(&mut self, node: usize, bucket: usize, exact: bool) {
         let load = self.gradients(node);
-        self.post_sum(node, bucket, load);
+        self.post_sum(node, bucket, load, exact);
     }
 
     /// The gradients of a node's devices in the current iteration.
@@ -370,7 +394,22 @@ impl World {
         }
     }
 
-    fn post_sum(&mut self, node: usize, bucket: usize, load: Vec<Update>) {
+    /// Some of the updates stay behind, as rounding leaves a part of each: at the node, and (of the
+    /// sum) at the node that adds.
+    fn keep_some(&mut self, node: usize, bucket: usize, load: &mut Vec<Update>) {
+        let rng = &mut self.rng;
+        let left = &mut self.nodes[node].left[bucket];
+        for update in load.extract_if(.., |_| rng.chance(30)) {
+            self.kept.insert((bucket, update.0));
+            left.push(update);
+        }
+    }
+
+    fn post_sum(&mut self, node: usize, bucket: usize, mut load: Vec<Update>, exact: bool) {
+        load.append(&mut self.nodes[node].left[bucket]);
+        if !exact {
+            self.keep_some(node, bucket, &mut load);
+        }
         let nodes = self.nodes.len();
         let place = self.nodes[node].posted;
         self.nodes[node].posted += 1;
@@ -380,7 +419,10 @@ impl World {
         sum.2 += 1;
         if sum.2 == nodes {
             let (bucket, loads, _) = self.sums.remove(&place).unwrap();
-            let total: Vec<Update> = loads.concat();
+            let mut total: Vec<Update> = loads.concat();
+            if !exact {
+                self.keep_some(bucket % nodes, bucket, &mut total);
+            }
             for node in 0..nodes {
                 let delay = self.delay();
                 assert!(self.nodes[node].incoming[bucket].is_none(), "two rounds at once");
@@ -394,7 +436,8 @@ impl World {
         let iters = self.setup.iters;
         let next = self.setup.stops.iter().copied().find(|to| *to > iter);
         let one = &mut self.nodes[node];
-        assert!(one.a.iter().chain(&one.f).all(Vec::is_empty), "updates left after a drain");
+        let left = one.a.iter().chain(&one.f).chain(&one.left);
+        assert!(left.flatten().next().is_none(), "updates left after a drain");
         assert_eq!(one.progress, iter, "progress does not tell of all finished tickets");
         one.drained.push((iter, stop, snapshot));
         match next.filter(|_| !stop && iter < iters) {

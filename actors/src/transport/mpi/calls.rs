@@ -158,6 +158,43 @@ impl Comm {
         })
     }
 
+    /// Gives `each` words to every rank and takes as many from it: block p of `own` goes to rank p,
+    /// block p of `all` comes from it.
+    ///
+    /// # Safety
+    /// As [`sum`](Comm::sum), for both; both have room for a block of every rank.
+    pub(super) unsafe fn exchange(
+        &self,
+        own: *const u16,
+        all: *mut u16,
+        each: usize,
+    ) -> Result<Request, String> {
+        let len = count(each)?;
+        // SAFETY: the caller's promise.
+        Self::start("MPI_Ialltoall", |request| unsafe {
+            let word = ffi::RSMPI_UINT16_T;
+            ffi::MPI_Ialltoall(own.cast(), len, word, all.cast(), len, word, self.raw, request)
+        })
+    }
+
+    /// Gathers `each` short words of each rank into `all`, in rank order.
+    ///
+    /// # Safety
+    /// As [`sum`](Comm::sum), for both; `all` has room for those of every rank.
+    pub(super) unsafe fn gather_short(
+        &self,
+        own: *const u16,
+        all: *mut u16,
+        each: usize,
+    ) -> Result<Request, String> {
+        let len = count(each)?;
+        // SAFETY: the caller's promise.
+        Self::start("MPI_Iallgather", |request| unsafe {
+            let word = ffi::RSMPI_UINT16_T;
+            ffi::MPI_Iallgather(own.cast(), len, word, all.cast(), len, word, self.raw, request)
+        })
+    }
+
     /// Gathers `len` words of each rank into `all`, `len × size` words.
     ///
     /// # Safety

@@ -3,23 +3,57 @@
 //! Measured with Open MPI 4: one all-reduce of 28 MB blocks its caller for 12 to 22 ms inside
 //! single calls; chunks of 1 MiB with four in flight keep every call under 1 ms and finish
 //! sooner. All ranks cut alike and post in the same order, as collectives need.
+//!
+//! A rounded sum takes two calls a chunk, see [`wire`](crate::wire): pieces to those who add them,
+//! sums to all. The second ones have a communicator of their own: there they are posted in the
+//! order of the chunks, whenever the first ones end.
 
 use std::collections::VecDeque;
 
 use super::calls::{Comm, Request};
 use crate::transport::{Done, Op};
+use crate::wire::{self, CHUNK, Pieces, Wire};
 
-/// Floats in a chunk: 1 MiB.
-const CHUNK: usize = 1 << 18;
 /// Chunks in flight.
 const WINDOW: usize = 4;
 
 /// What is done with a flight's data.
+#[derive(Clone, Copy)]
 enum Course {
     Sum,
+    Rounded(Wire),
     Broadcast,
     SendToRoot,
     ReceiveFrom(usize),
+}
+
+/// Where a chunk is on its way.
+enum Stage {
+    /// Its only call.
+    Plain,
+    /// Its pieces go to those who add them.
+    Spreading(Packed),
+    /// The sums go to all.
+    Collecting(Packed),
+}
+
+/// Buffers of a rounded chunk.
+#[derive(Default)]
+struct Packed {
+    /// What this rank sends.
+    own: Vec<u16>,
+    /// What comes.
+    all: Vec<u16>,
+    /// Working memory.
+    sum: Vec<f32>,
+}
+
+/// Part of an operation, in flight.
+struct Chunk {
+    request: Request,
+    from: usize,
+    len: usize,
+    stage: Stage,
 }
 
 /// An operation under way.
@@ -28,21 +62,28 @@ struct Flight {
     /// The operation, without its data.
     op: Op,
     data: Vec<f32>,
+    /// What rounding takes away; empty if there is none.
+    rest: Vec<f32>,
     /// Floats whose chunks have been started.
     started: usize,
-    open: VecDeque<Request>,
+    open: VecDeque<Chunk>,
 }
 
-/// The operations of one communicator.
+/// The operations of one pair of communicators.
 pub(super) struct MpiLane {
     comm: Comm,
+    /// For the second calls of rounded sums.
+    second: Comm,
     rank: usize,
+    nodes: usize,
     flights: VecDeque<Flight>,
+    /// Buffers that no chunk uses.
+    spare: Vec<Packed>,
 }
 
 impl MpiLane {
-    pub(super) fn new(comm: Comm, rank: usize) -> Self {
-        MpiLane { comm, rank, flights: VecDeque::new() }
+    pub(super) fn new([comm, second]: [Comm; 2], rank: usize, nodes: usize) -> Self {
+        MpiLane { comm, second, rank, nodes, flights: VecDeque::new(), spare: Vec::new() }
     }
 
     pub(super) fn open(&self) -> bool {
@@ -50,45 +91,65 @@ impl MpiLane {
     }
 
     pub(super) fn post(&mut self, op: Op) -> Result<(), String> {
-        let (course, op, data) = match op {
-            Op::Sum { lane, id, data } => {
-                (Course::Sum, Op::Sum { lane, id, data: Vec::new() }, data)
+        let none = Vec::new;
+        let (course, op, data, rest) = match op {
+            Op::Sum { lane, id, data, wire, rest } => {
+                if wire.rounds() && rest.len() != data.len() {
+                    return Err("a rounded sum needs as many rests as values".into());
+                }
+                let course = if wire.rounds() { Course::Rounded(wire) } else { Course::Sum };
+                (course, Op::Sum { lane, id, data: none(), wire, rest: none() }, data, rest)
             }
             Op::Broadcast { id, data } => {
-                (Course::Broadcast, Op::Broadcast { id, data: Vec::new() }, data)
+                (Course::Broadcast, Op::Broadcast { id, data: none() }, data, none())
             }
             Op::Collect { from, data } => {
                 let send = from == self.rank;
                 let course = if send { Course::SendToRoot } else { Course::ReceiveFrom(from) };
-                (course, Op::Collect { from, data: Vec::new() }, data)
+                (course, Op::Collect { from, data: none() }, data, none())
             }
             Op::Header { .. } => return Err("a header has a lane of its own".into()),
         };
-        self.flights.push_back(Flight { course, op, data, started: 0, open: VecDeque::new() });
+        let open = VecDeque::with_capacity(WINDOW);
+        self.flights.push_back(Flight { course, op, data, rest, started: 0, open });
         self.fill_window()
     }
 
     pub(super) fn poll(&mut self, done: &mut Vec<Done>) -> Result<(), String> {
+        self.second_calls()?;
         // Each test of an unfinished request drives the whole library, so only the oldest is
         // tested: the others move on with it.
         'lane: for flight in &mut self.flights {
             while let Some(oldest) = flight.open.front_mut() {
-                if !oldest.test()? {
+                if matches!(oldest.stage, Stage::Spreading(_)) || !oldest.request.test()? {
                     break 'lane;
                 }
-                flight.open.pop_front();
+                flight.land(self.nodes, &mut self.spare);
             }
         }
         self.fill_window()?;
         let landed =
             |flight: &mut Flight| flight.open.is_empty() && flight.started == flight.data.len();
         while let Some(flight) = self.flights.pop_front_if(landed) {
+            let (data, rest) = (flight.data, flight.rest);
             done.push(match flight.op {
-                Op::Sum { lane, id, .. } => Done::Sum { lane, id, data: flight.data },
-                Op::Broadcast { id, .. } => Done::Broadcast { id, data: flight.data },
-                Op::Collect { from, .. } => Done::Collect { from, data: flight.data },
+                Op::Sum { lane, id, .. } => Done::Sum { lane, id, data, rest },
+                Op::Broadcast { id, .. } => Done::Broadcast { id, data },
+                Op::Collect { from, .. } => Done::Collect { from, data },
                 Op::Header { words } => Done::Headers { words },
             });
+        }
+        Ok(())
+    }
+
+    /// Starts the second calls of rounded chunks whose first ones are done, in order.
+    fn second_calls(&mut self) -> Result<(), String> {
+        for flight in &mut self.flights {
+            for place in 0..flight.open.len() {
+                if !flight.start_second(place, &self.second, self.rank, self.nodes)? {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
@@ -101,7 +162,13 @@ impl MpiLane {
                 if open == WINDOW {
                     return Ok(());
                 }
-                flight.start_chunk(&self.comm)?;
+                match flight.course {
+                    Course::Rounded(wire) => {
+                        let packed = self.spare.pop().unwrap_or_default();
+                        flight.start_rounded(wire, &self.comm, self.nodes, packed)?;
+                    }
+                    _ => flight.start_chunk(&self.comm)?,
+                }
                 open += 1;
             }
         }
@@ -111,69 +178,87 @@ impl MpiLane {
 
 impl Flight {
     fn start_chunk(&mut self, comm: &Comm) -> Result<(), String> {
-        let len = CHUNK.min(self.data.len() - self.started);
+        let (from, len) = (self.started, CHUNK.min(self.data.len() - self.started));
         let bytes = len * size_of::<f32>();
         // SAFETY: `started < data.len()`, so the pointer is inside the buffer, and `len` floats
         // follow it. The buffer is neither touched, grown nor dropped while `open` holds the
         // chunk's request: the flight owns it and gives it away only when `open` is empty. (When
         // the process ends by a fault the lane is leaked, not dropped.) Chunks do not overlap.
         let request = unsafe {
-            let chunk = self.data.as_mut_ptr().add(self.started);
+            let chunk = self.data.as_mut_ptr().add(from);
             match self.course {
                 Course::Sum => comm.sum(chunk, len)?,
                 Course::Broadcast => comm.broadcast(chunk, len)?,
                 Course::SendToRoot => comm.send(chunk.cast(), bytes, 0)?,
                 Course::ReceiveFrom(rank) => comm.receive(chunk.cast(), bytes, rank)?,
+                Course::Rounded(_) => return Err("a rounded sum is not sent as it is".into()),
             }
         };
         self.started += len;
-        self.open.push_back(request);
+        self.open.push_back(Chunk { request, from, len, stage: Stage::Plain });
         Ok(())
     }
-}
 
-/// Headers: one gather at a time.
-pub(super) struct Headers {
-    comm: Comm,
-    size: usize,
-    under_way: Option<Gather>,
-}
-
-struct Gather {
-    request: Request,
-    /// Lent to MPI until the request is done.
-    _own: Vec<u64>,
-    all: Vec<u64>,
-}
-
-impl Headers {
-    pub(super) fn new(comm: Comm, size: usize) -> Self {
-        Headers { comm, size, under_way: None }
+    /// Rounds the next chunk and sends its pieces to those who add them.
+    fn start_rounded(
+        &mut self,
+        wire: Wire,
+        comm: &Comm,
+        nodes: usize,
+        mut packed: Packed,
+    ) -> Result<(), String> {
+        let (from, len) = (self.started, CHUNK.min(self.data.len() - self.started));
+        let pieces = Pieces { len, nodes };
+        packed.own.resize(pieces.all_words(), 0);
+        packed.all.resize(pieces.all_words(), 0);
+        let range = from..from + len;
+        let rest = &mut self.rest[range.clone()];
+        wire::spread(wire, &self.data[range], rest, nodes, &mut packed.own);
+        let (own, all) = (packed.own.as_ptr(), packed.all.as_mut_ptr());
+        // SAFETY: both buffers have a block of `words` for each rank. They move into the chunk (their
+        // contents stay where they are), which touches them only when the request is done.
+        let request = unsafe { comm.exchange(own, all, pieces.words())? };
+        self.started += len;
+        self.open.push_back(Chunk { request, from, len, stage: Stage::Spreading(packed) });
+        Ok(())
     }
 
-    pub(super) fn open(&self) -> bool {
-        self.under_way.is_some()
-    }
-
-    pub(super) fn post(&mut self, words: Vec<u64>) -> Result<(), String> {
-        if self.under_way.is_some() {
-            return Err("a header was posted before the last had come".into());
+    /// Whether chunk `place` is past its first call: if that has just ended, adds the pieces that
+    /// came and sends their sum to all.
+    fn start_second(
+        &mut self,
+        place: usize,
+        comm: &Comm,
+        rank: usize,
+        nodes: usize,
+    ) -> Result<bool, String> {
+        let Some(chunk) = self.open.get_mut(place) else { return Ok(true) };
+        let (Course::Rounded(wire), Stage::Spreading(packed)) = (self.course, &mut chunk.stage)
+        else {
+            return Ok(true);
+        };
+        if !chunk.request.test()? {
+            return Ok(false);
         }
-        let mut all = vec![0; words.len() * self.size];
-        // SAFETY: both vectors are kept, untouched, in `under_way` until the request is done;
-        // `all` has `size` times as many words.
-        let request = unsafe { self.comm.gather(words.as_ptr(), words.len(), all.as_mut_ptr())? };
-        self.under_way = Some(Gather { request, _own: words, all });
-        Ok(())
+        let pieces = Pieces { len: chunk.len, nodes };
+        let rest = &mut self.rest[chunk.from..chunk.from + chunk.len][pieces.of(rank)];
+        let own = &mut packed.own[..pieces.words()];
+        wire::combine(wire, &packed.all, rest, &mut packed.sum, own);
+        let (own, all) = (packed.own.as_ptr(), packed.all.as_mut_ptr());
+        // SAFETY: `own` has one block of `words`, `all` one for each rank; both stay in the chunk,
+        // untouched until the request is done.
+        chunk.request = unsafe { comm.gather_short(own, all, pieces.words())? };
+        chunk.stage = Stage::Collecting(std::mem::take(packed));
+        Ok(true)
     }
 
-    pub(super) fn poll(&mut self, done: &mut Vec<Done>) -> Result<(), String> {
-        if let Some(gather) = &mut self.under_way
-            && gather.request.test()?
-            && let Some(gather) = self.under_way.take()
-        {
-            done.push(Done::Headers { words: gather.all });
+    /// The oldest chunk is done.
+    fn land(&mut self, nodes: usize, spare: &mut Vec<Packed>) {
+        let Some(chunk) = self.open.pop_front() else { return };
+        if let (Course::Rounded(wire), Stage::Collecting(packed)) = (self.course, chunk.stage) {
+            let data = &mut self.data[chunk.from..chunk.from + chunk.len];
+            wire::collect(wire, &packed.all, nodes, data);
+            spare.push(packed);
         }
-        Ok(())
     }
 }

@@ -1,10 +1,11 @@
-//! The MPI transport: four duplicated communicators (headers, data, test, heartbeats), raw calls
-//! with checked return codes, everything nonblocking and polled.
+//! The MPI transport: duplicated communicators for headers, data, test (two each) and heartbeats,
+//! raw calls with checked return codes, everything nonblocking and polled.
 //!
 //! Lives on the pump's thread, which is the one that initialised MPI, so `Funneled` suffices.
 
 mod beats;
 mod calls;
+mod headers;
 mod lane;
 
 use std::mem::ManuallyDrop;
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use self::beats::Beats;
 use self::calls::Comm;
-use self::lane::{Headers, MpiLane};
+use self::headers::Headers;
+use self::lane::MpiLane;
 use super::{Beat, Done, Lane, Op, Transport};
 use crate::fault::FAULT_STATUS;
 
@@ -46,8 +48,8 @@ impl Mpi {
         let world = Comm::world()?;
         let (rank, size) = world.place()?;
         ABORTABLE.store(size > 1, Ordering::Release);
-        let data = MpiLane::new(world.duplicate()?, rank);
-        let test = MpiLane::new(world.duplicate()?, rank);
+        let data = MpiLane::new([world.duplicate()?, world.duplicate()?], rank, size);
+        let test = MpiLane::new([world.duplicate()?, world.duplicate()?], rank, size);
         let headers = Headers::new(world.duplicate()?, size);
         let beats = Beats::start(world.duplicate()?, rank, size)?;
         Ok(Mpi {

@@ -1,9 +1,11 @@
 //! The first exchange of a job: who is there, with how many device actors, and whether all want
 //! the same.
 
-use std::time::Duration;
+use std::time::Instant;
 
-use super::{Done, Op, Transport};
+use super::clocks::{Alignment, ClockOffset};
+use super::{Done, Op, Transport, pause};
+use crate::clock::Clock;
 use crate::config::{Identity, MAX_IDENTITIES};
 use crate::fault::{Fault, Halt, Origin, Post};
 
@@ -36,6 +38,8 @@ pub(crate) struct Meeting {
     pub(crate) workers: Vec<usize>,
     /// Name of the transport.
     pub(crate) transport: String,
+    /// Each rank's clock beside rank 0's.
+    pub(crate) clocks: Vec<ClockOffset>,
 }
 
 impl Meeting {
@@ -96,24 +100,30 @@ fn host_of(words: &[u64]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Exchanges hellos and compares them.
-pub(super) fn meet(
-    transport: &mut dyn Transport,
-    hello: &Hello,
-    post: &Post,
-) -> Result<Meeting, Halt> {
-    transport.post(Op::Header { words: hello.encode() })?;
-    let mut done = Vec::new();
-    let words = loop {
+/// Posts a header and waits for those of all nodes.
+fn exchange(transport: &mut dyn Transport, op: Op, post: &Post) -> Result<Vec<u64>, Halt> {
+    transport.post(op)?;
+    let (start, mut done) = (Instant::now(), Vec::new());
+    loop {
         transport.poll(&mut done)?;
         if let Some(Done::Headers { words }) = done.pop() {
-            break words;
+            return Ok(words);
         }
         if post.alarm.raised() {
             return Err(Halt::Stopped);
         }
-        std::thread::sleep(Duration::from_micros(200));
-    };
+        pause(start);
+    }
+}
+
+/// Exchanges hellos, compares them, and measures the clocks.
+pub(super) fn meet(
+    transport: &mut dyn Transport,
+    hello: &Hello,
+    clock: &dyn Clock,
+    post: &Post,
+) -> Result<Meeting, Halt> {
+    let words = exchange(transport, Op::Header { words: hello.encode() }, post)?;
     let all: Vec<&[u64]> = words.chunks_exact(WORDS).collect();
     let hosts: Vec<String> = all.iter().map(|words| host_of(words)).collect();
     for (rank, other) in all.iter().enumerate() {
@@ -126,10 +136,16 @@ pub(super) fn meet(
             return Err(Halt::Fault(Fault { rank, host, origin, ..post.fault(cause) }));
         }
     }
+    let mut alignment = Alignment::new(transport.size());
+    while let Some(op) = alignment.next(clock) {
+        let words = exchange(transport, op, post)?;
+        alignment.arrived(clock, &words);
+    }
     Ok(Meeting {
         rank: transport.rank(),
         workers: all.iter().map(|words| words[0] as usize).collect(),
         hosts,
         transport: transport.describe(),
+        clocks: alignment.offsets(clock),
     })
 }

@@ -101,7 +101,9 @@ impl World {
                 .chain(&one.a[bucket])
                 .map(|u| u.0)
                 .collect();
-            let missing = (0..last).find(|ticket| !seen.contains(ticket));
+            // Of what has been exchanged, rounding may have left a part behind.
+            let rounded = |ticket: u64| self.kept.contains(&(bucket, ticket));
+            let missing = (0..last).find(|ticket| !seen.contains(ticket) && !rounded(*ticket));
             assert_eq!(missing, None, "ticket {ticket} started too early: {:?}", self.setup);
         }
     }

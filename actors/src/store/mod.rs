@@ -136,15 +136,22 @@ impl Store {
         }
     }
 
-    /// z += Σf, f ← 0.
-    pub(crate) fn apply(&self, bucket: usize, sum: &[f32]) {
+    /// z += Σf, f ← 0, a += what rounding took from the round; `rest` ← 0 (empty if nothing was
+    /// rounded).
+    pub(crate) fn apply(&self, bucket: usize, sum: &[f32], rest: &mut [f32]) {
+        let mut rests = rest.chunks_mut(CHUNK);
         for (chunk, sum) in self.buckets[bucket].iter().zip(sum.chunks(CHUNK)) {
             let mut guard = chunk.lock();
-            let Chunk { z, f, .. } = &mut *guard;
+            let Chunk { z, f, a } = &mut *guard;
             for (value, s) in z.iter_mut().zip(sum) {
                 *value += s;
             }
             f.fill(0.0);
+            if let Some(rest) = rests.next() {
+                for (own, rest) in a.iter_mut().zip(rest) {
+                    *own += std::mem::take(rest);
+                }
+            }
         }
     }
 
@@ -171,60 +178,4 @@ impl Chunk {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEN: usize = 2 * CHUNK + 100;
-
-    #[test]
-    fn an_update_survives_swaps_and_rounds_exactly_once() {
-        let store = Store::new(&[vec![1.0; LEN]], false);
-        store.set_weight(0.5, 0.0);
-        let (mut w, mut wire) = (vec![0.0; LEN], Vec::new());
-        store.push(0, 0.7, &vec![1.0; LEN], &mut w);
-        assert!(w.iter().all(|w| *w == 0.5));
-        store.swap(0, &mut wire);
-        assert!(wire.iter().all(|f| *f == -0.5));
-        // Pushed while the first is in flight: waits for the next round.
-        store.push(0, 0.0, &vec![0.5; LEN], &mut w);
-        assert!(w.iter().all(|w| *w == 0.25));
-        // Another node's −1 comes with the sum.
-        wire.iter_mut().for_each(|f| *f -= 1.0);
-        store.apply(0, &wire);
-        store.pull(0, &mut w);
-        assert!(w.iter().all(|w| *w == -0.75));
-        store.swap(0, &mut wire);
-        assert!(wire.iter().all(|f| *f == -0.25));
-        let before = store.hash(0);
-        store.apply(0, &wire);
-        assert_ne!(before, store.hash(0));
-        store.pull(0, &mut w);
-        assert!(w.iter().all(|w| *w == -0.75));
-    }
-
-    #[test]
-    fn staleness_counts_what_others_merged() {
-        let store = Store::new(&[vec![1.0; 3]], false);
-        let a = store.pushed(0);
-        // Another replica pulled at 0, too: the first one's update came between.
-        store.pushed(0);
-        store.merge(3);
-        // The first one again: one local and three remote.
-        store.pushed(a);
-        assert_eq!(store.staleness(), [1, 1, 0, 0, 1]);
-    }
-
-    #[test]
-    fn alone_pushes_go_into_z() {
-        let store = Store::new(&[vec![1.0; 3], vec![2.0; 5]], true);
-        store.set_weight(1.0, 2.0);
-        let mut w = vec![0.0; 5];
-        store.push(1, 0.0, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut w);
-        // Two updates ahead of z = [1, 0, −1, −2, −3].
-        assert_eq!(w, [-1.0, -4.0, -7.0, -10.0, -13.0]);
-        store.pull(1, &mut w);
-        assert_eq!(w, [1.0, 0.0, -1.0, -2.0, -3.0]);
-        store.pull(0, &mut w[..3]);
-        assert_eq!(w[..3], [1.0; 3]);
-    }
-}
+mod tests;
