@@ -148,6 +148,9 @@ pub struct Config {
     /// Compute threads of each device actor of this node; their number is the number of device
     /// actors.
     pub threads: Vec<usize>,
+    /// Threads with which the communicator adds: itself, or more where the devices leave cores to
+    /// spare.
+    pub adders: usize,
     /// Reader actors of this node.
     pub readers: usize,
     /// Bytes of train batches that may lie ready on this node (at least two batches a replica).
@@ -189,6 +192,7 @@ impl Config {
             wire: Wire::F32,
             schedule,
             threads: vec![1],
+            adders: 1,
             readers: 1,
             prefetch_bytes: 256 << 20,
             identities: Vec::new(),

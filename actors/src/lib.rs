@@ -14,6 +14,7 @@
 //! * `reader`, `device`, `communicator`, `writer`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
 //! * `transport`: in-process, solo and MPI, an emulated link, and the pump thread that owns them.
+//! * `hands`: long sums on the communicator's thread and a few more.
 //! * `wire`: number formats between nodes, and sums of rounded values.
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
@@ -26,6 +27,7 @@ mod deck;
 mod device;
 mod digest;
 mod fault;
+mod hands;
 mod header;
 mod ledger;
 mod messages;
@@ -57,5 +59,5 @@ pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
 pub use trace::Tally;
-pub use transport::{ClockOffset, InProcess, Link, Loss, launched};
+pub use transport::{ClockOffset, InProcess, Link, Loss, MeasuredLink, launched, measure_link};
 pub use wire::Wire;

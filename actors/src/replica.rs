@@ -11,6 +11,7 @@
 //! one replica     compute × s → update_local(iter)
 //! sync            compute × s (ready(b) for each b) → set_gradient(b) for each b → update(iter)
 //! hogwild         compute × s → solve(iter) → update_of(b), write_weights(b) for each b
+//!   or            compute × (s − 1) → compute_solving (ready(b) for each b) → write_weights(b) for each b
 //! drained point   read_statistics → write_statistics → write_weights … → snapshot? → test?
 //! ```
 
@@ -207,6 +208,28 @@ pub trait Replica: 'static {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause>;
+
+    /// Whether updates can be had bucket by bucket during backward
+    /// ([`compute_solving`](Replica::compute_solving)). Not when the norm of the whole gradient
+    /// has to be known first.
+    fn solves_early(&self) -> bool {
+        false
+    }
+
+    /// In hogwild, on the last pass: as [`compute`](Replica::compute), and turns each bucket's
+    /// gradient into its update as soon as backward has completed it. `ready` is given the update,
+    /// so that it travels while backward goes on; the weights stay as they are.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn compute_solving(
+        &mut self,
+        _batch: &mut Self::Batch,
+        _step: &Step,
+        _ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        Err("this replica does not solve early".into())
+    }
 
     /// The train net's outputs after the last pass, [`Plan::train_outputs`] floats.
     ///

@@ -228,7 +228,8 @@ fn look_ahead(text: &str) -> std::result::Result<f32, String> {
 #[derive(Clone, Debug)]
 pub struct Device(pub Option<DeviceSpec>);
 
-fn device(text: &str) -> std::result::Result<Device, String> {
+/// Reads `--device`.
+pub(super) fn device(text: &str) -> std::result::Result<Device, String> {
     emulated::device(text).map(Device)
 }
 

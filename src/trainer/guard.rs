@@ -42,6 +42,11 @@ impl Guard {
         }
     }
 
+    /// Whether the first one ends the job, so that no update is ever dropped.
+    pub fn stops(&self) -> bool {
+        self.policy == OnNan::Stop
+    }
+
     /// A step begins.
     pub fn begin(&mut self) {
         (self.own, self.job) = (false, false);

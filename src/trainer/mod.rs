@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caffe_actors::{Config, Digest, Factories, Identity, Requests};
-pub use caffe_actors::{Link, Loss, Mode, Wire};
+pub use caffe_actors::{Link, Loss, Mode, Wire, measure_link};
 
 use caffe_proto::solver_from_file;
 
@@ -234,6 +234,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     }
     let own = options.threads.div_ceil(options.nodes);
     config.threads = divide(own, options.workers);
+    config.adders = adders(options.threads);
     let (readers, decoders) = share_reading(options, &job);
     config.readers = readers;
 
@@ -264,6 +265,13 @@ fn share_reading(options: &Options, job: &Job) -> (usize, usize) {
     let wanted = options.readers.unwrap_or_else(|| if job.decodes() { options.threads } else { 1 });
     let readers = wanted.clamp(1, options.workers);
     (readers, wanted.div_ceil(readers).max(1))
+}
+
+/// Threads that add gradients, beside so many that compute: hardware threads that are left over, but
+/// memory's bandwidth is all used by a few.
+fn adders(computing: usize) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    all.saturating_sub(computing).clamp(1, 4)
 }
 
 /// Shares threads among workers: as evenly as possible, at least one each.

@@ -13,10 +13,11 @@ use super::guard::Guard;
 use super::job::Job;
 use super::record_log::RecordLog;
 use crate::data::Batch;
+use crate::device::cpu::threads::Threads;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Solver, SolverOptions};
+use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -92,28 +93,73 @@ impl SolverReplica {
         &mut self.solver.net().params().diff()[range]
     }
 
-    /// Forward and backward of one batch; and how many buckets have been given away.
+    /// Forward and backward of one batch; gives each bucket's gradient away on the last pass, or its
+    /// update. And how many buckets have been given away.
     fn pass(
         &mut self,
         batch: &mut [Batch],
-        at: device::Step,
         step: &Step,
+        solving: bool,
         ready: &mut Ready<'_>,
     ) -> (usize, Result<f32>) {
+        let at = engine_step(step, batch);
+        let (net, optimizer) = self.solver.parts();
+        let threads = net.run().threads();
         let mut watch = Fences {
             buckets: &self.buckets,
             next: if step.last() { 0 } else { self.buckets.len() },
             gives: !self.alone,
             iter: step.iter,
             ready,
+            solving: solving.then_some((optimizer, step.iter, threads)),
             tracer: &self.tracer,
             names: &self.layer_names,
             pass: None,
             span: None,
             layer: None,
         };
-        let done = self.solver.forward_backward(batch, at, &mut watch);
+        let done = forward_backward(net, batch, at, &mut watch);
         (watch.next, done)
+    }
+
+    /// [`pass`](Self::pass), and what follows when its loss or gradient is no finite number.
+    fn guarded(
+        &mut self,
+        batch: &mut [Batch],
+        step: &Step,
+        solving: bool,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
+        if step.pass == 0 {
+            self.solver.clear_gradient();
+            self.guard.begin();
+        }
+        let mut given = 0;
+        let mut loss = f32::NAN;
+        if !self.guard.own() {
+            match self.pass(batch, step, solving, ready) {
+                (_, Ok(value)) => return Ok(value),
+                (next, Err(Error::NotFinite { what, value, .. })) => {
+                    given = next;
+                    if what == "the loss" {
+                        loss = value;
+                    }
+                    self.guard.met(self.solver.net(), step, &what, value)?;
+                }
+                (_, Err(e)) => return Err(e.into()),
+            }
+        }
+        if step.last() && !self.alone {
+            for bucket in given..self.buckets.len() {
+                let gradient = self.gradient(bucket);
+                gradient.fill(f32::NAN);
+                ready(bucket, gradient);
+            }
+        }
+        Ok(loss)
     }
 
     fn weights(&mut self, bucket: usize) -> &mut [f32] {
@@ -150,37 +196,21 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        let at = engine_step(step, batch);
-        if let Some(records) = &mut self.records {
-            records.batch(step.ticket, batch)?;
-        }
-        if step.pass == 0 {
-            self.solver.clear_gradient();
-            self.guard.begin();
-        }
-        let mut given = 0;
-        let mut loss = f32::NAN;
-        if !self.guard.own() {
-            match self.pass(batch, at, step, ready) {
-                (_, Ok(value)) => return Ok(value),
-                (next, Err(Error::NotFinite { what, value, .. })) => {
-                    given = next;
-                    if what == "the loss" {
-                        loss = value;
-                    }
-                    self.guard.met(self.solver.net(), step, &what, value)?;
-                }
-                (_, Err(e)) => return Err(e.into()),
-            }
-        }
-        if step.last() && !self.alone {
-            for bucket in given..self.buckets.len() {
-                let gradient = self.gradient(bucket);
-                gradient.fill(f32::NAN);
-                ready(bucket, gradient);
-            }
-        }
-        Ok(loss)
+        self.guarded(batch, step, false, ready)
+    }
+
+    fn solves_early(&self) -> bool {
+        // What is to be dropped whole must not be pushed in part.
+        self.solver.solves_parts() && self.guard.stops()
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut Vec<Batch>,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        self.guarded(batch, step, true, ready)
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
@@ -302,8 +332,7 @@ impl Replica for SolverReplica {
         let (job, iter) = (self.job.clone(), request.iter);
         Ok(Box::new(move || {
             let _busy = job.writing.begin();
-            let (_, sums) = taken.write()?;
-            writer.finish(sums)?;
+            taken.write(Some(writer))?;
             Ok(job.keeper.written(iter)?)
         }))
     }
@@ -317,6 +346,8 @@ struct Fences<'a, 'r> {
     gives: bool,
     iter: u64,
     ready: &'a mut Ready<'r>,
+    /// What makes updates of gradients, where updates are wanted.
+    solving: Option<(&'a mut Optimizer, u64, Threads)>,
     tracer: &'a Tracer,
     names: &'a [NameId],
     pass: Option<Pass>,
@@ -342,14 +373,18 @@ impl Watch for Fences<'_, '_> {
         while pass == Pass::Backward
             && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
         {
-            let gradient = &params.diff()[self.buckets[self.next].range.clone()];
-            // Here it is about to be copied, so looking at it costs next to nothing.
+            let range = self.buckets[self.next].range.clone();
+            let gradient = &params.diff()[range.clone()];
+            // Here it is about to be read, so looking at it costs next to nothing.
             if !all_finite(gradient) {
                 let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
                 return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
             }
+            if let Some((optimizer, iter, threads)) = &mut self.solving {
+                optimizer.solve_part(params, range.clone(), *iter, *threads)?;
+            }
             if self.gives {
-                (self.ready)(self.next, gradient);
+                (self.ready)(self.next, &params.diff()[range]);
             }
             self.next += 1;
         }

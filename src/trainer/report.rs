@@ -87,7 +87,8 @@ impl Report {
         let ranks = started.hosts.len();
         let mut hosts = started.hosts.clone();
         hosts.dedup();
-        let threads = super::divide(self.options.threads, self.options.workers);
+        let threads =
+            super::divide(self.options.threads.div_ceil(self.options.nodes), self.options.workers);
         say(format!(
             "{} replica{} on {ranks} rank{} ({}), over {}",
             self.replicas,

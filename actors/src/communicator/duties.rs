@@ -4,11 +4,13 @@
 //! so all nodes have the same list and meet in the same collectives. A duty starts, waits for so
 //! many replies or completions, and ends.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Communicator;
 use crate::board::sum_of;
+use crate::digest::Digest;
 use crate::fault::Halt;
 use crate::messages::{Feed, Note, Order};
 use crate::mode::{Event, Job, machine};
@@ -29,6 +31,9 @@ pub(super) enum Duty {
     Spread,
     /// All replicas take them.
     Load,
+    /// One exchange of zeros in every bucket: connections and the library's memory are there before
+    /// the first iteration needs them.
+    WarmUp,
     /// Decide what is due at this iteration.
     Point { stop: bool, snapshot: bool },
     /// The nodes tell each other whether a wish is for a snapshot or to go back to an earlier state.
@@ -70,6 +75,9 @@ impl Communicator {
         self.duties.extend([Open, Meet]);
         if self.replicas() > 1 {
             self.duties.extend([Publish, Spread, Load]);
+            if self.nodes() > 1 {
+                self.duties.push_back(Duty::WarmUp);
+            }
         }
         self.duties.push_back(Point { stop: false, snapshot: false });
         self.next_duty()
@@ -81,7 +89,7 @@ impl Communicator {
     }
 
     /// Whether what nodes send each other is rounded.
-    fn rounded(&self) -> bool {
+    pub(super) fn rounded(&self) -> bool {
         self.parts.wire.rounds() && self.nodes() > 1
     }
 
@@ -132,7 +140,10 @@ impl Communicator {
             Duty::Meet => {
                 let plan = self.plan()?;
                 let sizes = [plan.params, plan.buckets.len(), plan.statistics, plan.history];
-                let mut words = vec![plan.hash];
+                // The order of the buckets is the order in which all nodes post their sums.
+                let mut order = Digest::default();
+                plan.buckets.hash(&mut order);
+                let mut words = vec![plan.hash, order.finish()];
                 words.extend(sizes.map(|size| size as u64));
                 self.compare_words(words)?;
             }
@@ -154,6 +165,7 @@ impl Communicator {
                 *self.parts.board.statistics.lock() = vec![0.0; plan.statistics];
                 self.order_all(|| Order::Reload);
             }
+            Duty::WarmUp => self.warm_up()?,
             Duty::Point { stop, snapshot } => self.point(stop, snapshot),
             Duty::Train { to } => {
                 self.awaiting = 1;
@@ -261,7 +273,7 @@ impl Communicator {
         }
         let lens = || (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
         if self.replicas() > 1 {
-            self.given = vec![vec![None; plan.buckets.len()]; self.local()];
+            self.given = vec![vec![None; self.local()]; plan.buckets.len()];
             self.wires = lens().map(|len| vec![0.0; len]).collect();
             let rest = |len| vec![0.0; if self.rounded() { len } else { 0 }];
             self.rests = lens().map(rest).collect();

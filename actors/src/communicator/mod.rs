@@ -30,9 +30,10 @@ use crate::clock::Clock;
 use crate::config::{Mode, Requests};
 use crate::deck::Gate;
 use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
+use crate::hands::Hands;
 use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
-use crate::mode::{Event, Machine, Moment};
+use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::{Complaint, Plan};
 use crate::schedule::Schedule;
@@ -63,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) mode: Mode,
     pub(crate) look_ahead: f32,
     pub(crate) wire: Wire,
+    pub(crate) hands: Hands,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,
@@ -82,6 +84,8 @@ pub(crate) struct Communicator {
     plan: Option<Plan>,
     machine: Option<Box<dyn Machine>>,
     events: VecDeque<Event>,
+    /// Empty between events; kept for its memory.
+    actions: Vec<Action>,
     drained: Option<(u64, bool, bool)>,
     wake_at: Option<Duration>,
     ledger: Ledger,
@@ -108,7 +112,7 @@ pub(crate) struct Communicator {
     checksums: Vec<u64>,
     streaming: Option<Streaming>,
 
-    /// Gradients that devices have given, by device and bucket.
+    /// Gradients that devices have given, by bucket and device.
     given: Vec<Vec<Option<Vec<f32>>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
@@ -143,6 +147,7 @@ impl Communicator {
             plan: None,
             machine: None,
             events: VecDeque::new(),
+            actions: Vec::new(),
             drained: None,
             wake_at: None,
             ledger: Ledger::new(schedule.clone(), parts.meeting.replicas() as u64),
@@ -231,11 +236,12 @@ impl Communicator {
                 stop: self.parts.requests.stop_wanted(),
                 snapshot: self.parts.requests.snapshot_wanted(),
             };
-            let mut actions = Vec::new();
+            let mut actions = std::mem::take(&mut self.actions);
             machine.on(&moment, event, &mut actions);
-            for action in actions {
+            for action in actions.drain(..) {
                 self.act(action)?;
             }
+            self.actions = actions;
         }
         if let Some((iter, stop, snapshot)) = self.drained.take() {
             self.drained_at(iter, stop, snapshot);
@@ -271,7 +277,7 @@ impl Communicator {
         match note {
             Note::Gradient { local, bucket } => {
                 while let Ok(gradient) = self.parts.devices[local].gradients.try_recv() {
-                    self.given[local][gradient.bucket] = Some(gradient.data);
+                    self.given[gradient.bucket][local] = Some(gradient.data);
                 }
                 self.feed(Event::Gradient { bucket })
             }

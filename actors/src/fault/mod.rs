@@ -160,8 +160,8 @@ impl Alarm {
 #[derive(Clone, Debug)]
 pub(crate) struct Post {
     pub(crate) rank: usize,
-    pub(crate) host: String,
-    pub(crate) actor: String,
+    pub(crate) host: Arc<str>,
+    pub(crate) actor: Arc<str>,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) tracer: Tracer,
     /// A fault that a test has asked for.
@@ -178,8 +178,8 @@ impl Post {
     pub(crate) fn fault(&self, cause: impl std::fmt::Display) -> Fault {
         Fault {
             rank: self.rank,
-            host: self.host.as_str().into(),
-            actor: self.actor.as_str().into(),
+            host: (&*self.host).into(),
+            actor: (&*self.actor).into(),
             iter: self.tracer.iter(),
             doing: self.tracer.doing().into(),
             cause: one_line(&cause.to_string()).into(),

@@ -18,6 +18,7 @@ use crate::config::{Config, Factories, Launch, MAX_IDENTITIES};
 use crate::fault::{
     Alarm, Fault, Inject, Origin, Post, Watchdog, enter, install_hook, install_last_words,
 };
+use crate::hands::Hands;
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
@@ -56,7 +57,7 @@ where
     let traces = Arc::new(traces.recorded(black_box(&config, rank, &observer)));
     let mut post = Post {
         rank,
-        host: host_name(),
+        host: host_name().into(),
         actor: "main".into(),
         alarm: Arc::new(Alarm::default()),
         tracer: traces.lane("main"),
@@ -179,10 +180,11 @@ where
         workers: config.threads.len(),
         config: config.hash(),
         identities: config.identities.clone(),
-        host: post.host.clone(),
+        host: post.host.to_string(),
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
+    let hands = Hands::new(config.adders).map_err(|text| post.fault(text))?;
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
     let (pump, meeting) = transport::start(
         config.launch.clone(),
@@ -200,7 +202,8 @@ where
     enter(Some(post.clone()));
     let system = System::new();
     let (report, outcome) = bounded(1);
-    let wires = wiring::Wires { config, meeting, observer, traces, post, line, outcome: report };
+    let wires =
+        wiring::Wires { config, meeting, observer, traces, post, line, hands, outcome: report };
     let (arbiters, wake) = wires.start(factories);
     pump.attach(wake);
     let result = wait(&outcome, post);
@@ -248,7 +251,7 @@ fn join_all(arbiters: Vec<Arbiter>) {
 }
 
 /// This host's name, as the kernel knows it.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".into() } else { name.into() }

@@ -13,6 +13,7 @@ use crate::config::{Config, Factories, Mode, ReplicaFactory};
 use crate::deck::Deck;
 use crate::device::{Device, Ends, ReaderPort};
 use crate::fault::Post;
+use crate::hands::Hands;
 use crate::messages::{Load, TestLoad, Wake};
 use crate::observe::RunReport;
 use crate::reader::{Empty, MOST, Queue, Reader, TEST_BUFFERS, TestQueue};
@@ -33,6 +34,7 @@ pub(super) struct Wires<'a> {
     pub(super) traces: &'a Arc<Traces>,
     pub(super) post: &'a Post,
     pub(super) line: Line,
+    pub(super) hands: Hands,
     pub(super) outcome: Sender<RunReport>,
 }
 
@@ -131,6 +133,7 @@ impl Wires<'_> {
             mode: self.config.mode,
             look_ahead: self.config.look_ahead,
             wire: self.config.wire,
+            hands: self.hands,
             meeting: self.meeting,
             schedule: self.config.schedule.clone(),
             requests: self.config.requests.clone(),

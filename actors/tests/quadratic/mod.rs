@@ -83,6 +83,8 @@ pub struct Behaviour {
     pub clip: Option<f32>,
     /// Asks the job to stop from this iteration on.
     pub stop: Option<(u64, Requests)>,
+    /// Updates are given during backward.
+    pub early: bool,
     pub log: Log,
 }
 
@@ -305,6 +307,25 @@ impl Replica for Bowl {
         }
         self.last_loss = (0.5 * loss / PARAMS as f64) as f32;
         Ok(self.last_loss)
+    }
+
+    fn solves_early(&self) -> bool {
+        self.behaviour.early
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut Batch,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        let loss = self.compute(batch, step, &mut |_, _| {})?;
+        self.make_update(step.iter);
+        for bucket in 0..3 {
+            let range = self.range(bucket);
+            ready(bucket, &self.v[range]);
+        }
+        Ok(loss)
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {

@@ -141,6 +141,20 @@ impl Replica for EmulatedReplica {
         Ok(0.0)
     }
 
+    fn solves_early(&self) -> bool {
+        true
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut (),
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        // The gradient is the update.
+        self.compute(batch, step, ready)
+    }
+
     fn outputs(&mut self, _: &mut [f32]) -> Result<(), Cause> {
         Ok(())
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::clocks::{Alignment, ClockOffset};
 use super::{Done, Op, Transport, pause};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Identity, MAX_IDENTITIES};
 use crate::fault::{Fault, Halt, Origin, Post};
+use crate::trace::Tracer;
 
 /// Words of a host name.
 const HOST_WORDS: usize = 8;
@@ -115,6 +116,25 @@ fn exchange(transport: &mut dyn Transport, op: Op, post: &Post) -> Result<Vec<u6
         }
         pause(start);
     }
+}
+
+/// Meets the other nodes without training: only to look at them.
+pub(in crate::transport) fn introduce(transport: &mut dyn Transport) -> Result<Meeting, String> {
+    let host = crate::run::host_name();
+    let post = Post {
+        rank: transport.rank(),
+        host: host.as_str().into(),
+        actor: "process".into(),
+        alarm: Default::default(),
+        tracer: Tracer::detached("process"),
+        inject: None,
+    };
+    let hello = Hello { workers: 1, config: 0, identities: Vec::new(), host };
+    meet(transport, &hello, &SystemClock::default(), &post).map_err(|halt| match halt {
+        Halt::Stopped => "stopped".into(),
+        Halt::Cause(cause) => cause.to_string(),
+        Halt::Fault(fault) => fault.to_string(),
+    })
 }
 
 /// Exchanges hellos, compares them, and measures the clocks.
