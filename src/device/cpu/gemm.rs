@@ -19,9 +19,9 @@
 //! # Ok::<(), caffe::device::cpu::onednn::Error>(())
 //! ```
 
-use super::onednn::Error;
 use smallvec::SmallVec;
 
+use super::onednn::Error;
 use super::threads::Threads;
 
 /// Rows and columns of a panel of C: small enough that the narrow products of inner products (a
