@@ -130,7 +130,7 @@ pub struct Identity {
 }
 
 /// At most so many [`Config::identities`]: they travel in a message of fixed size.
-pub const MAX_IDENTITIES: usize = 12;
+pub const MAX_IDENTITIES: usize = 24;
 
 /// The set-up of this node's part of a run.
 #[derive(Clone)]
@@ -163,6 +163,8 @@ pub struct Config {
     pub link: Option<Link>,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
+    /// Keep this node's black box in this folder while it runs (and after, if it ends badly).
+    pub black_box: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
     /// Record spans at all. Off only to measure what recording costs: shares at displays are then
@@ -197,6 +199,7 @@ impl Config {
             launch: Launch::Auto,
             link: None,
             trace: None,
+            black_box: None,
             trace_layers: false,
             record: true,
             requests: Requests::default(),

@@ -118,14 +118,14 @@ fn measure(text: &str, units: &[(&str, f64)], example: &str) -> Parsed<f64> {
     }
 }
 
-pub(super) fn duration(text: &str) -> Parsed<Duration> {
+fn duration(text: &str) -> Parsed<Duration> {
     let units = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
     let seconds = measure(text, &units, "1.5us or 310ms")?;
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is too long"))
 }
 
 /// Bytes per second; b is a bit, B a byte.
-fn bandwidth(text: &str) -> Parsed<f64> {
+pub(super) fn bandwidth(text: &str) -> Parsed<f64> {
     let units = [("Gb/s", 1e9 / 8.0), ("Mb/s", 1e6 / 8.0), ("GB/s", 1e9), ("MB/s", 1e6)];
     let rate = measure(text, &units, "56Gb/s or 7GB/s")?;
     if rate > 0.0 { Ok(rate) } else { Err("a bandwidth must be more than 0".into()) }

@@ -87,7 +87,17 @@ impl ModelArgs {
         Ok(Model { net, source, batches: Vec::new() })
     }
 
-    fn plan(&self, phase: Phase, log: &Log) -> Result<NetPlan> {
+    /// What it computes on, in words.
+    pub fn machine(&self) -> String {
+        let threads = self.threads.map_or_else(host::own_cores, usize::from);
+        format!("{}, {threads} thread(s)", host::processor())
+    }
+
+    /// Reads the net.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn plan(&self, phase: Phase, log: &Log) -> Result<NetPlan> {
         let file = net_from_file(&self.model)?;
         for change in &file.changes {
             log.info("upgrade_proto.cpp:66", format!("{}: {change}", self.model.display()));

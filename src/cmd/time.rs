@@ -8,15 +8,17 @@ use clap::ValueEnum;
 use super::model::{Model, ModelArgs};
 use crate::Result;
 use crate::log::{G, Log};
-use crate::net::{Pass, Watch};
+use crate::net::{Net, Pass, Watch};
 use crate::params::ParamArena;
 use crate::tools::cost::{Cost, cost};
+use crate::tools::profile::{LayerTime, Profile, own_parameters};
 
 const EXAMPLES: &str = "\
 Examples:
   caffe time -model train_val.prototxt
   caffe time -model train_val.prototxt -phase TEST -iterations 10
   caffe time -model deploy.prototxt --threads=1
+  caffe time -model train_val.prototxt --profile=layers.json
 
 Data layers take one batch from their database, before the clock starts.";
 
@@ -32,6 +34,9 @@ pub struct TimeArgs {
     /// Trained weights, one .caffemodel or several; left out: the fillers' values
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     weights: Vec<std::path::PathBuf>,
+    /// Write the layers' times into this file, for --device=emulated:FILE and `caffe plan`
+    #[arg(long, value_name = "FILE")]
+    profile: Option<std::path::PathBuf>,
 }
 
 /// `-phase`.
@@ -73,13 +78,16 @@ impl TimeArgs {
         log.info("caffe.cpp:375", format!("Testing for {iterations} iterations."));
         let clock = measure(&mut model, iterations, log)?;
         clock.report(&model, iterations, log);
+        if let Some(path) = &self.profile {
+            clock.profile(&model.net, iterations, self.model.machine()).write(path)?;
+        }
         log.info("caffe.cpp:424", "*** Benchmark ends ***");
         Ok(())
     }
 }
 
 /// What was measured, summed over the iterations.
-struct Clock {
+pub(super) struct Clock {
     begun: Instant,
     /// Of each layer, forward and backward.
     layers: [Vec<Duration>; 2],
@@ -108,7 +116,7 @@ impl Watch for Clock {
     }
 }
 
-fn measure(model: &mut Model, iterations: u32, log: &Log) -> Result<Clock> {
+pub(super) fn measure(model: &mut Model, iterations: u32, log: &Log) -> Result<Clock> {
     let net = &mut model.net;
     let none = vec![Duration::ZERO; net.layers().len()];
     let mut clock = Clock {
@@ -144,6 +152,18 @@ fn ms(sum: Duration, of: u32) -> G {
 }
 
 impl Clock {
+    /// The layers' mean times.
+    pub(super) fn profile(&self, net: &Net, n: u32, machine: String) -> Profile {
+        let mean = |sum: Duration| 1e3 * sum.as_secs_f64() / f64::from(n);
+        let layers = net.layers().iter().enumerate().map(|(index, node)| LayerTime {
+            name: node.name().to_owned(),
+            forward_ms: mean(self.layers[0][index]),
+            backward_ms: mean(self.layers[1][index]),
+            parameters: own_parameters(net, index),
+        });
+        Profile { net: net.name().to_owned(), machine, layers: layers.collect() }
+    }
+
     fn report(&self, model: &Model, n: u32, log: &Log) {
         log.info("caffe.cpp:406", "Average time per layer: ");
         for (i, node) in model.net.layers().iter().enumerate() {

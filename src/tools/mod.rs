@@ -8,6 +8,7 @@
 //! * [`parse_log`]: the numbers in a training log
 //! * [`chart`]: charts as SVG and PNG
 //! * [`plot`]: the chart of one or several training logs
+//! * [`plan`]: what a job of many nodes would do, from a model
 //! * [`profile`]: how long each layer takes, as a file
 //! * [`trace`]: what the traces of a run's ranks say
 //!
@@ -18,6 +19,7 @@ pub mod cost;
 pub mod diff;
 pub mod draw;
 pub mod parse_log;
+pub mod plan;
 pub mod plot;
 pub mod profile;
 pub mod summary;

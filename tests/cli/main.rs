@@ -2,10 +2,12 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `net_tools`: those that look at nets and logs.
+//! `doctor`: what is wrong and what bound a run, `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod doctor;
+mod emulated;
 mod images;
 mod net_tools;
 mod nets;
@@ -19,11 +21,13 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 26] = [
     "train",
     "test",
     "time",
+    "plan",
     "device_query",
+    "doctor",
     "layers",
     "convert_imageset",
     "convert_cifar_data",
@@ -31,8 +35,11 @@ const COMMANDS: [&str; 21] = [
     "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
+    "classification",
     "net",
     "parse_log",
+    "blackbox",
+    "trace",
     "plot",
     "db",
     "generate_data",

@@ -4,11 +4,13 @@
 //! It never waits for compute: it reacts to notes from devices and readers and to completions
 //! from the pump. `rounds` carries out the machine's actions while a segment runs; `duties` is
 //! the list of what to do otherwise (start, drained points, end), with `together` for sums and
-//! comparisons over all nodes and `histories` for snapshots.
+//! comparisons over all nodes, `points` for what is due at a drained point and `histories` for
+//! snapshots.
 
 mod duties;
 mod histories;
 mod pace;
+mod points;
 mod rounds;
 mod together;
 
@@ -33,7 +35,7 @@ use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
 use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
-use crate::replica::Plan;
+use crate::replica::{Complaint, Plan};
 use crate::schedule::Schedule;
 use crate::trace::Tracer;
 use crate::transport::{Done, Line, Meeting, News, Op};
@@ -100,6 +102,11 @@ pub(crate) struct Communicator {
     /// The last drained point, and the last that wrote a snapshot.
     visited: Option<u64>,
     snapshotted: Option<u64>,
+    /// The writer has a snapshot that it has not reported.
+    writing: bool,
+    /// A local replica asks to go back to an earlier state; all nodes have agreed to.
+    reload_wanted: bool,
+    reload: bool,
     cursors: Vec<u64>,
     plans: Vec<Option<Plan>>,
     checksums: Vec<u64>,
@@ -151,7 +158,11 @@ impl Communicator {
             fed: schedule.start_iter,
             stopped_early: false,
             visited: None,
-            snapshotted: None,
+            // What the run resumes from need not be written again, least of all over itself.
+            snapshotted: Some(schedule.start_iter).filter(|iter| *iter > 0),
+            writing: false,
+            reload_wanted: false,
+            reload: false,
             cursors: schedule.test_cursors,
             plans: vec![None; devices],
             checksums: vec![0; devices],
@@ -278,6 +289,14 @@ impl Communicator {
                 self.steps[local] += 1;
                 self.feed(Event::Finished { ticket, sample })
             }
+            Note::Complaint(complaint) => {
+                self.complaint(&complaint);
+                Ok(())
+            }
+            Note::Written => {
+                self.writing = false;
+                if self.duty == Some(Duty::Written) { self.arrived() } else { Ok(()) }
+            }
             Note::Parked { iter } => self.feed(Event::Parked { iter }),
             Note::Slow { local, what, seconds } => {
                 let rank = self.parts.meeting.rank;
@@ -286,6 +305,20 @@ impl Communicator {
                 Ok(())
             }
             note => self.reply(note),
+        }
+    }
+
+    /// A replica has dropped an update, and may want to go back.
+    fn complaint(&mut self, complaint: &Complaint) {
+        if complaint.reload {
+            self.reload_wanted = true;
+            // The wish that drains; what for, the nodes tell each other then.
+            self.parts.requests.snapshot();
+        }
+        if !complaint.text.is_empty() {
+            let rank = self.parts.meeting.rank;
+            let text = format!("rank {rank}: {}", complaint.text);
+            self.parts.observer.lock().warning(&text);
         }
     }
 

@@ -56,6 +56,18 @@ impl Store {
         }
     }
 
+    /// Begins anew from other weights. Nothing is in flight and no replica pushes.
+    pub(crate) fn restart(&self, weights: &[Vec<f32>]) {
+        for (chunks, weights) in self.buckets.iter().zip(weights) {
+            for (chunk, z) in chunks.iter().zip(weights.chunks(CHUNK)) {
+                let mut chunk = chunk.lock();
+                chunk.z.copy_from_slice(z);
+                chunk.f.fill(0.0);
+                chunk.a.fill(0.0);
+            }
+        }
+    }
+
     /// Sets ρ and c of updates from now on.
     pub(crate) fn set_weight(&self, rho: f32, ahead: f32) {
         self.rho.store(rho.to_bits(), Ordering::Relaxed);

@@ -8,6 +8,7 @@
 mod emulated;
 mod inprocess;
 mod launch;
+mod measure;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod pump;
@@ -20,8 +21,9 @@ pub use inprocess::InProcess;
 #[cfg(test)]
 pub(crate) use inprocess::Node;
 pub use launch::launched;
+pub use measure::{MeasuredLink, measure_link};
 #[cfg(feature = "mpi")]
-pub(crate) use mpi::abort_job;
+pub(crate) use mpi::{abort_job, thread_level};
 pub use pump::ClockOffset;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 
@@ -29,6 +31,12 @@ pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 /// last means. Nothing to end without MPI.
 #[cfg(not(feature = "mpi"))]
 pub(crate) fn abort_job() {}
+
+/// What the MPI library lets threads do: nothing without MPI.
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn thread_level() -> Option<String> {
+    None
+}
 
 /// Independent streams of operations; each has its own MPI communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

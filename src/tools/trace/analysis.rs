@@ -49,7 +49,7 @@ pub struct DeviceTime {
 impl DeviceTime {
     /// Seconds of all causes that `which` picks.
     pub fn seconds(&self, which: impl Fn(Cause) -> bool) -> f64 {
-        self.causes.iter().filter(|(cause, _)| which(**cause)).map(|(_, s)| s).sum()
+        self.causes.iter().filter(|(cause, _)| which(**cause)).fold(0.0, |sum, (_, s)| sum + s)
     }
 }
 
@@ -84,7 +84,12 @@ impl Analysis {
         let iters: Vec<u64> = iters.filter_map(|span| span.iter).collect();
         let first = iters.iter().min().copied().unwrap_or(0);
         let iterations = iters.iter().max().map_or(0, |last| last - first + 1);
-        let books = Books { elsewhere: Elsewhere::of(trace), done: finished(&rows), rows: &rows };
+        let books = Books {
+            elsewhere: Elsewhere::of(trace),
+            done: finished(&rows),
+            rows: &rows,
+            seldom: trace.mode.starts_with("local-sgd"),
+        };
         let devices = (0..rows.len()).map(|row| books.device(row, window)).collect();
         Some(Analysis { window, iterations, devices })
     }
@@ -126,10 +131,10 @@ impl Analysis {
     }
 }
 
-/// The middle value; 0 of none.
+/// The middle value, of an even number the lower one; 0 of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }
 
 fn rows(trace: &Trace) -> Vec<Row<'_>> {
@@ -212,6 +217,8 @@ struct Books<'a> {
     rows: &'a [Row<'a>],
     done: BTreeMap<u64, Vec<(f64, usize)>>,
     elsewhere: Elsewhere,
+    /// Nodes exchange only now and then (`local-sgd`).
+    seldom: bool,
 }
 
 impl Books<'_> {
@@ -262,10 +269,7 @@ impl Books<'_> {
             Activity::Snapshot => Cause::Snapshot,
             Activity::Test => Cause::Test,
             Activity::WaitGradient => return self.gradient(place, span, causes),
-            Activity::WaitTurn => {
-                let behind = self.behind(span);
-                return self.blame(behind.unwrap_or(place), span.start, span.end, causes);
-            }
+            Activity::WaitTurn => return self.turn(place, span, causes),
             _ => Cause::Other,
         };
         add(causes, cause, seconds);
@@ -273,17 +277,18 @@ impl Books<'_> {
 
     /// A wait for the gradient: first for the last replica to compute, then for the exchange.
     fn gradient(&self, place: usize, span: &Span, causes: &mut BTreeMap<Cause, f64>) {
-        let ends = span.iter.and_then(|iter| self.done.get(&iter));
-        // Who computed for longer than this wait lasted was not waited for.
-        let last = ends
-            .into_iter()
-            .flatten()
-            .filter(|(end, row)| *row != place && *end > span.start && *end <= span.end)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let until = match last {
+        let ends = span.iter.and_then(|iter| self.done.get(&iter)).into_iter().flatten();
+        // A bucket may come while its last replica still computes the rest of its gradient; but a
+        // replica of another node, where nodes seldom meet, was not waited for then.
+        let waited_for = |(end, row): &&(f64, usize)| {
+            let near = !self.seldom || self.rows[*row].rank == self.rows[place].rank;
+            *row != place && *end > span.start && (near || *end <= span.end)
+        };
+        let until = match ends.filter(waited_for).max_by(|a, b| a.0.total_cmp(&b.0)) {
             Some((end, row)) => {
-                self.blame(*row, span.start, *end, causes);
-                *end
+                let until = end.min(span.end);
+                self.blame(*row, span.start, until, causes);
+                until
             }
             None => span.start,
         };
@@ -303,7 +308,9 @@ impl Books<'_> {
                 Activity::Update | Activity::Push => Cause::Update,
                 Activity::Snapshot => Cause::Snapshot,
                 Activity::Test => Cause::Test,
-                Activity::WaitGradient | Activity::WaitTicket => Cause::Communication,
+                Activity::WaitGradient | Activity::WaitTicket | Activity::WaitTurn => {
+                    Cause::Communication
+                }
                 _ => Cause::Other,
             };
             let seconds = span.within(from, to);
@@ -313,15 +320,20 @@ impl Books<'_> {
         add(causes, Cause::Other, rest.max(0.0));
     }
 
-    /// The replica that is in the lowest iteration during a wait for slower ones.
-    fn behind(&self, wait: &Span) -> Option<usize> {
-        let iter_at = |row: &Row<'_>| {
+    /// A wait for slower replicas: for the one that worked through most of it.
+    fn turn(&self, place: usize, wait: &Span, causes: &mut BTreeMap<Cause, f64>) {
+        let works = |row: &Row<'_>| -> f64 {
             let spans = &row.lane.spans;
-            let next = spans.partition_point(|span| span.start <= wait.end);
-            spans[..next].iter().rev().find(|s| s.what == Activity::Compute).and_then(|s| s.iter)
+            let first = spans.partition_point(|span| span.end <= wait.start);
+            let some = spans[first..].iter().take_while(|span| span.start < wait.end);
+            let some = some.filter(|s| matches!(s.what, Activity::Compute | Activity::WaitData));
+            some.map(|span| span.within(wait.start, wait.end)).sum()
         };
-        let all = self.rows.iter().enumerate();
-        all.filter_map(|(place, row)| Some((iter_at(row)?, place))).min().map(|(_, place)| place)
+        let others = self.rows.iter().enumerate().filter(|(other, _)| *other != place);
+        match others.max_by(|a, b| works(a.1).total_cmp(&works(b.1))) {
+            Some((culprit, _)) => self.blame(culprit, wait.start, wait.end, causes),
+            None => add(causes, Cause::Other, wait.length()),
+        }
     }
 }
 

@@ -94,7 +94,7 @@ fn devices(text: &mut String, analysis: &Analysis) -> std::fmt::Result {
     let row = |text: &mut String, title: String, devices: &[&DeviceTime]| {
         let all = window * devices.len() as f64;
         let percent = |which: &dyn Fn(Cause) -> bool| {
-            100.0 * devices.iter().map(|d| d.seconds(which)).sum::<f64>() / all
+            100.0 * devices.iter().fold(0.0, |sum, device| sum + device.seconds(which)) / all
         };
         let waits = |c: Cause| matches!(c, Cause::Data(_) | Cause::Slow(_) | Cause::Communication);
         let works = |c: Cause| matches!(c, Cause::Compute | Cause::Update);
@@ -133,7 +133,7 @@ fn actors(text: &mut String, trace: &Trace, analysis: &Analysis) -> std::fmt::Re
 fn spent(lane: &Lane, what: Activity, (from, to): (f64, f64)) -> (f64, Vec<f64>) {
     let some = lane.spans.iter().filter(|s| s.what == what && s.end > from && s.start < to);
     let lengths: Vec<f64> = some.clone().map(|span| span.length()).collect();
-    (some.map(|span| span.within(from, to)).sum(), lengths)
+    (some.fold(0.0, |sum, span| sum + span.within(from, to)), lengths)
 }
 
 fn percent(seconds: f64, (from, to): (f64, f64)) -> f64 {
@@ -174,7 +174,8 @@ fn pump(rank: &Rank, lane: &Lane, window: (f64, f64)) -> String {
             _ => under_way.push((span.start, span.end)),
         }
     }
-    let clipped = under_way.iter().map(|(a, b)| (b.min(window.1) - a.max(window.0)).max(0.0));
+    let clipped = |(a, b): &(f64, f64)| (b.min(window.1) - a.max(window.0)).max(0.0);
+    let exchanging = under_way.iter().fold(0.0, |sum, piece| sum + clipped(piece));
     let longest = sums.iter().copied().fold(0.0, f64::max);
     let rounds = match rank.round_iters > 0.0 {
         true => format!("; {} rounds of {:.2} iterations", rank.rounds, rank.round_iters),
@@ -183,7 +184,7 @@ fn pump(rank: &Rank, lane: &Lane, window: (f64, f64)) -> String {
     format!(
         "exchanging {:.1}: {} buckets, {:.2} ms each (median), {:.2} ms at most; {} headers, {:.2} ms \
          each{rounds}",
-        percent(clipped.sum(), window),
+        percent(exchanging, window),
         sums.len(),
         1e3 * median(sums.clone()),
         1e3 * longest,

@@ -15,7 +15,7 @@ pub const SLOW: f64 = 1.25;
 pub fn verdict(trace: &Trace, analysis: &Analysis) -> String {
     let shares = analysis.shares();
     let of = |which: fn(Cause) -> bool| -> f64 {
-        shares.iter().filter(|(cause, _)| which(*cause)).map(|(_, share)| share).sum()
+        shares.iter().filter(|(cause, _)| which(*cause)).fold(0.0, |sum, (_, share)| sum + share)
     };
     let compute = of(|cause| cause == Cause::Compute);
     let mut rivals: Vec<(Cause, f64)> = shares

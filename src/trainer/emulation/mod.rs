@@ -55,9 +55,10 @@ pub enum Dilation {
     By(f64),
 }
 
-/// Host load that `Auto` aims at, and the most that it accepts, as parts of all cores.
-const AIM: f64 = 0.35;
-const MOST: f64 = 0.45;
+/// Host load that `Auto` aims at, and the most that it accepts, as parts of all cores. At half of
+/// them, threads would already wait for each other.
+const AIM: f64 = 0.2;
+const MOST: f64 = 0.25;
 /// Iterations of a trial, and of them those that do not count.
 const TRIAL: u64 = 6;
 const WARM: u64 = 2;

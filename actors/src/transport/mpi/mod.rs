@@ -32,6 +32,11 @@ pub(crate) fn abort_job() {
     }
 }
 
+/// What the library lets threads do, in MPI's word; `None` where it is not in use.
+pub(crate) fn thread_level() -> Option<String> {
+    calls::thread_level()
+}
+
 /// This rank's end.
 pub(super) struct Mpi {
     rank: usize,

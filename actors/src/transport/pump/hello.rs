@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::clocks::{Alignment, ClockOffset};
 use super::{Done, Op, Transport, pause};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Identity, MAX_IDENTITIES};
 use crate::fault::{Fault, Halt, Origin, Post};
+use crate::trace::Tracer;
 
 /// Words of a host name.
 const HOST_WORDS: usize = 8;
@@ -78,16 +79,17 @@ impl Hello {
 
     /// What rank `rank`'s words differ in from rank 0's, in words.
     fn difference(&self, first: &[u64], other: &[u64]) -> Option<String> {
-        if first[1] != other[1] {
-            return Some("the mode or the schedule (max_iter, display, test, snapshot)".into());
-        }
         if first[2] != other[2] {
             return Some("the number of files and settings compared".into());
         }
         let pairs = first[FIXED..].iter().zip(&other[FIXED..]).take(MAX_IDENTITIES);
-        let place = pairs.enumerate().find(|(_, (a, b))| a != b)?.0;
-        let what = self.identities.get(place).map(|identity| identity.what.clone());
-        Some(what.unwrap_or_else(|| format!("setting {place}")))
+        // Files first: a schedule differs where they do.
+        if let Some((place, _)) = pairs.enumerate().find(|(_, (a, b))| a != b) {
+            let what = self.identities.get(place).map(|identity| identity.what.clone());
+            return Some(what.unwrap_or_else(|| format!("setting {place}")));
+        }
+        let differs = first[1] != other[1];
+        differs.then(|| "the mode or the schedule (max_iter, display, test, snapshot)".into())
     }
 }
 
@@ -114,6 +116,25 @@ fn exchange(transport: &mut dyn Transport, op: Op, post: &Post) -> Result<Vec<u6
         }
         pause(start);
     }
+}
+
+/// Meets the other nodes without training: only to look at them.
+pub(in crate::transport) fn introduce(transport: &mut dyn Transport) -> Result<Meeting, String> {
+    let host = crate::run::host_name();
+    let post = Post {
+        rank: transport.rank(),
+        host: host.as_str().into(),
+        actor: "process".into(),
+        alarm: Default::default(),
+        tracer: Tracer::detached("process"),
+        inject: None,
+    };
+    let hello = Hello { workers: 1, config: 0, identities: Vec::new(), host };
+    meet(transport, &hello, &SystemClock::default(), &post).map_err(|halt| match halt {
+        Halt::Stopped => "stopped".into(),
+        Halt::Cause(cause) => cause.to_string(),
+        Halt::Fault(fault) => fault.to_string(),
+    })
 }
 
 /// Exchanges hellos, compares them, and measures the clocks.

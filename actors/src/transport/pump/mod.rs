@@ -22,6 +22,7 @@ mod clocks;
 mod hello;
 
 pub use clocks::ClockOffset;
+pub(super) use hello::introduce;
 pub(crate) use hello::{Hello, Meeting};
 
 /// How often open operations are looked after.
@@ -200,7 +201,8 @@ pub(crate) fn start(
     }
 }
 
-fn connect(launch: Launch, link: Option<Link>) -> Result<Box<dyn Transport>, String> {
+/// Joins the job.
+pub(super) fn connect(launch: Launch, link: Option<Link>) -> Result<Box<dyn Transport>, String> {
     let transport: Box<dyn Transport> = match super::launch::resolve(launch)? {
         super::launch::Resolved::InProcess(node) => Box::new(node.connect()),
         #[cfg(feature = "mpi")]
