@@ -79,6 +79,8 @@ impl Inject {
     }
 
     /// Strikes if it is time.
+    // A panic is what was asked for.
+    #[allow(clippy::panic)]
     pub(super) fn strike(&self, post: &Post, phase: &str) -> Result<(), Halt> {
         let early = post.tracer.iter().unwrap_or(0) < self.iter;
         let elsewhere = self.rank.is_some_and(|rank| rank != post.rank) || self.phase != phase;
