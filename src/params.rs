@@ -155,6 +155,11 @@ impl ParamArena {
         (self.data.get_mut(), self.diff.get_mut())
     }
 
+    /// Values and gradients together, for an update that leaves the values alone.
+    pub fn values_and_diff(&mut self) -> (&mut [f32], &mut [f32]) {
+        (self.data.get_mut(), self.diff.get_mut())
+    }
+
     /// Values of one parameter, for reading outside layer calls.
     pub fn values(&mut self, id: ParamId) -> &[f32] {
         let range = self.params[id].range.clone();

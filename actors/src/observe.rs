@@ -114,7 +114,7 @@ pub trait Observer: Send {
     /// A test has ended.
     fn tested(&mut self, _tested: &Tested) {}
 
-    /// A snapshot has been written, after `iter` iterations.
+    /// A snapshot has been copied out after `iter` iterations and is being written.
     fn snapshotted(&mut self, _iter: u64) {}
 
     /// A request stopped the run after `iter` iterations.

@@ -11,6 +11,7 @@
 //! one replica     compute × s → update_local(iter)
 //! sync            compute × s (ready(b) for each b) → set_gradient(b) for each b → update(iter)
 //! hogwild         compute × s → solve(iter) → update_of(b), write_weights(b) for each b
+//!   or            compute × (s − 1) → compute_solving (ready(b) for each b) → write_weights(b) for each b
 //! drained point   read_statistics → write_statistics → write_weights … → snapshot? → test?
 //! ```
 
@@ -145,12 +146,25 @@ pub struct SnapshotRequest<'a> {
     pub test_cursors: &'a [u64],
     /// Mean of the replicas' histories ([`Plan::history`] floats): what Caffe's own
     /// `.solverstate` holds.
-    pub mean_history: &'a [f32],
+    pub mean_history: Vec<f32>,
     /// Number of replicas in the job.
     pub replicas: usize,
     /// Every replica's own history, one after the other.
     pub histories: &'a mut dyn Histories,
 }
+
+/// Something the log should have, from a replica whose loss or gradient was no finite number and
+/// which has dropped the update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What happened; empty when another replica has said it.
+    pub text: String,
+    /// All replicas are to [`reload`](Replica::reload) at the next drained point, which comes soon.
+    pub reload: bool,
+}
+
+/// What is left of a snapshot once it has been copied out of the replica; any thread may do it.
+pub type Writing = Box<dyn FnOnce() -> Result<(), Cause> + Send>;
 
 /// Every replica's history, streamed so that no node holds all of them at once.
 ///
@@ -194,6 +208,28 @@ pub trait Replica: 'static {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause>;
+
+    /// Whether updates can be had bucket by bucket during backward
+    /// ([`compute_solving`](Replica::compute_solving)). Not when the norm of the whole gradient
+    /// has to be known first.
+    fn solves_early(&self) -> bool {
+        false
+    }
+
+    /// In hogwild, on the last pass: as [`compute`](Replica::compute), and turns each bucket's
+    /// gradient into its update as soon as backward has completed it. `ready` is given the update,
+    /// so that it travels while backward goes on; the weights stay as they are.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn compute_solving(
+        &mut self,
+        _batch: &mut Self::Batch,
+        _step: &Step,
+        _ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        Err("this replica does not solve early".into())
+    }
 
     /// The train net's outputs after the last pass, [`Plan::train_outputs`] floats.
     ///
@@ -240,6 +276,20 @@ pub trait Replica: 'static {
     /// As [`compute`](Replica::compute).
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause>;
 
+    /// What there is to complain about since the last call; asked after every update.
+    fn complaint(&mut self) -> Option<Complaint> {
+        None
+    }
+
+    /// Takes weights and history back to an earlier state, the same on all replicas; says which.
+    /// Called at drained points, after a [`Complaint`] that asks for it.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute); always, where there is no way back.
+    fn reload(&mut self) -> Result<String, Cause> {
+        Err("has no earlier state to go back to".into())
+    }
+
     /// Copies a bucket's weights out.
     ///
     /// # Errors
@@ -276,9 +326,11 @@ pub trait Replica: 'static {
     /// As [`compute`](Replica::compute).
     fn test(&mut self, net: usize, batch: &mut Self::Batch, out: &mut [f32]) -> Result<(), Cause>;
 
-    /// Writes a snapshot. Called at drained points on one replica of the job, the one writer.
+    /// Copies out what a snapshot holds and returns the work of writing it, which the writer's
+    /// thread does while training goes on. Called at drained points on one replica of the job, and
+    /// not before the last snapshot has been written.
     ///
     /// # Errors
     /// As [`compute`](Replica::compute).
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause>;
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause>;
 }

@@ -7,7 +7,8 @@
 #
 #   ITERATIONS  of each run                                            (20)
 #   DILATE      by what compute and link times are multiplied          (4)
-#   TABLES      which: modes straggler nodes                           (all three)
+#   TABLES      which: modes straggler nodes published                 (all)
+#   CAFFE       the program                                            (target/release/caffe, built first)
 #
 # Writes scaling.txt (the tables) and scaling.json (all runs). Host load is told for each run: beyond half of the
 # cores the figures say more about this host than about the machine.
@@ -16,11 +17,11 @@ cd "$(dirname "$0")/../.."
 out=${1:-benches/results}
 iterations=${ITERATIONS:-20}
 dilate=${DILATE:-4}
-tables=${TABLES:-modes straggler nodes}
-caffe=$PWD/target/release/caffe
+tables=${TABLES:-modes straggler nodes published}
+caffe=${CAFFE:-$PWD/target/release/caffe}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cargo build --release --quiet
+[ -n "${CAFFE:-}" ] || cargo build --release --quiet
 mkdir -p "$out"
 
 model=examples/googlenet/train_val.prototxt
@@ -38,12 +39,17 @@ SOLVER
 
 declare -A mode_number=([sync]=0 [hogwild]=1 [ssp]=2 [local-sgd]=3)
 
+# One number of a mode's only prediction, from the plan's JSON on standard input.
+number() { # mode, field
+  awk -v want="${mode_number[$1]}" -v field="\"$2\":" '/"mode":/ { mode++ } $1 == field && mode == want + 1 {
+    gsub(/[^0-9.e-]/, "", $2); print $2 }'
+}
+
 # The model's efficiency in percent; a dilated host costs next to nothing, so memory is taken as free.
 predicted() { # mode, nodes, workers, device
   "$caffe" plan -model "$model" --device="$4" --link="$link" --workers="$3" --nodes="$2" --memory=1000000GB/s \
-    --staleness=$staleness --exchange-every=$every --json 2>/dev/null |
-    awk -v want="${mode_number[$1]}" '/"mode":/ { mode++ } /"efficiency":/ && mode == want + 1 {
-      gsub(/[^0-9.e-]/, "", $2); printf "%.1f", 100 * $2 }'
+    --staleness=$staleness --exchange-every=$every --json 2>/dev/null | number "$1" efficiency |
+    awk '{ printf "%.1f", 100 * $1 }'
 }
 
 runs=()
@@ -75,6 +81,24 @@ heading() {
     speedup eff% model% iter_ms exposed host_ms rounds busy% | tee -a "$out/scaling.txt"
 }
 
+# Caffe-MPI 2.0 on 4 nodes x 4 P40 at 56 Gb/s, beside the model for a device of half a P40's peak rates: with the
+# exchange beside backward, and after it (an average in every iteration, local-sgd with k = 1, costs the same).
+published() {
+  printf '\n%s\n%-10s %9s %9s %9s %12s %12s\n' "Published: Caffe-MPI 2.0, 4 nodes x 4 P40; the model beside" net \
+    speedup compute_ms gradient_MB overlapped not_overlapped | tee -a "$out/scaling.txt"
+  local net speedup plan
+  while read -r net speedup; do
+    plan=$("$caffe" plan -model "examples/$net/train_val.prototxt" --device=emulated --link="$link" --workers=4 \
+      --nodes=4 --memory=1000000GB/s --exchange-every=1 --json 2>/dev/null)
+    printf '%-10s %9s %9.1f %9.1f %12.2f %12.2f\n' "$net" "$speedup" \
+      "$(sed -nE 's/.*"compute_ms": ([0-9.]+).*/\1/p' <<<"$plan")" \
+      "$(sed -nE 's/.*"gradient_mb": ([0-9.]+).*/\1/p' <<<"$plan")" \
+      "$(number sync speedup <<<"$plan")" "$(number local-sgd speedup <<<"$plan")" | tee -a "$out/scaling.txt"
+  done <<<"alexnet 14.65
+googlenet 14.25
+resnet50 15.34"
+}
+
 processor=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)
 {
   echo "GoogLeNet on emulated devices: $device, $link; $iterations iterations, dilated $dilate times"
@@ -96,6 +120,7 @@ for table in $tables; do
       heading "nodes with one device each"
       for nodes in 2 4 8 16; do measure nodes sync "$nodes" 1 ""; done
       measure nodes hogwild 16 1 "" ;;
+    published) published ;;
     *) echo "scaling: no table $table" >&2; exit 1 ;;
   esac
 done

@@ -9,6 +9,7 @@
 //! Results (`layers`, `device_query`) go to standard output, all else to the log. A reader that
 //! closes the pipe (`| head`) has seen enough: that is no error.
 
+mod blackbox;
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
@@ -101,6 +102,7 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Blackbox(blackbox::BlackboxArgs),
     Plot(plot::PlotArgs),
     Trace(trace::TraceArgs),
     Db(db::DbArgs),
@@ -183,6 +185,7 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Blackbox(args) => args.run(),
             Command::Plot(args) => args.run(log),
             Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),

@@ -19,4 +19,5 @@ pub use feeds::{DataLayers, Feeds, Source};
 pub use lr_policy::{LrPolicy, Ramp};
 pub use nets::{NetPlan, NetPlans};
 pub use optimizer::Optimizer;
+pub(crate) use replica::forward_backward;
 pub use replica::{Solver, SolverOptions};

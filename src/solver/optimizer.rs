@@ -115,7 +115,29 @@ impl Optimizer {
     /// # Errors
     /// [`Error::NotFinite`] when clipping meets a gradient without a finite norm.
     pub fn solve(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
-        self.run(arena, iter, threads, false)
+        let all = 0..arena.learnable_len();
+        self.run(arena, all, iter, threads, false)
+    }
+
+    /// Whether a part of the gradient can be solved before all of it is known.
+    pub fn solves_parts(&self) -> bool {
+        self.clip.is_none()
+    }
+
+    /// [`Optimizer::solve`] for a part of the arena; with [`Optimizer::solves_parts`] only. Parts
+    /// that make up the whole make the same update as the whole.
+    ///
+    /// # Errors
+    /// When the whole gradient's norm is needed.
+    pub fn solve_part(
+        &mut self,
+        arena: &mut ParamArena,
+        part: Range<usize>,
+        iter: u64,
+        threads: Threads,
+    ) -> Result<()> {
+        ensure!(self.solves_parts(), "clip_gradients needs the whole gradient");
+        self.run(arena, part, iter, threads, false)
     }
 
     /// Turns summed gradients into the update and subtracts it from the weights.
@@ -123,12 +145,14 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::solve`].
     pub fn update(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<()> {
-        self.run(arena, iter, threads, true)
+        let all = 0..arena.learnable_len();
+        self.run(arena, all, iter, threads, true)
     }
 
     fn run(
         &mut self,
         arena: &mut ParamArena,
+        span: Range<usize>,
         iter: u64,
         threads: Threads,
         apply: bool,
@@ -136,13 +160,22 @@ impl Optimizer {
         let scale = self.clip_scale(arena, iter, threads)? / self.iter_size;
         let len = arena.learnable_len();
         let rate = self.policy.rate(iter);
-        let (data, diff) = arena.data_and_diff();
+        // Whole pieces that hold the span; what lies outside of it is left alone.
+        let first = span.start / PIECE;
+        let cover = first * PIECE..len.min(span.end.next_multiple_of(PIECE));
+        let (data, diff) = if apply { arena.data_and_diff() } else { arena.values_and_diff() };
         let [h0, h1] = &mut self.histories;
         let (rule, decay, pieces) = (&*self.rule, self.decay, &self.pieces);
         let piece = |index: usize, w: &mut [f32], g: &mut [f32], h: [&mut [f32]; 2]| {
             let [h0, h1] = h;
-            for run in &pieces[index] {
-                let r = run.range.clone();
+            let base = (first + index) * PIECE;
+            for run in &pieces[first + index] {
+                let from = run.range.start.max(span.start.saturating_sub(base));
+                let to = run.range.end.min(span.end.saturating_sub(base));
+                if from >= to {
+                    continue;
+                }
+                let r = from..to;
                 let (w, g) = (&mut w[r.clone()], &mut g[r.clone()]);
                 if scale != 1.0 {
                     g.iter_mut().for_each(|g| *g *= scale);
@@ -155,17 +188,24 @@ impl Optimizer {
                 }
             }
         };
-        let (data, diff) = (&mut data[..len], &mut diff[..len]);
+        let (data, diff) = (&mut data[cover.clone()], &mut diff[cover.clone()]);
         match rule.histories() {
             0 => threads.par_zip2_mut((data, PIECE), (diff, PIECE), |i, w, g| {
                 piece(i, w, g, [&mut [], &mut []]);
             }),
-            1 => threads.par_zip3_mut((data, PIECE), (diff, PIECE), (h0, PIECE), |i, w, g, h0| {
-                piece(i, w, g, [h0, &mut []]);
-            }),
-            _ => threads.par_zip4_mut([data, diff, h0, h1], PIECE, |i, [w, g, h0, h1]| {
-                piece(i, w, g, [h0, h1]);
-            }),
+            1 => {
+                let h0 = (&mut h0[cover], PIECE);
+                threads.par_zip3_mut((data, PIECE), (diff, PIECE), h0, |i, w, g, h0| {
+                    piece(i, w, g, [h0, &mut []]);
+                });
+            }
+            _ => threads.par_zip4_mut(
+                [data, diff, &mut h0[cover.clone()], &mut h1[cover]],
+                PIECE,
+                |i, [w, g, h0, h1]| {
+                    piece(i, w, g, [h0, h1]);
+                },
+            ),
         }
         Ok(())
     }
@@ -225,5 +265,66 @@ fn add_decay(decay: Decay, mult: f32, w: &[f32], g: &mut [f32]) {
             g.iter_mut().zip(w).for_each(|(g, w)| *g += d * sign(*w));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caffe_proto::{FillerParameter, ParamSpec};
+
+    use super::*;
+    use crate::blob::Shape;
+    use crate::params::{Declared, ParamDef};
+
+    /// Three parameters whose ends lie within pieces.
+    fn arena() -> ParamArena {
+        let declared: Vec<Declared> = [PIECE + 100, 70, 2 * PIECE - 9]
+            .into_iter()
+            .enumerate()
+            .map(|(layer, len)| Declared {
+                spec: ParamSpec::default(),
+                layer,
+                index: 0,
+                def: ParamDef::learned(Shape::new(vec![len]), FillerParameter::default()),
+            })
+            .collect();
+        let mut arena = ParamArena::new(&declared);
+        let params = arena.params().to_vec();
+        let (data, diff) = arena.data_and_diff();
+        for i in params.iter().flat_map(|p| p.range.clone()) {
+            (data[i], diff[i]) = ((i % 13) as f32 - 6.0, (i % 7) as f32 * 0.1 - 0.3);
+        }
+        arena
+    }
+
+    #[test]
+    fn parts_make_the_same_update_as_the_whole() {
+        for kind in ["SGD", "Adam"] {
+            let param = SolverParameter {
+                r#type: Some(kind.into()),
+                base_lr: Some(0.1),
+                lr_policy: Some("fixed".into()),
+                momentum: Some(0.9),
+                momentum2: Some(0.99),
+                weight_decay: Some(0.01),
+                ..SolverParameter::default()
+            };
+            let (mut whole, mut parts) = (arena(), arena());
+            let mut optimizers =
+                [&whole, &parts].map(|arena| Optimizer::new(&param, arena).unwrap());
+            let spans: Vec<Range<usize>> =
+                whole.params().iter().rev().map(|p| p.range.clone()).collect();
+            let threads = Threads::new(2);
+            for iter in 0..3 {
+                optimizers[0].solve(&mut whole, iter, threads).unwrap();
+                for span in &spans {
+                    optimizers[1].solve_part(&mut parts, span.clone(), iter, threads).unwrap();
+                }
+                assert!(whole.diff() == parts.diff(), "{kind}, iteration {iter}");
+            }
+            let clipped = SolverParameter { clip_gradients: Some(1.0), ..param };
+            let mut clipped = Optimizer::new(&clipped, &whole).unwrap();
+            assert!(clipped.solve_part(&mut whole, 0..70, 0, threads).is_err());
+        }
     }
 }

@@ -129,14 +129,7 @@ impl Solver {
         step: Step,
         watch: &mut dyn Watch,
     ) -> Result<f32> {
-        self.net.feed(batches)?;
-        self.net.set_step(step);
-        let loss = self.net.forward_watched(watch)?;
-        if !loss.is_finite() {
-            return Err(Error::NotFinite { iter: step.iter, what: "the loss".into(), value: loss });
-        }
-        self.net.backward_watched(watch)?;
-        Ok(loss)
+        forward_backward(&mut self.net, batches, step, watch)
     }
 
     /// Forward only, of the train net: the closing "Iteration N, loss = …".
@@ -168,6 +161,11 @@ impl Solver {
         self.optimizer.solve(self.net.params(), iter, threads)
     }
 
+    /// Whether a part of the gradient can be turned into its update before all of it is known.
+    pub fn solves_parts(&self) -> bool {
+        self.optimizer.solves_parts()
+    }
+
     /// Outputs of the train net's last pass.
     ///
     /// # Errors
@@ -192,6 +190,23 @@ impl Solver {
         let loss = test_net.forward()?;
         Ok((test_net.output_values()?, loss))
     }
+}
+
+/// [`Solver::forward_backward`] for a watch that holds the optimizer.
+pub(crate) fn forward_backward(
+    net: &mut Net,
+    batches: &mut [Batch],
+    step: Step,
+    watch: &mut dyn Watch,
+) -> Result<f32> {
+    net.feed(batches)?;
+    net.set_step(step);
+    let loss = net.forward_watched(watch)?;
+    if !loss.is_finite() {
+        return Err(Error::NotFinite { iter: step.iter, what: "the loss".into(), value: loss });
+    }
+    net.backward_watched(watch)?;
+    Ok(loss)
 }
 
 /// Checks what no part of the solver looks at by itself.

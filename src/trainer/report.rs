@@ -87,7 +87,8 @@ impl Report {
         let ranks = started.hosts.len();
         let mut hosts = started.hosts.clone();
         hosts.dedup();
-        let threads = super::divide(self.options.threads, self.options.workers);
+        let threads =
+            super::divide(self.options.threads.div_ceil(self.options.nodes), self.options.workers);
         say(format!(
             "{} replica{} on {ranks} rank{} ({}), over {}",
             self.replicas,
@@ -144,6 +145,12 @@ impl Observer for Report {
         if let Ok((train, _)) = self.job.data(self.replicas) {
             self.batch = train.batch_size() as usize;
         }
+        for line in &self.job.search {
+            match line.contains("passes over") {
+                true => self.log.warning(PLACE, line),
+                false => self.log.info(PLACE, line),
+            }
+        }
         for change in &self.job.changes {
             self.log.info("upgrade_proto.cpp:69", change);
         }
@@ -151,6 +158,9 @@ impl Observer for Report {
         let iter = started.iter;
         if iter > 0 {
             self.log.info("caffe.cpp:234", format!("Resuming at iteration {iter}"));
+            for change in self.job.changed_since(self.replicas, self.batch) {
+                self.log.info(PLACE, change);
+            }
         }
         self.log.info("solver.cpp:289", format!("Solving {}", self.job.net_name()));
         let policy = self.job.solver.lr_policy();
@@ -212,6 +222,13 @@ impl Observer for Report {
                 self.log.info("solver.cpp:397", text);
             }
             self.values("solver.cpp:414", "Test", names, &tested.scores);
+            let chosen =
+                names.iter().position(|n| Some(n.name.as_str()) == self.job.keeper.output());
+            if let Some(place) = chosen
+                && let Err(e) = self.job.keeper.scored(tested.iter, tested.scores[place])
+            {
+                self.log.warning(PLACE, format!("--keep-best: {e}"));
+            }
         }
         // Time spent testing is not time per iteration.
         self.watch.resume();

@@ -21,7 +21,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "train",
     "test",
     "time",
@@ -37,6 +37,7 @@ const COMMANDS: [&str; 24] = [
     "extract_features",
     "net",
     "parse_log",
+    "blackbox",
     "trace",
     "plot",
     "db",

@@ -12,6 +12,7 @@ use crate::messages::{HistoryStream, Note, Order, SnapshotOrder};
 use crate::reader::Empty;
 use crate::replica::{Cause, Histories, Replica, SnapshotRequest, Step};
 use crate::trace::Kind;
+use crate::writer::Write;
 
 impl<R: Replica> Device<R> {
     pub(super) fn drained(&mut self, own: &mut Own<R>, order: Order) -> Result<(), Halt> {
@@ -30,6 +31,11 @@ impl<R: Replica> Device<R> {
             Order::Snapshot(order) => self.snapshot(own, *order),
             Order::Evaluate { iter, ticket } => self.evaluate(own, iter, ticket),
             Order::Verify => self.verify(own),
+            Order::Reload => {
+                let state = own.replica.reload()?;
+                self.note(Note::Reloaded { local: self.place.local, state });
+                Ok(())
+            }
             Order::Build | Order::Run { .. } | Order::Leave => Ok(()),
         }
     }
@@ -61,6 +67,7 @@ impl<R: Replica> Device<R> {
 
     fn settle(&self, own: &mut Own<R>) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Drain);
+        self.post.inject("drain")?;
         if own.plan.statistics > 0 {
             own.replica.write_statistics(&self.board.statistics.lock())?;
         }
@@ -86,6 +93,7 @@ impl<R: Replica> Device<R> {
                 return Err(format!("got test batch {} instead of {row}", load.row).into());
             }
             let span = self.post.tracer.span(Kind::Test);
+            self.post.inject("test")?;
             own.replica.test(net, &mut load.batch, &mut scores)?;
             drop(span);
             let place = row as usize * width;
@@ -101,6 +109,8 @@ impl<R: Replica> Device<R> {
 
     fn snapshot(&self, own: &mut Own<R>, order: SnapshotOrder) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Snapshot);
+        self.post.tracer.set_iter(order.iter);
+        self.post.inject("snapshot")?;
         let mut mean = std::mem::take(&mut *self.board.mean_history.lock());
         if order.histories.is_none() {
             // All replicas have this one.
@@ -108,16 +118,16 @@ impl<R: Replica> Device<R> {
             own.replica.read_history(&mut mean)?;
         }
         let mut stream = Stream { device: self, ends: order.histories, last: None };
-        own.replica.snapshot(SnapshotRequest {
+        let work = own.replica.snapshot(SnapshotRequest {
             iter: order.iter,
             ticket: order.ticket,
             test_cursors: &order.cursors,
-            mean_history: &mean,
+            mean_history: mean,
             replicas: self.place.replicas,
             histories: &mut stream,
         })?;
         drop(stream);
-        *self.board.mean_history.lock() = mean;
+        self.ends.writer.do_send(Write { iter: order.iter, work });
         self.note(Note::Snapshotted);
         Ok(())
     }
@@ -142,6 +152,7 @@ impl<R: Replica> Device<R> {
 
     fn verify(&self, own: &mut Own<R>) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Verify);
+        self.post.inject("verify")?;
         let mut digest = Digest::default();
         let mut weights = Vec::new();
         for bucket in 0..own.plan.buckets.len() {

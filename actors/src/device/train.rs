@@ -11,6 +11,7 @@ use crate::header::Sample;
 use crate::messages::{Cue, Gradient, Load, Note};
 use crate::mode::Then;
 use crate::replica::{Ready, Replica, Step};
+use crate::store::Store;
 use crate::trace::Kind;
 
 impl<R: Replica> Device<R> {
@@ -41,6 +42,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update_local(iter)?;
             drop(span);
+            self.complain(own);
             self.note(Note::Computed { local, iter, sample });
         }
         Ok(to)
@@ -58,6 +60,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update(iter)?;
             drop(span);
+            self.complain(own);
             iter += 1;
             if then == Then::Merge {
                 then = self.average(own)?;
@@ -65,6 +68,13 @@ impl<R: Replica> Device<R> {
             if then == Then::Park {
                 return Ok(iter);
             }
+        }
+    }
+
+    /// Hands on what the replica has to complain about.
+    fn complain(&self, own: &mut Own<R>) {
+        if let Some(complaint) = own.replica.complaint() {
+            self.note(Note::Complaint(complaint));
         }
     }
 
@@ -127,11 +137,18 @@ impl<R: Replica> Device<R> {
             let ticket = load.ticket / self.schedule.iter_size as u64;
             let iter = ticket / replicas;
             own.load = Some((load, 0));
-            let sample = self.step(own, iter, ticket, &mut |_, _| {})?;
-            let span = self.post.tracer.span(Kind::Update);
-            own.replica.solve(iter)?;
-            drop(span);
-            self.push(own)?;
+            let sample = if own.replica.solves_early() {
+                self.step_pushing(own, iter, ticket)?
+            } else {
+                let sample = self.step(own, iter, ticket, &mut |_, _| {})?;
+                let span = self.post.tracer.span(Kind::Update);
+                own.replica.solve(iter)?;
+                drop(span);
+                self.complain(own);
+                self.push(own)?;
+                sample
+            };
+            own.pulled = self.store()?.pushed(own.pulled);
             self.note(Note::Finished { local, ticket, sample });
             last = iter;
         }
@@ -182,11 +199,9 @@ impl<R: Replica> Device<R> {
     /// different bucket and chunk on each replica.
     fn push(&self, own: &mut Own<R>) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Push);
-        let Some(store) = self.board.store.get() else {
-            return Err("has no weights to push to".to_owned().into());
-        };
+        let store = self.store()?;
         let buckets = own.buffers.len();
-        let turn = self.place.replica as f64 / self.place.replicas as f64;
+        let turn = self.turn();
         let first = (buckets as f64 * turn) as usize;
         for nth in 0..buckets {
             let bucket = (first + nth) % buckets;
@@ -199,8 +214,54 @@ impl<R: Replica> Device<R> {
             store.push(bucket, turn, update, fresh);
             own.replica.write_weights(bucket, fresh)?;
         }
-        own.pulled = store.pushed(own.pulled);
         Ok(())
+    }
+
+    /// A step whose updates are pushed while backward still runs; the fresh weights are taken when
+    /// it is over.
+    fn step_pushing(
+        &self,
+        own: &mut Own<R>,
+        iter: u64,
+        ticket: u64,
+    ) -> Result<Option<Sample>, Halt> {
+        let (store, turn) = (self.store()?, self.turn());
+        let mut buffers = std::mem::take(&mut own.buffers);
+        let (mut given, mut wrong) = (0, None);
+        let mut ready = |bucket: usize, update: &[f32]| {
+            // In the plan's order, so each once.
+            let fresh = buffers.get_mut(bucket).filter(|fresh| fresh.len() == update.len());
+            match fresh {
+                Some(fresh) if bucket == given => {
+                    let _span = self.post.tracer.span(Kind::Push);
+                    store.push(bucket, turn, update, fresh);
+                    given += 1;
+                }
+                _ => wrong = Some(bucket),
+            }
+        };
+        let sample = self.step_by(own, iter, ticket, true, &mut ready)?;
+        if let Some(bucket) = wrong {
+            return Err(format!("gave update {bucket} out of turn or of another length").into());
+        }
+        if given != buffers.len() {
+            return Err(format!("gave {given} updates of {}", buffers.len()).into());
+        }
+        for (bucket, fresh) in buffers.iter().enumerate() {
+            own.replica.write_weights(bucket, fresh)?;
+        }
+        own.buffers = buffers;
+        Ok(sample)
+    }
+
+    fn store(&self) -> Result<&Store, Halt> {
+        let none = || Halt::from("has no weights to push to".to_owned());
+        self.board.store.get().ok_or_else(none)
+    }
+
+    /// Where in a bucket this replica starts.
+    fn turn(&self) -> f64 {
+        self.place.replica as f64 / self.place.replicas as f64
     }
 
     /// The passes of one step. Its loss, if it will be looked at.
@@ -209,6 +270,18 @@ impl<R: Replica> Device<R> {
         own: &mut Own<R>,
         iter: u64,
         ticket: u64,
+        ready: &mut Ready<'_>,
+    ) -> Result<Option<Sample>, Halt> {
+        self.step_by(own, iter, ticket, false, ready)
+    }
+
+    /// [`step`](Device::step), whose last pass may solve as it goes.
+    fn step_by(
+        &self,
+        own: &mut Own<R>,
+        iter: u64,
+        ticket: u64,
+        solving: bool,
         ready: &mut Ready<'_>,
     ) -> Result<Option<Sample>, Halt> {
         self.post.tracer.set_iter(iter);
@@ -227,7 +300,12 @@ impl<R: Replica> Device<R> {
             }
             let step = Step { iter, ticket: first, pass, passes, report };
             let span = self.post.tracer.span(Kind::Compute);
-            loss += f64::from(own.replica.compute(&mut load.batches[place], &step, ready)?);
+            self.post.inject("train")?;
+            let batch = &mut load.batches[place];
+            loss += f64::from(match solving && step.last() {
+                true => own.replica.compute_solving(batch, &step, ready)?,
+                false => own.replica.compute(batch, &step, ready)?,
+            });
             drop(span);
             if place + 1 < load.batches.len() {
                 own.load = Some((load, place + 1));

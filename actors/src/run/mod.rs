@@ -14,12 +14,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use parking_lot::Mutex;
 
 use crate::communicator::SharedObserver;
-use crate::config::{Config, Factories, MAX_IDENTITIES};
-use crate::fault::{Alarm, Fault, Origin, Post, Watchdog, enter, install_hook};
+use crate::config::{Config, Factories, Launch, MAX_IDENTITIES};
+use crate::fault::{
+    Alarm, Fault, Inject, Origin, Post, Watchdog, enter, install_hook, install_last_words,
+};
+use crate::hands::Hands;
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
-use crate::trace::{self, Facts, Traces, Wanted};
+use crate::trace::{self, BlackBox, Facts, Traces, Wanted};
 use crate::transport::{self, Hello, Patience};
 
 /// How long threads have to leave after the last message.
@@ -43,18 +46,27 @@ where
     S: BatchSource<Batch = R::Batch>,
 {
     install_hook();
+    if config.owns_process {
+        install_last_words();
+    }
     let observer: SharedObserver = Arc::new(Mutex::new(observer));
     let wanted =
         Wanted { record: config.record, keep: config.trace.is_some(), layers: config.trace_layers };
-    let traces = Arc::new(Traces::new(config.clock.clone(), wanted));
+    let traces = Traces::new(config.clock.clone(), wanted);
     let (rank, _) = transport::launched().unwrap_or((0, 1));
+    let traces = Arc::new(traces.recorded(black_box(&config, rank, &observer)));
     let mut post = Post {
         rank,
-        host: host_name(),
+        host: host_name().into(),
         actor: "main".into(),
         alarm: Arc::new(Alarm::default()),
         tracer: traces.lane("main"),
+        inject: None,
     };
+    match Inject::from_environment() {
+        Ok(inject) => post.inject = inject.map(Arc::new),
+        Err(text) => return Err(post.fault(text)),
+    }
     let watchdog = config
         .owns_process
         .then(|| Watchdog::start(post.alarm.clone(), Box::new(transport::abort_job)));
@@ -88,6 +100,7 @@ where
     {
         observer.lock().fault(fault);
     }
+    close_black_box(traces, post.rank, outcome.is_ok(), observer);
     (facts.rank, facts.host) = (post.rank, post.host.to_string());
     if let Some(dir) = &config.trace
         && let Err(text) = trace::write(traces, dir, &facts)
@@ -106,6 +119,28 @@ where
             Err(fault)
         }
         _ => outcome,
+    }
+}
+
+/// This rank's black box. Training goes as well without.
+fn black_box(config: &Config, rank: usize, observer: &SharedObserver) -> Option<Arc<BlackBox>> {
+    // Nodes of one process would share a file, and end together anyway.
+    if matches!(config.launch, Launch::InProcess(_)) {
+        return None;
+    }
+    let made = BlackBox::create(config.black_box.as_deref()?, rank, &host_name());
+    made.map_err(|text| observer.lock().warning(&text)).ok()
+}
+
+/// What becomes of it.
+fn close_black_box(traces: &Traces, rank: usize, well: bool, observer: &SharedObserver) {
+    let Some(black_box) = traces.black_box() else { return };
+    if well {
+        return black_box.discard();
+    }
+    if let Some(dir) = black_box.path().parent().filter(|_| rank == 0) {
+        let text = format!("what every actor did last: caffe blackbox {}", dir.display());
+        observer.lock().warning(&text);
     }
 }
 
@@ -145,10 +180,11 @@ where
         workers: config.threads.len(),
         config: config.hash(),
         identities: config.identities.clone(),
-        host: post.host.clone(),
+        host: post.host.to_string(),
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
+    let hands = Hands::new(config.adders).map_err(|text| post.fault(text))?;
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
     let (pump, meeting) = transport::start(
         config.launch.clone(),
@@ -166,7 +202,8 @@ where
     enter(Some(post.clone()));
     let system = System::new();
     let (report, outcome) = bounded(1);
-    let wires = wiring::Wires { config, meeting, observer, traces, post, line, outcome: report };
+    let wires =
+        wiring::Wires { config, meeting, observer, traces, post, line, hands, outcome: report };
     let (arbiters, wake) = wires.start(factories);
     pump.attach(wake);
     let result = wait(&outcome, post);

@@ -15,6 +15,7 @@
 //! }
 //! ```
 
+mod blackbox;
 mod chrome;
 mod ring;
 mod tally;
@@ -28,6 +29,8 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, SystemClock};
 use ring::{Event, Phase, Ring};
 
+pub(crate) use blackbox::BlackBox;
+pub use blackbox::{Entry, Recording, read_recording, recordings_in};
 pub(crate) use chrome::{Facts, write};
 pub use tally::Tally;
 pub(crate) use tally::{Share, TALLY_WORDS};
@@ -93,8 +96,10 @@ kinds! {
     Drain = "drain",
     /// A test batch.
     Test = "test",
-    /// Writing a snapshot.
+    /// Copying a snapshot out of a replica.
     Snapshot = "snapshot",
+    /// Writing a snapshot's files.
+    Write = "write snapshot",
     /// Comparing the final weights.
     Verify = "verify",
     /// One layer, under its own name.
@@ -117,6 +122,7 @@ struct Lane {
     record: bool,
     layers: bool,
     ring: Mutex<Ring>,
+    slot: Option<blackbox::Slot>,
     tally: tally::Cells,
     about: Mutex<String>,
     names: Arc<Mutex<Vec<String>>>,
@@ -217,7 +223,12 @@ impl Tracer {
         }
         let at = self.0.clock.now().as_nanos() as u64;
         let iter = self.0.iter.load(Ordering::Relaxed);
-        self.0.ring.lock().push(Event { at, iter, name, kind, phase });
+        let event = Event { at, iter, name, kind, phase };
+        let mut ring = self.0.ring.lock();
+        ring.push(event);
+        if let Some(slot) = &self.0.slot {
+            slot.push(event);
+        }
         at
     }
 }
@@ -264,6 +275,7 @@ pub(crate) struct Traces {
     wanted: Wanted,
     capacity: usize,
     lanes: Mutex<Vec<Tracer>>,
+    black_box: Option<Arc<BlackBox>>,
     names: Arc<Mutex<Vec<String>>>,
 }
 
@@ -275,8 +287,19 @@ impl Traces {
             wanted,
             capacity: if wanted.keep { 1 << 20 } else { 1 << 13 },
             lanes: Mutex::default(),
+            black_box: None,
             names: Arc::default(),
         }
+    }
+
+    /// With a black box beside the rings.
+    pub(crate) fn recorded(self, black_box: Option<Arc<BlackBox>>) -> Self {
+        Traces { black_box, ..self }
+    }
+
+    /// The black box.
+    pub(crate) fn black_box(&self) -> Option<&BlackBox> {
+        self.black_box.as_deref()
     }
 
     fn now(&self) -> Duration {
@@ -291,6 +314,7 @@ impl Traces {
             record: self.wanted.record,
             layers: self.wanted.layers,
             ring: Mutex::new(Ring::new(self.capacity)),
+            slot: self.black_box.as_ref().and_then(|black_box| black_box.lane(title)),
             tally: tally::Cells::default(),
             about: Mutex::default(),
             names: self.names.clone(),

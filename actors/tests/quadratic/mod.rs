@@ -16,7 +16,7 @@ use std::time::Duration;
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
     BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
-    SnapshotRequest, Step,
+    SnapshotRequest, Step, Writing,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -83,6 +83,8 @@ pub struct Behaviour {
     pub clip: Option<f32>,
     /// Asks the job to stop from this iteration on.
     pub stop: Option<(u64, Requests)>,
+    /// Updates are given during backward.
+    pub early: bool,
     pub log: Log,
 }
 
@@ -95,6 +97,8 @@ pub struct Seen {
     /// Batch tickets, in order of compute.
     pub tickets: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
+    /// Iterations of the snapshots that the writer has written.
+    pub written: Vec<u64>,
     pub final_weights: Vec<Vec<f32>>,
 }
 
@@ -305,6 +309,25 @@ impl Replica for Bowl {
         Ok(self.last_loss)
     }
 
+    fn solves_early(&self) -> bool {
+        self.behaviour.early
+    }
+
+    fn compute_solving(
+        &mut self,
+        batch: &mut Batch,
+        step: &Step,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        let loss = self.compute(batch, step, &mut |_, _| {})?;
+        self.make_update(step.iter);
+        for bucket in 0..3 {
+            let range = self.range(bucket);
+            ready(bucket, &self.v[range]);
+        }
+        Ok(loss)
+    }
+
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         out[0] = self.last_loss;
         Ok(())
@@ -384,7 +407,7 @@ impl Replica for Bowl {
         Ok(())
     }
 
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         let mut replicas = Vec::new();
         let mut sum = 0.0;
         while let Some((replica, history)) = request.histories.next()? {
@@ -406,7 +429,11 @@ impl Replica for Bowl {
         self.behaviour
             .log
             .with(|seen| seen.snapshots.push(Snapshot { iter, ticket, cursors, mean, replicas }));
-        Ok(())
+        let log = self.behaviour.log.clone();
+        Ok(Box::new(move || {
+            log.with(|seen| seen.written.push(iter));
+            Ok(())
+        }))
     }
 }
 

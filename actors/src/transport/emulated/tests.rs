@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::transport::{InProcess, Lane};
+use crate::wire::Wire;
 
 const MIB: usize = 1 << 20;
 
@@ -16,8 +17,12 @@ fn slow() -> Link {
     Link { latency, bandwidth: MIB as f64 / 0.064, ..Link::default() }
 }
 
+fn floats_of(id: usize, data: Vec<f32>) -> Op {
+    Op::Sum { lane: Lane::Data, id, data, wire: Wire::F32, rest: Vec::new() }
+}
+
 fn sum(id: usize, floats: usize) -> Op {
-    Op::Sum { lane: Lane::Data, id, data: vec![1.0; floats], wire: Wire::F32, rest: Vec::new() }
+    floats_of(id, vec![1.0; floats])
 }
 
 #[test]
@@ -49,8 +54,7 @@ fn nothing_comes_early_and_sums_are_exact() {
     let begun = Instant::now();
     for (rank, node) in nodes.iter_mut().enumerate() {
         let data = vec![0.1 * (rank as f32 + 1.0); 5];
-        let (wire, rest) = (Wire::F32, Vec::new());
-        node.post(Op::Sum { lane: Lane::Data, id: 4, data, wire, rest }).unwrap();
+        node.post(floats_of(4, data)).unwrap();
     }
     let mut done = Vec::new();
     while done.is_empty() {

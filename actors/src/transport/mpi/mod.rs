@@ -7,6 +7,8 @@ mod beats;
 mod calls;
 mod headers;
 mod lane;
+#[cfg(test)]
+mod measure;
 
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};

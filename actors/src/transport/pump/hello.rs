@@ -79,16 +79,17 @@ impl Hello {
 
     /// What rank `rank`'s words differ in from rank 0's, in words.
     fn difference(&self, first: &[u64], other: &[u64]) -> Option<String> {
-        if first[1] != other[1] {
-            return Some("the mode or the schedule (max_iter, display, test, snapshot)".into());
-        }
         if first[2] != other[2] {
             return Some("the number of files and settings compared".into());
         }
         let pairs = first[FIXED..].iter().zip(&other[FIXED..]).take(MAX_IDENTITIES);
-        let place = pairs.enumerate().find(|(_, (a, b))| a != b)?.0;
-        let what = self.identities.get(place).map(|identity| identity.what.clone());
-        Some(what.unwrap_or_else(|| format!("setting {place}")))
+        // Files first: a schedule differs where they do.
+        if let Some((place, _)) = pairs.enumerate().find(|(_, (a, b))| a != b) {
+            let what = self.identities.get(place).map(|identity| identity.what.clone());
+            return Some(what.unwrap_or_else(|| format!("setting {place}")));
+        }
+        let differs = first[1] != other[1];
+        differs.then(|| "the mode or the schedule (max_iter, display, test, snapshot)".into())
     }
 }
 
