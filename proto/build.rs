@@ -1,5 +1,6 @@
 //! Compiles `proto/caffe.proto` with protox (no `protoc` needed): Rust types by prost, and the
-//! descriptor set that the text format works from. And `proto/onnx.proto`, for exports: types only.
+//! descriptor set that the text format works from. And `proto/onnx.proto`, for exports, and
+//! `proto/event.proto`, for TensorBoard: types only.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -8,6 +9,7 @@ use prost_build::Config;
 
 const PROTO: &str = "proto/caffe.proto";
 const ONNX: &str = "proto/onnx.proto";
+const EVENT: &str = "proto/event.proto";
 
 /// Messages whose optional sub-messages are boxed. A layer has about fifty of them and sets two or
 /// three; by value each layer would take some 3 KB.
@@ -35,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     config.compile_fds(set)?;
 
-    println!("cargo:rerun-if-changed={ONNX}");
-    Config::new().compile_fds(protox::compile([ONNX], ["proto"])?)?;
+    for other in [ONNX, EVENT] {
+        println!("cargo:rerun-if-changed={other}");
+        Config::new().compile_fds(protox::compile([other], ["proto"])?)?;
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the programs need and this machine lacks. Debian and Ubuntu; elsewhere
-# it names what is missing. Safe to run again and again: it does nothing when all is there.
+# it names what is missing. Of the two MPIs Open MPI stays the default (mpicc, mpirun); MPICH, which the
+# tests use too, goes by mpicc.mpich and mpirun.mpich. Safe to run again and again: it does nothing when all is there.
 #
 #   usage: scripts/setup.sh
 set -euo pipefail
@@ -14,6 +15,8 @@ needs=(
   "nasm:cmd:nasm"
   "libopenmpi-dev:cmd:mpicc"
   "openmpi-bin:cmd:mpirun"
+  "libmpich-dev:cmd:mpicc.mpich"
+  "mpich:cmd:mpirun.mpich"
   "libclang-dev:glob:/usr/lib/llvm-*/lib/libclang.so*"
   "libdnnl-dev:lib:libdnnl.so.2"
   "libgomp1:lib:libgomp.so.1"

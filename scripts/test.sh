@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that has to hold before a change lands, cheapest first: format, clippy with and without
-# MPI, every test, the documentation. Installs what is missing.
+# MPI, every test, the tests of MPI once more with MPICH, the documentation. Installs what is missing.
 #
 #   usage: scripts/test.sh
 set -euo pipefail
@@ -20,6 +20,9 @@ step "tests"
 # Tests start mpirun themselves; as root Open MPI wants to be told that this is meant.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 cargo test --release --workspace
+
+step "the same over MPICH"
+scripts/test-mpich.sh
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet

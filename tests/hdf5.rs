@@ -224,7 +224,7 @@ fn both_formats_hold_the_same_and_read_back_the_same() {
         let mut solver = solver_of(format);
         snapshot::restore(&mut solver, &fixture("sgd.solverstate.h5")).unwrap();
         let prefix = folder.path().join(format).display().to_string();
-        let paths = snapshot::write(&mut solver, &prefix, 7, None).unwrap();
+        let paths = snapshot::write(&mut solver, &prefix, 7).unwrap();
         assert_eq!(paths.state.extension().is_some_and(|e| e == "h5"), format == "HDF5");
         let mut fresh = solver_of(format);
         assert_eq!(snapshot::restore(&mut fresh, &paths.state).unwrap().iter, 7);
@@ -286,7 +286,7 @@ fn training_resumes_from_an_hdf5_snapshot_bit_for_bit() {
         };
         let mut straight = run(8, None);
         let mut half = run(5, None);
-        let paths = snapshot::write(&mut half, &prefix, 5, None).unwrap();
+        let paths = snapshot::write(&mut half, &prefix, 5).unwrap();
         let file = Reader::open(&paths.state).unwrap();
         // Of iteration 4, the last one done: one step.
         assert_eq!(file.integer("current_step").unwrap(), 1);
@@ -310,7 +310,7 @@ fn h5py_reads_what_we_write() {
     let mut solver = solver_of("HDF5");
     snapshot::restore(&mut solver, &fixture("sgd.solverstate.h5")).unwrap();
     let prefix = folder.path().join("t").display().to_string();
-    let paths = snapshot::write(&mut solver, &prefix, 3, None).unwrap();
+    let paths = snapshot::write(&mut solver, &prefix, 3).unwrap();
     let output = python.run(script, &[&paths.state]);
     let expected = format!(
         "3 {} 0 [[3, 2], [3], [3], [1, 3]] float32 [10.0, 20.0, 30.0]",

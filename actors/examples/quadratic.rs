@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
-//! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`,
+//! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`, `slow=REPLICA@MS`,
 //! `othernet=RANK`, `case=NAME` (of `tests/suite`; nothing else then), `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
 
 #[path = "../tests/quadratic/mod.rs"]
@@ -90,6 +90,7 @@ fn configure(arguments: impl Iterator<Item = String>) -> (Config, Behaviour) {
             "launch" => config.launch = Launch::Mpi,
             "panic" => behaviour.troubles.push(Trouble::Panic { rank, iter }),
             "error" => behaviour.troubles.push(Trouble::Error { rank, iter }),
+            "slow" => behaviour.troubles.push(Trouble::Slow { replica: rank, millis: iter }),
             "stuck" => behaviour.troubles.push(Trouble::Stuck { rank, iter }),
             "reader" => behaviour.troubles.push(Trouble::Reader { rank, ticket: iter }),
             "othernet" => behaviour.troubles.push(Trouble::OtherNet { rank }),

@@ -130,7 +130,7 @@ pub struct Identity {
 }
 
 /// At most so many [`Config::identities`]: they travel in a message of fixed size.
-pub const MAX_IDENTITIES: usize = 12;
+pub const MAX_IDENTITIES: usize = 24;
 
 /// The set-up of this node's part of a run.
 #[derive(Clone)]
@@ -148,6 +148,9 @@ pub struct Config {
     /// Compute threads of each device actor of this node; their number is the number of device
     /// actors.
     pub threads: Vec<usize>,
+    /// Threads with which the communicator adds: itself, or more where the devices leave cores to
+    /// spare.
+    pub adders: usize,
     /// Reader actors of this node.
     pub readers: usize,
     /// Bytes of train batches that may lie ready on this node (at least two batches a replica).
@@ -160,8 +163,13 @@ pub struct Config {
     pub link: Option<Link>,
     /// Write a Chrome trace of this node into this folder, as `trace-rank-N.json`.
     pub trace: Option<PathBuf>,
+    /// Keep this node's black box in this folder while it runs (and after, if it ends badly).
+    pub black_box: Option<PathBuf>,
     /// Emit a span for each layer when the replica offers them.
     pub trace_layers: bool,
+    /// Record spans at all. Off only to measure what recording costs: shares at displays are then
+    /// zero, and a fault's place has no history.
+    pub record: bool,
     /// Where signals arrive.
     pub requests: Requests,
     /// Warn when nothing has moved, or a peer has been silent, for this long.
@@ -184,13 +192,16 @@ impl Config {
             wire: Wire::F32,
             schedule,
             threads: vec![1],
+            adders: 1,
             readers: 1,
             prefetch_bytes: 256 << 20,
             identities: Vec::new(),
             launch: Launch::Auto,
             link: None,
             trace: None,
+            black_box: None,
             trace_layers: false,
+            record: true,
             requests: Requests::default(),
             stall_warning: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(300),

@@ -9,17 +9,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::messages::Load;
+use crate::trace::Kind;
 
 /// The loads of one node.
 pub(crate) struct Deck<B> {
     open: AtomicU64,
+    /// Tickets granted to the node whose loads no device has taken from the channel.
+    unread: AtomicU64,
     held: Mutex<Vec<Load<B>>>,
 }
 
 impl<B> Deck<B> {
     /// Everything may start, or nothing until it is said.
     pub(crate) fn new(open: bool) -> Self {
-        Deck { open: AtomicU64::new(if open { u64::MAX } else { 0 }), held: Mutex::new(Vec::new()) }
+        let open = AtomicU64::new(if open { u64::MAX } else { 0 });
+        Deck { open, unread: AtomicU64::new(0), held: Mutex::new(Vec::new()) }
     }
 
     /// Batch tickets below `below` may start. The devices must be woken afterwards.
@@ -27,8 +31,27 @@ impl<B> Deck<B> {
         self.open.store(below, Ordering::Release);
     }
 
-    /// Gives `load` back if it may start, else keeps it.
+    /// Readers will make so many more loads.
+    pub(crate) fn grant(&self, count: u64) {
+        self.unread.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What a device waits for that finds nothing to do.
+    pub(crate) fn missing(&self) -> Kind {
+        if !self.held.lock().is_empty() {
+            Kind::WaitTurn
+        } else if self.unread.load(Ordering::Relaxed) > 0 {
+            Kind::WaitBatch
+        } else {
+            Kind::WaitTicket
+        }
+    }
+
+    /// Takes note of a load that came; gives it back if it may start, else keeps it.
     pub(crate) fn pass(&self, load: Load<B>) -> Option<Load<B>> {
+        let less = |unread: u64| Some(unread.saturating_sub(1));
+        // Cannot fail: `less` always has an answer.
+        self.unread.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
         if load.ticket < self.open.load(Ordering::Acquire) {
             return Some(load);
         }
@@ -49,11 +72,17 @@ impl<B> Deck<B> {
 pub(crate) trait Gate: Send + Sync {
     /// See [`Deck::open`].
     fn open(&self, below: u64);
+    /// See [`Deck::grant`].
+    fn grant(&self, count: u64);
 }
 
 impl<B: Send> Gate for Deck<B> {
     fn open(&self, below: u64) {
         Deck::open(self, below);
+    }
+
+    fn grant(&self, count: u64) {
+        Deck::grant(self, count);
     }
 }
 
@@ -68,7 +97,11 @@ mod tests {
     #[test]
     fn gives_the_lowest_that_may_start() {
         let deck = Deck::new(false);
+        assert_eq!(deck.missing(), Kind::WaitTicket);
+        deck.grant(3);
+        assert_eq!(deck.missing(), Kind::WaitBatch);
         assert!(deck.pass(load(7)).is_none());
+        assert_eq!(deck.missing(), Kind::WaitTurn);
         assert!(deck.pass(load(5)).is_none());
         assert!(deck.take().is_none());
         deck.open(6);
@@ -77,6 +110,7 @@ mod tests {
         assert!(deck.take().is_none());
         deck.open(8);
         assert_eq!(deck.take().map(|load| load.ticket), Some(7));
+        assert_eq!(deck.missing(), Kind::WaitTicket);
         assert!(Deck::new(true).pass(load(u64::MAX - 1)).is_some());
     }
 }

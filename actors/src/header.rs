@@ -1,6 +1,8 @@
 //! What every node tells every other at the start of a round: [`Header`], a fixed number of
 //! 64-bit words, so that one small all-gather carries it.
 
+use crate::trace::TALLY_WORDS;
+
 /// Iterations whose losses one header can report; more wait for the next round.
 pub(crate) const REPORTS: usize = 4;
 
@@ -78,16 +80,19 @@ pub(crate) struct Header {
     pub(crate) snapshot: bool,
     /// At most [`REPORTS`].
     pub(crate) losses: Vec<LossPart>,
+    /// What each device of this node has spent its time on, packed.
+    pub(crate) tallies: Vec<[u64; TALLY_WORDS]>,
 }
 
 impl Header {
-    /// Length in words when the train net has `outputs` outputs.
-    pub(crate) fn words(outputs: usize) -> usize {
-        FIXED + REPORTS * (3 + outputs)
+    /// Length in words when the train net has `outputs` outputs and a node at most `devices`
+    /// devices.
+    pub(crate) fn words(outputs: usize, devices: usize) -> usize {
+        FIXED + REPORTS * (3 + outputs) + devices * TALLY_WORDS
     }
 
     /// Writes the header into `words`, all of one length.
-    pub(crate) fn encode(&self, outputs: usize, words: &mut Vec<u64>) {
+    pub(crate) fn encode(&self, outputs: usize, devices: usize, words: &mut Vec<u64>) {
         words.clear();
         let mut flags = 0;
         for (set, flag) in [
@@ -104,14 +109,17 @@ impl Header {
             words.extend([part.iter, part.count, part.loss.to_bits()]);
             words.extend((0..outputs).map(|i| part.outputs.get(i).map_or(0, |v| v.to_bits())));
         }
-        words.resize(Self::words(outputs), 0);
+        words.resize(Self::words(outputs, 0), 0);
+        words.extend(self.tallies.iter().take(devices).flatten());
+        words.resize(Self::words(outputs, devices), 0);
     }
 
     /// Reads what [`encode`](Header::encode) wrote; `None` if the length is wrong.
-    pub(crate) fn decode(words: &[u64], outputs: usize) -> Option<Header> {
-        if words.len() != Self::words(outputs) {
+    pub(crate) fn decode(words: &[u64], outputs: usize, devices: usize) -> Option<Header> {
+        if words.len() != Self::words(outputs, devices) {
             return None;
         }
+        let (words, tallies) = words.split_at(Self::words(outputs, 0));
         let flags = words[6];
         let losses = words[FIXED..]
             .chunks_exact(3 + outputs)
@@ -135,6 +143,7 @@ impl Header {
             stop: flags & STOP != 0,
             snapshot: flags & SNAPSHOT != 0,
             losses,
+            tallies: tallies.as_chunks().0.to_vec(),
         })
     }
 }
@@ -160,11 +169,12 @@ mod tests {
             stop: false,
             snapshot: true,
             losses: vec![part; 2],
+            tallies: vec![[1, 2, 3], [4, 5, 6]],
         };
         let mut words = Vec::new();
-        header.encode(2, &mut words);
-        assert_eq!(words.len(), Header::words(2));
-        assert_eq!(Header::decode(&words, 2), Some(header));
-        assert_eq!(Header::decode(&words, 3), None);
+        header.encode(2, 2, &mut words);
+        assert_eq!(words.len(), Header::words(2, 2));
+        assert_eq!(Header::decode(&words, 2, 2), Some(header));
+        assert_eq!(Header::decode(&words, 3, 2), None);
     }
 }

@@ -43,7 +43,7 @@ impl Ledger {
             if self.schedule.display_due(iter) {
                 let mean = |sum: &f64| (sum / page.count as f64) as f32;
                 let outputs = page.outputs.iter().map(mean).collect();
-                displays.push(Display { iter, loss, outputs, closing: false });
+                displays.push(Display { outputs, ..plain(iter, loss) });
             }
         }
         displays
@@ -52,7 +52,7 @@ impl Ledger {
     /// The display after the last iteration, from the loss of one more forward.
     pub(crate) fn closing(&mut self, iter: u64, loss: f32) -> Display {
         let loss = self.enter(f64::from(loss));
-        Display { iter, loss, outputs: Vec::new(), closing: true }
+        Display { closing: true, ..plain(iter, loss) }
     }
 
     fn enter(&mut self, loss: f64) -> f32 {
@@ -61,6 +61,17 @@ impl Ledger {
             self.window.pop_front();
         }
         (self.window.iter().sum::<f64>() / self.window.len() as f64) as f32
+    }
+}
+
+fn plain(iter: u64, loss: f32) -> Display {
+    Display {
+        iter,
+        loss,
+        outputs: Vec::new(),
+        closing: false,
+        paces: Vec::new(),
+        staleness: Vec::new(),
     }
 }
 

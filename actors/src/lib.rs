@@ -11,9 +11,10 @@
 //! * [`run`]: sets up one node, waits for its end.
 //! * `replica`, `source`, `observe`, `config`, `schedule`, `clock`: the traits and data above.
 //! * `messages`: every message, with the diagram of who sends what to whom.
-//! * `reader`, `device`, `communicator`: the actors, each on its own OS thread.
+//! * `reader`, `device`, `communicator`, `writer`: the actors, each on its own OS thread.
 //! * `mode`: `sync`, `hogwild` and the bare loop as pure state machines, one file each.
 //! * `transport`: in-process, solo and MPI, an emulated link, and the pump thread that owns them.
+//! * `hands`: long sums on the communicator's thread and a few more.
 //! * `wire`: number formats between nodes, and sums of rounded values.
 //! * `fault`: alarm, panic hook, watchdog.
 //! * [`trace`]: spans of every thread, and the Chrome trace file.
@@ -26,6 +27,7 @@ mod deck;
 mod device;
 mod digest;
 mod fault;
+mod hands;
 mod header;
 mod ledger;
 mod messages;
@@ -40,6 +42,7 @@ mod store;
 pub mod trace;
 mod transport;
 mod wire;
+mod writer;
 
 pub use clock::{Clock, DilatedClock, SystemClock};
 pub use config::{
@@ -48,10 +51,13 @@ pub use config::{
 };
 pub use digest::Digest;
 pub use fault::{Fault, Origin};
-pub use observe::{Display, Observer, RunReport, Silent, Started, Tested};
-pub use replica::{Cause, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+pub use observe::{Display, Observer, Pace, RunReport, Silent, Started, Tested};
+pub use replica::{
+    Cause, Complaint, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+};
 pub use run::run;
 pub use schedule::Schedule;
 pub use source::{BatchSource, ReaderPlace};
-pub use transport::{InProcess, Link, Loss, MeasuredLink, launched, measure_link};
+pub use trace::Tally;
+pub use transport::{ClockOffset, InProcess, Link, Loss, MeasuredLink, launched, measure_link};
 pub use wire::Wire;

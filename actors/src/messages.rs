@@ -14,6 +14,10 @@
 //!    └──────────────────── Load, TestLoad (batches) ────────────────────────┘
 //! ```
 //!
+//! Rank 0's first device gives a snapshot's copy to the writer (`Write`), which tells the
+//! communicator when the files are there ([`Note::Written`]).
+//!
+//!
 //! * **Mailboxes** (actix) carry [`Order`], [`Note`], [`Feed`] and [`Wake`]: small, by value.
 //! * **Bounded channels** (crossbeam) carry bulk: batches from reader to device and back, bucket
 //!   gradients from device to communicator ([`Gradient`]) and back ([`Cue::Mean`]), exchange
@@ -29,7 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::header::Sample;
 use crate::mode::Then;
-use crate::replica::Plan;
+use crate::replica::{Complaint, Plan};
 
 /// Train batches on their way from reader to device, and empty on their way back.
 #[derive(Debug)]
@@ -86,10 +90,12 @@ pub(crate) enum Order {
     Test { net: usize, count: u64 },
     /// Copy your history to the board.
     History,
-    /// Write a snapshot.
+    /// Copy a snapshot out and hand it to the writer.
     Snapshot(Box<SnapshotOrder>),
     /// Forward only, on one train batch.
     Evaluate { iter: u64, ticket: u64 },
+    /// Go back to an earlier state.
+    Reload,
     /// Hash your weights.
     Verify,
     /// Drop the replica and end.
@@ -114,7 +120,7 @@ pub(crate) struct HistoryStream {
     pub(crate) empty: Sender<Vec<f32>>,
 }
 
-/// Device or reader → communicator.
+/// Device, reader or writer → communicator.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum Note {
@@ -143,8 +149,14 @@ pub(crate) enum Note {
     HistoryRead,
     /// The writer is ready for the next history.
     WantHistory,
-    /// [`Order::Snapshot`] done.
+    /// [`Order::Snapshot`] done: the copy is with the writer.
     Snapshotted,
+    /// A replica has dropped an update.
+    Complaint(Complaint),
+    /// [`Order::Reload`] done: this is the state.
+    Reloaded { local: usize, state: String },
+    /// The writer has written it.
+    Written,
     /// [`Order::Evaluate`] done.
     Evaluated { loss: f32 },
     /// [`Order::Verify`] done.

@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use crate::fault::Fault;
+use crate::trace::Tally;
+use crate::transport::ClockOffset;
 
 /// What is known when all nodes have met and all replicas are built.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Started {
     pub hosts: Vec<String>,
     /// Number of device actors of each rank; their sum is R.
     pub workers: Vec<usize>,
+    /// Each rank's clock beside rank 0's.
+    pub clocks: Vec<ClockOffset>,
     /// First iteration of this run.
     pub iter: u64,
     /// Name of the transport ("solo", "in-process", or the MPI library's version line).
@@ -34,6 +38,23 @@ pub struct Display {
     pub outputs: Vec<f32>,
     /// True for Caffe's closing "Iteration N, loss = …" after the last iteration.
     pub closing: bool,
+    /// What every replica of the job did since the last display. Empty on the closing display.
+    pub paces: Vec<Pace>,
+    /// `hogwild` and `ssp`: rank 0's updates so far by staleness, as in
+    /// [`RunReport::staleness`].
+    pub staleness: Vec<u64>,
+}
+
+/// What one replica did in a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Its node.
+    pub rank: usize,
+    /// Its device on that node.
+    pub device: usize,
+    /// Batches and time. Of other nodes' replicas as of their last header, which is at most a
+    /// round old.
+    pub spent: Tally,
 }
 
 /// Scores of one test net.
@@ -93,7 +114,7 @@ pub trait Observer: Send {
     /// A test has ended.
     fn tested(&mut self, _tested: &Tested) {}
 
-    /// A snapshot has been written, after `iter` iterations.
+    /// A snapshot has been copied out after `iter` iterations and is being written.
     fn snapshotted(&mut self, _iter: u64) {}
 
     /// A request stopped the run after `iter` iterations.

@@ -149,6 +149,7 @@ impl<S: BatchSource> Reader<S> {
         let span = self.post.tracer.span(Kind::Start);
         let source = (self.factory)(&self.place)?;
         drop(span);
+        self.post.tracer.describe(&source.describe());
         let devices: usize = self.queues.iter().map(|queue| queue.devices).sum();
         let each = source.batch_bytes().max(1) * self.per_load * devices.max(1);
         let buffers = buffers(self.prefetch_bytes, each);
@@ -237,6 +238,7 @@ impl<B> Queue<B> {
         let Some(mut load) = self.free.pop() else { return Ok(false) };
         post.tracer.set_iter(run.first / place.replicas.max(1) as u64);
         let span = post.tracer.span(Kind::Read);
+        post.inject("read")?;
         load.ticket = run.first * passes as u64 + run.pass as u64;
         for (offset, batch) in load.batches.iter_mut().enumerate() {
             source.fill(load.ticket + offset as u64, batch)?;

@@ -146,12 +146,25 @@ pub struct SnapshotRequest<'a> {
     pub test_cursors: &'a [u64],
     /// Mean of the replicas' histories ([`Plan::history`] floats): what Caffe's own
     /// `.solverstate` holds.
-    pub mean_history: &'a [f32],
+    pub mean_history: Vec<f32>,
     /// Number of replicas in the job.
     pub replicas: usize,
     /// Every replica's own history, one after the other.
     pub histories: &'a mut dyn Histories,
 }
+
+/// Something the log should have, from a replica whose loss or gradient was no finite number and
+/// which has dropped the update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What happened; empty when another replica has said it.
+    pub text: String,
+    /// All replicas are to [`reload`](Replica::reload) at the next drained point, which comes soon.
+    pub reload: bool,
+}
+
+/// What is left of a snapshot once it has been copied out of the replica; any thread may do it.
+pub type Writing = Box<dyn FnOnce() -> Result<(), Cause> + Send>;
 
 /// Every replica's history, streamed so that no node holds all of them at once.
 ///
@@ -263,6 +276,20 @@ pub trait Replica: 'static {
     /// As [`compute`](Replica::compute).
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause>;
 
+    /// What there is to complain about since the last call; asked after every update.
+    fn complaint(&mut self) -> Option<Complaint> {
+        None
+    }
+
+    /// Takes weights and history back to an earlier state, the same on all replicas; says which.
+    /// Called at drained points, after a [`Complaint`] that asks for it.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute); always, where there is no way back.
+    fn reload(&mut self) -> Result<String, Cause> {
+        Err("has no earlier state to go back to".into())
+    }
+
     /// Copies a bucket's weights out.
     ///
     /// # Errors
@@ -299,9 +326,11 @@ pub trait Replica: 'static {
     /// As [`compute`](Replica::compute).
     fn test(&mut self, net: usize, batch: &mut Self::Batch, out: &mut [f32]) -> Result<(), Cause>;
 
-    /// Writes a snapshot. Called at drained points on one replica of the job, the one writer.
+    /// Copies out what a snapshot holds and returns the work of writing it, which the writer's
+    /// thread does while training goes on. Called at drained points on one replica of the job, and
+    /// not before the last snapshot has been written.
     ///
     /// # Errors
     /// As [`compute`](Replica::compute).
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause>;
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause>;
 }

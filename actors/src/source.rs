@@ -29,6 +29,11 @@ pub trait BatchSource: 'static {
     /// The batch type of the replicas it feeds.
     type Batch: Send + Default + 'static;
 
+    /// What it reads train records from, as in "LevelDB train_leveldb": for those who read a trace.
+    fn describe(&self) -> String {
+        "records".into()
+    }
+
     /// Bytes of one train batch in memory: bounds the prefetch. An estimate is enough.
     fn batch_bytes(&self) -> usize;
 

@@ -14,8 +14,8 @@
 //! No transport here: in-process nodes and MPI ranks call the same functions, so they get the same
 //! bits.
 
+use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use half::{bf16, f16};
 
 /// Floats that travel as one: 1 MiB in f32. Part of the arithmetic, as it decides who adds what.
 pub(crate) const CHUNK: usize = 1 << 18;
@@ -38,6 +38,11 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// Bytes of one number on the way.
+    pub(crate) fn bytes(self) -> usize {
+        if self.rounds() { size_of::<u16>() } else { size_of::<f32>() }
+    }
+
     /// Whether values are rounded.
     pub fn rounds(self) -> bool {
         self != Wire::F32
@@ -172,16 +177,24 @@ fn power(exponent: i16) -> f32 {
 }
 
 fn to_codes(wire: Wire, values: &[f32], codes: &mut [u16]) {
-    match wire {
-        Wire::Fp16 => codes.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
-        _ => codes.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(values),
+    if wire == Wire::Fp16 {
+        return codes.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
+    }
+    for (code, value) in codes.iter_mut().zip(values) {
+        // To the nearest, ties to even; without a branch, so that it is done side by side.
+        let bits = value.to_bits();
+        let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+        let kept = if value.is_nan() { bits | 0x40_0000 } else { nearest };
+        *code = (kept >> 16) as u16;
     }
 }
 
 fn from_codes(wire: Wire, codes: &[u16], values: &mut [f32]) {
-    match wire {
-        Wire::Fp16 => codes.reinterpret_cast::<f16>().convert_to_f32_slice(values),
-        _ => codes.reinterpret_cast::<bf16>().convert_to_f32_slice(values),
+    if wire == Wire::Fp16 {
+        return codes.reinterpret_cast::<f16>().convert_to_f32_slice(values);
+    }
+    for (value, code) in values.iter_mut().zip(codes) {
+        *value = f32::from_bits(u32::from(*code) << 16);
     }
 }
 

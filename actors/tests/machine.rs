@@ -311,6 +311,8 @@ fn everything_happens_in_caffes_order() {
         let snapshots = behaviour.log.with(|seen| seen.snapshots.clone());
         let replicas = workers.iter().sum::<usize>();
         assert_eq!(snapshots.len(), 2);
+        let written = behaviour.log.with(|seen| seen.written.clone());
+        assert_eq!(written, [9, 15], "a job ends when its last snapshot is written");
         assert_eq!((snapshots[0].iter, snapshots[0].ticket), (9, 9 * replicas as u64));
         assert_eq!(snapshots[0].cursors, [10]);
         let streamed = if mode == Mode::Sync { 0 } else { replicas };

@@ -179,16 +179,19 @@ fn a_rank_with_another_net_is_named() {
     fails(&["sync", "othernet=1"], &["rank 1 (host ", "net or solver differs from rank 0's"]);
 }
 
-/// Children of a process, by what the kernel says.
-fn children(of: u32) -> Vec<u32> {
+/// The ranks below a process: MPICH's launcher has one more process between.
+fn ranks_below(launcher: u32) -> Vec<u32> {
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let parent = |pid: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        stat(pid).rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let below = |pid: u32| {
+        std::iter::successors(parent(pid), |pid| parent(*pid)).any(|pid| pid == launcher)
     };
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let mut found: Vec<u32> = all
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| parent(*pid) == Some(of))
+        .filter(|pid| stat(*pid).contains("(quadratic)") && below(*pid))
         .collect();
     found.sort_unstable();
     found
@@ -200,7 +203,7 @@ fn training(mpirun: &Child, ranks: usize) -> Vec<u32> {
     let start = Instant::now();
     while found.len() < ranks && start.elapsed() < SOON {
         std::thread::sleep(Duration::from_millis(100));
-        found = children(mpirun.id());
+        found = ranks_below(mpirun.id());
     }
     std::thread::sleep(Duration::from_millis(1500));
     found
@@ -240,6 +243,36 @@ fn a_rank_that_stops_answering_is_named_and_ends_the_job() {
     assert!(took < 2 * SOON, "took {took:?}");
     assert!(text.contains("rank 1 has been silent for 1 s"), "{text}");
     assert!(text.contains("rank 1 (host ") && text.contains("has not been heard for"), "{text}");
+}
+
+/// Seconds of CPU that a process has used.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    ticks / 100.0
+}
+
+/// All ranks but the slow one do nothing but wait for it, with an exchange open.
+#[test]
+fn a_waiting_rank_burns_less_than_a_tenth_of_a_core() {
+    for mode in ["sync", "ssp", "local-sgd"] {
+        let arguments = [mode, "iters=1000000", "slow=1@400"];
+        let Some(mut command) = mpirun(2, &arguments) else { return };
+        let child = command.spawn().unwrap();
+        let ranks = training(&child, 2);
+        let busy = || ranks.iter().map(|rank| cpu_seconds(*rank)).collect::<Vec<f64>>();
+        let (start, before) = (Instant::now(), busy());
+        std::thread::sleep(Duration::from_secs(4));
+        let (seconds, after) = (start.elapsed().as_secs_f64(), busy());
+        // Not SIGKILL: the ranks must be ended, too.
+        let ended = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(ended.success());
+        drop(finish(child, Duration::from_secs(60)));
+        let share: Vec<f64> = before.iter().zip(&after).map(|(b, a)| (a - b) / seconds).collect();
+        tell(&format!("{mode}, {}: ranks use {share:.3?} of a core while one is slow", library()));
+        assert!(share.iter().all(|share| *share < 0.1), "{mode}: {share:?}");
+    }
 }
 
 #[test]

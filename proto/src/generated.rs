@@ -20,6 +20,12 @@ pub mod onnx {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+/// The messages of `proto/event.proto`: what TensorBoard's event files need for scalars.
+#[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+pub mod tensorboard {
+    include!(concat!(env!("OUT_DIR"), "/tensorboard.rs"));
+}
+
 /// The compiled form of `caffe.proto`, a serialized `FileDescriptorSet`.
 pub static DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/caffe.fds"));
 

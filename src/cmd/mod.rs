@@ -9,6 +9,7 @@
 //! Results (`layers`, `device_query`) go to standard output, all else to the log. A reader that
 //! closes the pipe (`| head`) has seen enough: that is no error.
 
+mod blackbox;
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
@@ -17,6 +18,7 @@ mod convert_mnist_data;
 mod convert_mnist_siamese_data;
 mod db;
 mod device_query;
+mod doctor;
 mod emulated;
 mod export;
 mod extract_features;
@@ -34,6 +36,7 @@ mod plot;
 pub mod spelling;
 mod test;
 mod time;
+mod trace;
 mod train;
 mod upgrade_proto;
 
@@ -89,6 +92,7 @@ enum Command {
     Time(time::TimeArgs),
     Plan(plan::PlanArgs),
     DeviceQuery(device_query::DeviceQueryArgs),
+    Doctor(doctor::DoctorArgs),
     Layers(layers::LayersArgs),
     ConvertImageset(Box<convert_imageset::ConvertImagesetArgs>),
     ConvertCifarData(convert_cifar_data::ConvertCifarArgs),
@@ -98,7 +102,9 @@ enum Command {
     ExtractFeatures(extract_features::ExtractArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
+    Blackbox(blackbox::BlackboxArgs),
     Plot(plot::PlotArgs),
+    Trace(trace::TraceArgs),
     Db(db::DbArgs),
     GenerateData(generate_data::GenerateArgs),
     Export(export::ExportArgs),
@@ -154,7 +160,7 @@ fn run(args: Vec<OsString>, log: &Log) -> Result<ExitCode> {
         parsed.map(|cli| cli.command)
     });
     match parsed {
-        Ok(command) => command.run(log)?,
+        Ok(command) => return command.run(log),
         Err(refusal) if !refusal.use_stderr() => print(&refusal.render().to_string())?,
         Err(refusal) => return Err(Error::Invalid(complaints::explain(&command, &refusal))),
     }
@@ -162,13 +168,14 @@ fn run(args: Vec<OsString>, log: &Log) -> Result<ExitCode> {
 }
 
 impl Command {
-    fn run(self, log: &Log) -> Result<()> {
+    fn run(self, log: &Log) -> Result<ExitCode> {
         match self {
             Command::Train(args) => args.run(log),
             Command::Test(args) => args.run(log),
             Command::Time(args) => args.run(log),
             Command::Plan(args) => args.run(log),
             Command::DeviceQuery(args) => args.run(),
+            Command::Doctor(args) => return args.run(),
             Command::Layers(args) => args.run(),
             Command::ConvertImageset(args) => args.run(log),
             Command::ConvertCifarData(args) => args.run(log),
@@ -178,7 +185,9 @@ impl Command {
             Command::ExtractFeatures(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
+            Command::Blackbox(args) => args.run(),
             Command::Plot(args) => args.run(log),
+            Command::Trace(args) => args.run(log),
             Command::Db(args) => args.run(log),
             Command::GenerateData(args) => args.run(log),
             Command::Export(args) => args.run(log),
@@ -186,7 +195,8 @@ impl Command {
             Command::UpgradeNetProtoText(args) => args.run(log),
             Command::UpgradeNetProtoBinary(args) => args.run(log),
             Command::UpgradeSolverProtoText(args) => args.run(log),
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `caffe parse_log`: the numbers of a training log as two CSV files.
+//! `caffe parse_log`: the numbers of a training log as CSV files.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,8 @@ Examples:
   caffe parse_log --delimiter=';' caffe.INFO results/
 
 Writes LOG.train and LOG.test with the columns NumIters, Seconds, LearningRate and every output of
-the net, as Caffe's parse_log.py does.";
+the net, as Caffe's parse_log.py does; and LOG.speed where the log has lines of speed: img/s, and
+percentages of what the devices' time went into.";
 
 /// Write the numbers of a training log as CSV files
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,8 @@ impl ParseLogArgs {
             self.log.display()
         );
         let name = self.log.file_name().unwrap_or_default();
-        for (set, table) in sets {
+        let speed = Some(("speed", &tables.speed)).filter(|(_, table)| !table.rows.is_empty());
+        for (set, table) in sets.into_iter().chain(speed) {
             let mut file = name.to_owned();
             file.push(format!(".{set}"));
             let path = self.folder.join(file);

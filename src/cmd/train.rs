@@ -1,6 +1,7 @@
 //! `caffe train`: flags of a training run. The run itself is [`crate::trainer`]'s.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caffe_proto::solver_from_file;
@@ -9,16 +10,19 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{emulated, gpu, host};
 use crate::log::Log;
+use crate::trainer::observe::prometheus;
 use crate::trainer::{
-    self, BatchMeaning, DeviceSpec, Dilation, Effect, Link, LrScaling, Mode, Options, Tuning, Wire,
+    self, BatchMeaning, Best, DeviceSpec, Dilation, Effect, Effects, Keep, Link, LrScaling, Mode,
+    OnNan, Options, Tuning, Wire,
 };
-use crate::{Result, ensure};
+use crate::{Error, Result, ensure};
 
 const EXAMPLES: &str = "\
 Examples:
   caffe train -solver lenet_solver.prototxt
   caffe train -solver solver.prototxt -weights bvlc_googlenet.caffemodel
   caffe train -solver solver.prototxt -snapshot lenet_iter_5000.solverstate
+  caffe train --solver=solver.prototxt --resume=auto --keep-last=3 --keep-best=accuracy
   mpirun -n 4 caffe train --solver=solver.prototxt --mode=sync --batch=global
   caffe train --solver=solver.prototxt --workers=2 --trace=trace
   caffe train --solver=solver.prototxt --nodes=4 --workers=4 --device=emulated:total=310ms,jitter=2% \
@@ -34,6 +38,20 @@ pub struct TrainArgs {
     /// Go on from this .solverstate
     #[arg(long, value_name = "FILE")]
     pub snapshot: Option<PathBuf>,
+    /// Go on from the newest whole snapshot under the solver's snapshot_prefix (auto), or from this
+    /// .solverstate
+    #[arg(long, value_name = "auto|FILE", conflicts_with = "snapshot")]
+    pub resume: Option<PathBuf>,
+    /// Keep the last N snapshots and delete older ones of this snapshot_prefix
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_last: Option<u64>,
+    /// Keep also the snapshot with the best value of this output of a test net
+    #[arg(long, value_name = "OUTPUT[:min|max]")]
+    pub keep_best: Option<Best>,
+    /// What a loss or gradient that is no finite number does: stop, skip (drop that update) or
+    /// rollback[:N] (drop it and take the newest snapshot, at most N times)
+    #[arg(long, value_name = "WHAT", default_value_t = OnNan::Stop)]
+    pub on_nan: OnNan,
     /// Begin with these weights (.caffemodel), copied by layer name
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub weights: Vec<PathBuf>,
@@ -54,6 +72,10 @@ pub struct TrainArgs {
     #[arg(long = "sighup_effect", value_name = "EFFECT", value_parser = effect())]
     #[arg(default_value = "snapshot", hide_possible_values = true)]
     pub sighup_effect: Effect,
+    /// What SIGUSR1 does, which mpirun passes on to all ranks: stop, snapshot or none
+    #[arg(long = "sigusr1_effect", value_name = "EFFECT", value_parser = effect())]
+    #[arg(default_value = "snapshot", hide_possible_values = true)]
+    pub sigusr1_effect: Effect,
     /// How replicas share what they learn: sync, hogwild, ssp or local-sgd
     #[arg(long, value_parser = mode(), default_value = "hogwild", hide_possible_values = true)]
     pub mode: ModeName,
@@ -127,6 +149,10 @@ pub struct TrainArgs {
     /// Write a Chrome trace of every rank into this folder, for ui.perfetto.dev
     #[arg(long, value_name = "DIR")]
     pub trace: Option<PathBuf>,
+    /// Folder for black boxes: the last events of every actor of every rank, removed at a good end
+    /// [default: caffe-blackbox in the folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub blackbox: Option<PathBuf>,
     /// Show every layer in the trace
     #[arg(long)]
     pub trace_layers: bool,
@@ -134,6 +160,25 @@ pub struct TrainArgs {
     /// its number and the records' keys
     #[arg(long, value_name = "DIR")]
     pub log_records: Option<PathBuf>,
+    /// A file for the run's numbers: a line of JSON for each display, test and snapshot
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file that TensorBoard shows
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Serve the numbers to Prometheus: a port of this host, or an address to listen on
+    #[arg(long, value_name = "ADDR", value_parser = prometheus::address)]
+    pub prometheus: Option<SocketAddr>,
+}
+
+/// Among several ranks an error says whose it is; a fault does so already.
+fn of_this_rank(error: Error) -> Error {
+    match caffe_actors::launched() {
+        Some((rank, ranks)) if ranks > 1 && !matches!(error, Error::Fault(_)) => {
+            Error::Invalid(format!("rank {rank}: {error}"))
+        }
+        _ => error,
+    }
 }
 
 /// Reads one of some names as the value that belongs to it.
@@ -208,7 +253,7 @@ impl TrainArgs {
             "--dilate belongs to --device=emulated: real devices cannot be slowed down"
         );
         self.warn_of_settings(log)?;
-        trainer::run(&self.into(), log)
+        trainer::run(&self.into(), log).map_err(of_this_rank)
     }
 
     /// Settings of the solver file that change nothing here; they are common, and training goes as
@@ -237,7 +282,8 @@ impl From<TrainArgs> for Options {
         Options {
             solver: args.solver,
             weights: args.weights,
-            snapshot: args.snapshot,
+            resume_auto: args.resume.as_deref() == Some(Path::new("auto")),
+            snapshot: args.snapshot.or(args.resume.filter(|resume| resume != Path::new("auto"))),
             level: args.level,
             stages: args.stage,
             mode: match args.mode {
@@ -266,10 +312,20 @@ impl From<TrainArgs> for Options {
             exact: args.exact,
             batch: args.batch,
             trace: args.trace,
+            black_box: args.blackbox.unwrap_or_else(trainer::black_box_folder),
             trace_layers: args.trace_layers,
+            effects: Effects {
+                sigint: args.sigint_effect,
+                sighup: args.sighup_effect,
+                sigusr1: args.sigusr1_effect,
+            },
+            keep: Keep { last: args.keep_last.map(|n| n as usize), best: args.keep_best },
+            on_nan: args.on_nan,
             log_records: args.log_records,
-            sigint: args.sigint_effect,
-            sighup: args.sighup_effect,
+            record: true,
+            metrics: args.metrics,
+            tensorboard: args.tensorboard,
+            prometheus: args.prometheus,
         }
     }
 }

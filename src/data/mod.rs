@@ -7,6 +7,7 @@
 //! * [`order`], [`records`]: which records make up which batch
 //! * [`source`]: all of it together, for one layer; [`readers`]: for which layer types
 //! * [`hdf5`]: the rows of HDF5 files, for one layer
+//! * [`identity`]: what tells one layer's data from another's
 //! * [`convert`]: making databases and mean files; [`survey`]: looking at them
 //!
 //! Nothing here knows of other replicas: a source fills the batch of any ticket, and who asks for
@@ -18,6 +19,7 @@ pub mod database;
 pub mod datum;
 mod error;
 pub mod hdf5;
+pub mod identity;
 pub mod image;
 pub mod leveldb;
 pub mod list;

@@ -1,5 +1,6 @@
 //! The layer types that read records: which they are, how much they read, how each is opened.
 
+use caffe_proto::data_parameter::Db;
 use caffe_proto::{LayerParameter, Phase};
 
 use super::DataError;
@@ -60,6 +61,28 @@ pub fn batch_size_mut(layer: &mut LayerParameter) -> Option<&mut u32> {
         "ImageData" => Some(layer.image_data_param.as_mut()?.batch_size.get_or_insert(1)),
         "WindowData" => layer.window_data_param.as_mut()?.batch_size.as_mut(),
         _ => None,
+    }
+}
+
+/// Kind and place of what a layer reads, as in "LevelDB cifar10_train_leveldb".
+pub fn describe(layer: &LayerParameter) -> String {
+    match layer.r#type() {
+        "Data" => {
+            let param = layer.data_param.as_ref();
+            let lmdb = param.is_some_and(|p| p.backend() == Db::Lmdb);
+            let source = param.map_or("", |p| p.source());
+            format!("{} {source}", if lmdb { "LMDB" } else { "LevelDB" })
+        }
+        "HDF5Data" => {
+            format!("HDF5 {}", layer.hdf5_data_param.as_ref().map_or("", |p| p.source()))
+        }
+        "ImageData" => {
+            format!("image {}", layer.image_data_param.as_ref().map_or("", |p| p.source()))
+        }
+        "WindowData" => {
+            format!("window {}", layer.window_data_param.as_ref().map_or("", |p| p.source()))
+        }
+        other => other.into(),
     }
 }
 

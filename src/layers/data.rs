@@ -59,6 +59,10 @@ impl Layer for Data {
     fn feed(&mut self, batch: &mut Batch) {
         std::mem::swap(&mut self.batch, batch);
     }
+
+    fn fed(&self) -> Option<&Batch> {
+        Some(&self.batch)
+    }
 }
 
 /// Builds any layer that a reader feeds.

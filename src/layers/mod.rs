@@ -142,6 +142,11 @@ pub trait Layer {
     /// the memory allows); others ignore it.
     fn feed(&mut self, _batch: &mut Batch) {}
 
+    /// The batch it was fed last, if it is a layer that reads records.
+    fn fed(&self) -> Option<&Batch> {
+        None
+    }
+
     /// Tells a convolution that the in-place ReLU behind it is its own work from now on. Returns
     /// whether it took the offer; the ReLU then only works backward.
     fn fuse_relu(&mut self) -> bool {

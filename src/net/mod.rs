@@ -7,6 +7,7 @@
 
 mod build;
 mod filter;
+mod finite;
 mod gradient_flow;
 mod memory;
 mod memory_data;
@@ -17,6 +18,7 @@ mod split;
 mod weights;
 
 pub use filter::is_included;
+pub use finite::{all_finite, key_text};
 pub use options::{NetOptions, Origin};
 pub use weights::CopyReport;
 

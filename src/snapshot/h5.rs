@@ -13,35 +13,39 @@ use std::path::Path;
 use caffe_proto::{BlobProto, BlobShape, LayerParameter, NetParameter, SolverState};
 
 use crate::hdf5::{Reader, Writer};
-use crate::net::Net;
 use crate::{Result, bail, ensure};
 
 /// Most blobs of one layer, to tell blob numbers from other names: an LSTM has 4.
 const MOST_BLOBS: usize = 1024;
 
-/// Writes the weights of a net, and its gradients if `diff`.
+/// Writes the weights of a net, and its gradients if `diff`. `owned` says of each layer which of its
+/// blobs are its own.
 ///
 /// # Errors
 /// A full disk and the like; nothing is left then.
-pub fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
+pub fn write_model(path: &Path, net: &NetParameter, owned: &[Vec<bool>], diff: bool) -> Result<()> {
     let mut file = Writer::create(path)?;
-    for i in 0..net.layers().len() {
-        let (name, ids) = (net.layers()[i].name().to_owned(), net.layers()[i].params.clone());
+    for (layer, owned) in net.layer.iter().zip(owned) {
+        let name = layer.name();
         file.group(&format!("data/{name}"))?;
         if diff {
             file.group(&format!("diff/{name}"))?;
         }
-        for (j, id) in ids.into_iter().enumerate() {
-            let shape = net.arena().params()[id].shape.dims().to_vec();
-            if net.owns(i, j) {
-                file.floats(&format!("data/{name}/{j}"), &shape, net.params().values(id))?;
+        for (j, (blob, own)) in layer.blobs.iter().zip(owned).enumerate() {
+            let shape = extents(blob);
+            if *own {
+                file.floats(&format!("data/{name}/{j}"), &shape, &blob.data)?;
             }
             if diff {
-                file.floats(&format!("diff/{name}/{j}"), &shape, net.params().gradient(id))?;
+                file.floats(&format!("diff/{name}/{j}"), &shape, &blob.diff)?;
             }
         }
     }
     file.finish()
+}
+
+fn extents(blob: &BlobProto) -> Vec<usize> {
+    blob.shape.iter().flat_map(|shape| &shape.dim).map(|&dim| dim as usize).collect()
 }
 
 /// Reads weights: layers by name, with an empty blob where another layer owns it.
@@ -86,9 +90,7 @@ pub fn write_state(path: &Path, state: &SolverState) -> Result<()> {
     file.integer("current_step", state.current_step())?;
     file.group("history")?;
     for (k, blob) in state.history.iter().enumerate() {
-        let shape: Vec<usize> =
-            blob.shape.iter().flat_map(|s| &s.dim).map(|&dim| dim as usize).collect();
-        file.floats(&format!("history/{k}"), &shape, &blob.data)?;
+        file.floats(&format!("history/{k}"), &extents(blob), &blob.data)?;
     }
     file.finish()
 }

@@ -8,21 +8,27 @@
 //! squared gradients and squared updates (AdaDelta). `current_step` is written for other programs;
 //! here the rate is a function of the iteration alone.
 //!
-//! Each file is written to a temporary name, synced and renamed; the state, which names the model,
-//! comes last. So a snapshot that can be found is whole, whenever the process dies.
+//! Each file is written to a temporary name, synced and renamed: the model, then the state, which
+//! names it, then the sidecar, which holds the checksums of both. So [`find`] can tell which
+//! snapshots are whole, whenever the process died. [`taken`] is a snapshot on its way from a solver
+//! to the files, [`keep`] decides which ones stay, [`lock`] sees to it that one job writes.
 
+pub mod find;
 pub mod h5;
+pub mod keep;
+pub mod lock;
 mod sidecar;
+pub mod taken;
 
 use std::path::{Path, PathBuf};
 
-pub use sidecar::{Meaning, Sidecar, SidecarWriter};
+pub use keep::{Best, Keep, Keeper};
+pub use lock::PrefixLock;
+pub use sidecar::{FileSum, Meaning, Sidecar, SidecarWriter, Sums};
+pub use taken::{Taken, take};
 
 use caffe_proto::solver_parameter::SnapshotFormat;
-use caffe_proto::{
-    BlobProto, NetParameter, SolverState, model_from_file, read_binary_file,
-    write_binary_file_atomic,
-};
+use caffe_proto::{BlobProto, NetParameter, SolverState, model_from_file, read_binary_file};
 
 use crate::hdf5::is_hdf5;
 use crate::net::{CopyReport, Net};
@@ -147,54 +153,12 @@ pub fn check_writable(prefix: &str) -> Result<()> {
     std::fs::remove_file(&probe).map_err(explain)
 }
 
-/// Writes weights and solver state after `iter` iterations. `history` (one run of learnable
-/// parameters per history) replaces the optimizer's own where replicas have several.
+/// Writes weights and solver state after `iter` iterations, without a sidecar.
 ///
 /// # Errors
 /// A file that cannot be written; earlier snapshots stay as they are.
-pub fn write(
-    solver: &mut Solver,
-    prefix: &str,
-    iter: u64,
-    history: Option<&[f32]>,
-) -> Result<Paths> {
-    let format = solver.param().snapshot_format();
-    let paths = Paths::new(prefix, iter, format);
-    let diff = solver.param().snapshot_diff();
-    let (net, optimizer) = solver.parts();
-    match format {
-        SnapshotFormat::Hdf5 => h5::write_model(&paths.model, net, diff)?,
-        SnapshotFormat::Binaryproto => write_model(&paths.model, net, diff)?,
-    }
-
-    let own: Vec<f32>;
-    let flat = match history {
-        Some(mean) => mean,
-        None => {
-            own = optimizer.histories().iter().flat_map(|h| h.iter().copied()).collect();
-            &own
-        }
-    };
-    let state = SolverState {
-        iter: Some(iter as i32),
-        learned_net: Some(paths.model.to_string_lossy().into_owned()),
-        history: to_blobs(net.arena().params(), net.arena().learnable_len(), flat),
-        // Of the last iteration done, as Caffe counts it.
-        current_step: Some(optimizer.steps(iter.saturating_sub(1)) as i32),
-    };
-    match format {
-        SnapshotFormat::Hdf5 => h5::write_state(&paths.state, &state)?,
-        SnapshotFormat::Binaryproto => write_binary_file_atomic(&paths.state, &state)?,
-    }
-    Ok(paths)
-}
-
-fn write_model(path: &Path, net: &mut Net, diff: bool) -> Result<()> {
-    let mut model = net.to_proto();
-    if diff {
-        add_diffs(net, &mut model);
-    }
-    Ok(write_binary_file_atomic(path, &model)?)
+pub fn write(solver: &mut Solver, prefix: &str, iter: u64) -> Result<Paths> {
+    take(solver, prefix, iter, None).write().map(|(paths, _)| paths)
 }
 
 /// Loads weights (from the model the state names, or that lies beside it) and histories.

@@ -1,19 +1,81 @@
 //! The sidecar of a snapshot, `PREFIX_iter_N.resume`: where the run stood, beyond what Caffe's own
 //! files can say.
 //!
-//! Layout: the line `caffe-mpi resume 1`, a line of JSON ([`Sidecar`] without histories), then for
-//! each replica history the floats as little-endian f32, then a CRC-32C of everything before it
-//! (little-endian u32).
+//! Layout: the line `caffe-mpi resume 2`, a line of JSON ([`Sidecar`] without histories), then for
+//! each replica history the floats as little-endian f32, then length (u64) and CRC-32C (u32) of the
+//! model file and of the state file, then a CRC-32C of everything before it. All numbers are
+//! little-endian. Version 1 had no checksums of the other files.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use caffe_proto::files::Pending;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, bail, ensure};
 
-const MAGIC: &str = "caffe-mpi resume 1\n";
+const MAGIC: &str = "caffe-mpi resume 2\n";
+const MAGIC_1: &str = "caffe-mpi resume 1\n";
+/// Bytes of one file's length and checksum.
+const SUM: usize = 12;
+
+/// What tells a file from every other, as far as damage goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSum {
+    /// Its length.
+    pub bytes: u64,
+    /// CRC-32C of its content.
+    pub crc: u32,
+}
+
+impl FileSum {
+    /// Of a file's content.
+    pub fn of(content: &[u8]) -> Self {
+        FileSum { bytes: content.len() as u64, crc: crc32c::crc32c(content) }
+    }
+
+    /// Of a file.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let explain = |e| Error::file(path, e);
+        let mut file = File::open(path).map_err(explain)?;
+        let mut sum = FileSum::default();
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let got = file.read(&mut piece).map_err(explain)?;
+            if got == 0 {
+                return Ok(sum);
+            }
+            sum.bytes += got as u64;
+            sum.crc = crc32c::crc32c_append(sum.crc, &piece[..got]);
+        }
+    }
+
+    fn encode(self) -> [u8; SUM] {
+        let mut bytes = [0; SUM];
+        bytes[..8].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (length, crc) = bytes.split_first_chunk::<8>()?;
+        let crc = crc.first_chunk::<4>()?;
+        Some(FileSum { bytes: u64::from_le_bytes(*length), crc: u32::from_le_bytes(*crc) })
+    }
+}
+
+/// What the files beside a sidecar hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// The weights.
+    pub model: FileSum,
+    /// The solver state.
+    pub state: FileSum,
+}
 
 /// What the numbers of the nets and the solver had come to mean in a job: for the reader of a
 /// snapshot; a resume goes by its own flags.
@@ -64,6 +126,9 @@ pub struct Sidecar {
     pub histories: Vec<Vec<f32>>,
     /// Histories in the file.
     pub history_count: usize,
+    /// Checksums of model and state; a sidecar of version 1 has none.
+    #[serde(skip)]
+    pub sums: Option<Sums>,
 }
 
 impl Sidecar {
@@ -119,7 +184,15 @@ fn parse(bytes: &[u8]) -> Option<Sidecar> {
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
         return None;
     }
-    let rest = body.strip_prefix(MAGIC.as_bytes())?;
+    let (rest, sums) = match body.strip_prefix(MAGIC.as_bytes()) {
+        Some(rest) => {
+            let (rest, sums) = rest.split_at_checked(rest.len().checked_sub(2 * SUM)?)?;
+            let (model, state) = sums.split_at(SUM);
+            let (model, state) = (FileSum::decode(model)?, FileSum::decode(state)?);
+            (rest, Some(Sums { model, state }))
+        }
+        None => (body.strip_prefix(MAGIC_1.as_bytes())?, None),
+    };
     let end = rest.iter().position(|b| *b == b'\n')?;
     let mut sidecar: Sidecar = serde_json::from_slice(&rest[..end]).ok()?;
     let floats = &rest[end + 1..];
@@ -127,6 +200,7 @@ fn parse(bytes: &[u8]) -> Option<Sidecar> {
     if floats.len() != size.checked_mul(sidecar.history_count)? {
         return None;
     }
+    sidecar.sums = sums;
     if size > 0 {
         sidecar.histories = floats.chunks_exact(size).map(to_floats).collect();
     }
@@ -141,8 +215,7 @@ fn to_floats(bytes: &[u8]) -> Vec<f32> {
 /// under the final name before [`SidecarWriter::finish`].
 pub struct SidecarWriter {
     file: BufWriter<File>,
-    temporary: PathBuf,
-    path: PathBuf,
+    pending: Pending,
     crc: u32,
     left: usize,
 }
@@ -153,15 +226,11 @@ impl SidecarWriter {
     /// # Errors
     /// A file that cannot be created.
     pub fn create(path: &Path, sidecar: &Sidecar) -> Result<Self> {
-        let temporary = path.with_extension(format!("resume.tmp{}", std::process::id()));
-        let file = File::create(&temporary).map_err(|e| Error::file(&temporary, e))?;
-        let mut writer = SidecarWriter {
-            file: BufWriter::new(file),
-            temporary,
-            path: path.to_owned(),
-            crc: 0,
-            left: sidecar.history_count,
-        };
+        let pending = Pending::create(path)?;
+        let file =
+            File::create(pending.temporary()).map_err(|e| Error::file(pending.temporary(), e))?;
+        let left = sidecar.history_count;
+        let mut writer = SidecarWriter { file: BufWriter::new(file), pending, crc: 0, left };
         let header = match serde_json::to_string(sidecar) {
             Ok(json) => format!("{MAGIC}{json}\n"),
             Err(e) => bail!("cannot describe the snapshot: {e}"),
@@ -184,38 +253,32 @@ impl SidecarWriter {
         Ok(())
     }
 
-    /// Syncs the file and gives it its name.
+    /// Adds what the other files hold, syncs the file and gives it its name.
     ///
     /// # Errors
     /// A full disk and the like, or histories that are missing.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self, sums: Sums) -> Result<()> {
         ensure!(self.left == 0, "{} histories are missing from the sidecar", self.left);
+        self.put(&sums.model.encode())?;
+        self.put(&sums.state.encode())?;
         let crc = self.crc.to_le_bytes();
         self.file
             .write_all(&crc)
             .and_then(|()| self.file.flush())
-            .and_then(|()| self.file.get_ref().sync_all())
-            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
-            .map_err(|e| Error::file(&self.path, e))
+            .map_err(|e| Error::file(self.pending.temporary(), e))?;
+        Ok(self.pending.finish()?)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.file.write_all(bytes).map_err(|e| Error::file(&self.temporary, e))
-    }
-}
-
-impl Drop for SidecarWriter {
-    /// A sidecar that was not finished leaves nothing behind.
-    fn drop(&mut self) {
-        // After `finish` the temporary name is gone; before it, a failure to clean up must not
-        // hide the error that brought us here.
-        let _ = std::fs::remove_file(&self.temporary);
+        self.file.write_all(bytes).map_err(|e| Error::file(self.pending.temporary(), e))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn sample() -> Sidecar {
@@ -230,12 +293,16 @@ mod tests {
         }
     }
 
+    fn sums() -> Sums {
+        Sums { model: FileSum::of(b"model"), state: FileSum::of(b"state") }
+    }
+
     fn written(folder: &Path) -> PathBuf {
         let path = folder.join("x_iter_10.resume");
         let mut w = SidecarWriter::create(&path, &sample()).unwrap();
         w.history(&[1.0, 2.0, 3.0]).unwrap();
         w.history(&[4.0, 5.0, 6.0]).unwrap();
-        w.finish().unwrap();
+        w.finish(sums()).unwrap();
         path
     }
 
@@ -245,7 +312,7 @@ mod tests {
         let path = written(folder.path());
         let read = Sidecar::read(&path).unwrap();
         assert_eq!(read.histories, [vec![1.0, 2.0, 3.0], vec![4.0, 5.0, 6.0]]);
-        assert_eq!(read.ticket, 40);
+        assert_eq!((read.ticket, read.sums), (40, Some(sums())));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -267,7 +334,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x_iter_10.resume");
         let w = SidecarWriter::create(&path, &sample()).unwrap();
-        assert!(w.finish().is_err());
+        assert!(w.finish(sums()).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

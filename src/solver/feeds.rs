@@ -39,6 +39,11 @@ impl DataLayers {
         first.and_then(|mut layer| batch_size_mut(&mut layer).copied()).unwrap_or(0).into()
     }
 
+    /// Kind and place of what the first layer reads, as in "LevelDB cifar10_train_leveldb".
+    pub fn describe(&self) -> String {
+        self.layers.first().map_or_else(|| "nothing".into(), readers::describe)
+    }
+
     /// Opens their sources.
     ///
     /// # Errors

@@ -6,10 +6,11 @@
 //! * [`draw`]: the net as a graph in Graphviz's DOT language
 //! * [`diff`]: what changed from one prototxt to another
 //! * [`parse_log`]: the numbers in a training log
-//! * [`plan`]: what a job of many nodes would do, from a model
 //! * [`chart`]: charts as SVG and PNG
 //! * [`plot`]: the chart of one or several training logs
+//! * [`plan`]: what a job of many nodes would do, from a model
 //! * [`profile`]: how long each layer takes, as a file
+//! * [`trace`]: what the traces of a run's ranks say
 //!
 //! Not here: the commands themselves; they are in [`cmd`](crate::cmd).
 
@@ -22,3 +23,4 @@ pub mod plan;
 pub mod plot;
 pub mod profile;
 pub mod summary;
+pub mod trace;

@@ -28,6 +28,9 @@ pub struct Tables {
     pub train: Table,
     /// `Test net output` lines.
     pub test: Table,
+    /// `Speed` lines: records per second, and percentages of what device time went into. Logs of
+    /// other programs have none.
+    pub speed: Table,
 }
 
 /// Rows of equal columns.
@@ -69,6 +72,12 @@ pub fn parse(log: &str) -> Tables {
         if let Some(told) = after(line, "lr = ").and_then(leading_number) {
             rate = told;
         }
+        if let Some(told) = after(line, "] Speed: ") {
+            tables.speed.rows.push(Row { iter, seconds, rate, values: Vec::new() });
+            for (name, value) in speeds(told) {
+                tables.speed.put(name, value);
+            }
+        }
         for (side, mark) in ["Train net output #", "Test net output #"].into_iter().enumerate() {
             let Some((name, value)) = after(line, mark).and_then(output) else { continue };
             let table = if side == 0 { &mut tables.train } else { &mut tables.test };
@@ -78,7 +87,7 @@ pub fn parse(log: &str) -> Tables {
             table.put(name, value);
         }
     }
-    for table in [&mut tables.train, &mut tables.test] {
+    for table in [&mut tables.train, &mut tables.test, &mut tables.speed] {
         table.complete();
     }
     tables
@@ -205,6 +214,19 @@ fn output(text: &str) -> Option<(&str, f64)> {
     Some((name, leading_number(value)?))
 }
 
+/// Names and values of `812.3 img/s on 4 replicas (…); data wait 0.4 %, compute 91.2 %, …`.
+fn speeds(text: &str) -> impl Iterator<Item = (&str, f64)> {
+    let (head, shares) =
+        text.split_once("; data").map_or((text, ""), |(head, _)| (head, &text[head.len() + 2..]));
+    let images = leading_number(head).map(|value| ("img/s", value));
+    let share = |part: &'static str| {
+        let value = after(shares, part)?.trim_start();
+        Some((part, leading_number(value)?))
+    };
+    let names = ["data wait", "compute", "comm exposed", "update"];
+    images.into_iter().chain(names.into_iter().filter_map(share))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +239,7 @@ I1231 23:59:59.000000 7 solver.cpp:414]     Test net output #1: loss = 2.3 (* 1 
 I0101 00:00:00.000000 7 solver.cpp:239] Iteration 0 (0 iter/s, 1s/10 iters), loss = 2.5
 I0101 00:00:00.000000 7 solver.cpp:258]     Train net output #0: loss = 2.5 (* 1 = 2.5 loss)
 I0101 00:00:00.000000 7 sgd_solver.cpp:112] Iteration 0, lr = 0.01
+I0101 00:00:00.000000 7 trainer.cpp:1] Speed: 812.5 img/s on 2 replicas (406.2 each; slowest 400.0: rank 1 device 0); data wait 0.5 %, compute 90.0 %, comm exposed 5.5 %, update 4.0 %
 something else
 I0101 00:00:02.000000 7 solver.cpp:239] Iteration 10 (5 iter/s, 2s/10 iters), loss = 1e-05
 I0101 00:00:02.000000 7 solver.cpp:258]     Train net output #0: loss = 1e-05 (* 1 = 1e-05 loss)
@@ -232,6 +255,15 @@ I0101 00:00:02.000000 7 solver.cpp:258]     Train net output #0: loss = 1e-05 (*
         assert_eq!(
             tables.train.csv(','),
             "NumIters,Seconds,LearningRate,loss\r\n0.0,2.0,0.01,2.5\r\n10.0,4.0,0.01,1e-5\r\n"
+        );
+    }
+
+    #[test]
+    fn speeds_are_a_table_of_their_own() {
+        assert_eq!(
+            parse(LOG).speed.csv(','),
+            "NumIters,Seconds,LearningRate,img/s,data wait,compute,comm exposed,update\r\n\
+             0.0,2.0,0.01,812.5,0.5,90.0,5.5,4.0\r\n"
         );
     }
 

@@ -4,25 +4,26 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use caffe_actors::{Digest, Identity, Mode, Schedule, SnapshotRequest, Wire};
+use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
 use super::equivalence::batch_mixing;
+use super::signals::Busy;
 use super::tuning::Tuning;
-use super::{BatchMeaning, Options};
+use super::{BatchMeaning, OnNan, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
 use crate::net::is_included;
-use crate::snapshot::{self, Meaning, Resumed, Sidecar};
+use crate::snapshot::{self, Keeper, Meaning, Resumed, Sidecar};
 use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
-use crate::{Result, ensure};
+use crate::{Result, bail, ensure};
 
 /// What all replicas of a job share.
 pub struct Job {
     /// The solver prototxt, upgraded.
     pub solver: SolverParameter,
     /// Its nets, as written.
-    plans: NetPlans,
+    pub(super) plans: NetPlans,
     /// What reading the files changed in them.
     pub changes: Vec<String>,
     /// Seed of everything random.
@@ -37,14 +38,22 @@ pub struct Job {
     batch: BatchMeaning,
     /// What several replicas change in the solver.
     tuning: Tuning,
+    /// What a loss or gradient that is no finite number does.
+    pub on_nan: OnNan,
+    pub(super) weights: Vec<PathBuf>,
+    pub(super) snapshot: Option<PathBuf>,
     /// Number format between ranks.
     wire: Wire,
     /// Where replicas list their records.
     pub log_records: Option<PathBuf>,
-    weights: Vec<PathBuf>,
-    snapshot: Option<PathBuf>,
     /// Where the run resumes.
     pub resumed: Resumed,
+    /// What `--resume=auto` has found and passed over, for the log.
+    pub search: Vec<String>,
+    /// Decides which snapshots stay.
+    pub keeper: Keeper,
+    /// Whether snapshot files are being written.
+    pub writing: Busy,
     /// Names of the nets' outputs, from the first replica that is built.
     names: OnceLock<OutputNames>,
 }
@@ -67,6 +76,8 @@ impl Job {
     pub fn new(options: &Options) -> Result<Job> {
         let file = solver_from_file(&options.solver)?;
         let solver = file.solver;
+        let (snapshot, search) = resume_from(options, solver.snapshot_prefix())?;
+        // Found by itself a snapshot goes before the weights that the first run began with.
         ensure!(
             options.weights.is_empty() || options.snapshot.is_none(),
             "give a snapshot to resume from, or weights to start from, not both"
@@ -74,21 +85,24 @@ impl Job {
         let plans = NetPlans::read(&solver, options.level, &options.stages)?;
         let mut changes: Vec<String> = file.changes.iter().map(ToString::to_string).collect();
         changes.extend(plans.changes.iter().cloned());
-        let mut weights = options.weights.clone();
-        if weights.is_empty() && options.snapshot.is_none() {
+        let mut weights = match snapshot {
+            Some(_) => Vec::new(),
+            None => options.weights.clone(),
+        };
+        if weights.is_empty() && snapshot.is_none() {
             weights = solver.weights.iter().flat_map(|w| w.split(',')).map(PathBuf::from).collect();
         }
         for path in &weights {
             snapshot::read_weights(path)?;
         }
-        if solver.snapshot() > 0 || solver.snapshot_after_train() {
-            snapshot::check_writable(solver.snapshot_prefix())?;
-        }
-        let resumed = match &options.snapshot {
+        let resumed = match &snapshot {
             Some(path) => Resumed::peek(path)?,
             None => Resumed::default(),
         };
         Ok(Job {
+            keeper: Keeper::open(solver.snapshot_prefix(), options.keep.clone())?,
+            writing: Busy::default(),
+            search,
             seed: seed_of(&solver),
             solver,
             plans,
@@ -98,10 +112,11 @@ impl Job {
             mode: options.mode,
             batch: options.batch,
             tuning: options.tuning,
+            on_nan: options.on_nan,
             wire: options.wire,
             log_records: options.log_records.clone(),
             weights,
-            snapshot: options.snapshot.clone(),
+            snapshot,
             resumed,
             names: OnceLock::new(),
         })
@@ -191,8 +206,39 @@ impl Job {
         for path in &self.weights {
             snapshot::copy_weights(solver.net(), path)?;
         }
-        self.names.get_or_init(|| names_of(solver));
+        let names = self.names.get_or_init(|| names_of(solver));
+        if let Some(output) = self.keeper.output() {
+            let mut known = names.tests.iter().flatten().map(|value| value.name.as_str());
+            ensure!(
+                known.any(|name| name == output),
+                "--keep-best={output}: no test net has an output of this name; there are: {}",
+                names
+                    .tests
+                    .iter()
+                    .flatten()
+                    .map(|v| v.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+        }
         Ok(())
+    }
+
+    /// Takes a replica back to the newest whole snapshot; which one that is.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn reload(&self, solver: &mut Solver, replica: usize, replicas: usize) -> Result<String> {
+        let prefix = self.solver.snapshot_prefix();
+        let Some(found) = snapshot::find::newest(prefix)?.found else {
+            bail!("--on-nan=rollback: there is no whole snapshot under \"{prefix}\" to go back to")
+        };
+        let resumed = snapshot::restore(solver, &found.paths.state)?;
+        let same_job = resumed.sidecar.filter(|s| s.replicas == replicas);
+        if let Some(own) = same_job.as_ref().and_then(|s| s.histories.get(replica)) {
+            solver.set_histories(own)?;
+        }
+        Ok(found.paths.state.display().to_string())
     }
 
     /// Name of the train net.
@@ -220,6 +266,39 @@ impl Job {
         let passes = self.solver.iter_size() as u64;
         let stood = (sidecar.ticket * sidecar.batch as u64).div_ceil(batch);
         stood as i64 - (self.resumed.iter * replicas as u64 * passes) as i64
+    }
+
+    /// What is not as it was in the run that this one resumes, in words.
+    pub fn changed_since(&self, replicas: usize, batch: usize) -> Vec<String> {
+        let Some(old) = &self.resumed.sidecar else {
+            return vec![
+                "the state has no sidecar: records go on at its iteration's ticket".into(),
+            ];
+        };
+        let mut lines = Vec::new();
+        if old.replicas != replicas {
+            let history = match old.histories.is_empty() {
+                true => "all take the one history there is",
+                false => "each takes the mean of their histories",
+            };
+            lines.push(format!(
+                "the snapshot is of {} replica(s), this job has {replicas}: {history}; an iteration \
+                 has {} records instead of {}",
+                old.replicas,
+                batch * replicas,
+                old.batch * old.replicas
+            ));
+        }
+        if old.batch != batch {
+            lines.push(format!("a replica's batch is {batch}; it was {}", old.batch));
+        }
+        if old.mode != self.mode.to_string() {
+            lines.push(format!("mode {}; it was {}", self.mode, old.mode));
+        }
+        if old.seed != self.seed {
+            lines.push(format!("the seed is {}; it was {}", self.seed, old.seed));
+        }
+        lines
     }
 
     /// What batch_size and base_lr have come to mean, at an iteration.
@@ -274,35 +353,24 @@ impl Job {
             snapshot_after_train: s.snapshot_after_train(),
         }
     }
+}
 
-    /// What must be equal on all ranks, by hash.
-    ///
-    /// # Errors
-    /// A weights file that has become unreadable.
-    pub fn identities(&self) -> Result<Vec<Identity>> {
-        let of = |what: &str, hash: u64| Identity { what: what.into(), hash };
-        let text = |t: &str| {
-            let mut d = Digest::default();
-            t.hash(&mut d);
-            d.finish()
-        };
-        let mut all = vec![
-            of("the solver", text(&caffe_proto::text::print(&self.solver))),
-            of("the train net", text(&caffe_proto::text::print(&self.plans.train.param))),
-            of("random_seed", self.seed),
-            of("--exact", u64::from(self.exact)),
-            of("--shuffle", u64::from(self.shuffle)),
-            of("the version", text(env!("CARGO_PKG_VERSION"))),
-        ];
-        let files = self.weights.iter().chain(&self.snapshot);
-        let mut digest = Digest::default();
-        for path in files {
-            let bytes = std::fs::read(path).map_err(|e| crate::Error::file(path, e))?;
-            crc32c::crc32c(&bytes).hash(&mut digest);
-        }
-        all.push(of("the weights or snapshot", digest.finish()));
-        Ok(all)
+/// The state to resume from, and what there is to say about how it was found.
+fn resume_from(options: &Options, prefix: &str) -> Result<(Option<PathBuf>, Vec<String>)> {
+    if !options.resume_auto {
+        return Ok((options.snapshot.clone(), Vec::new()));
     }
+    ensure!(options.snapshot.is_none(), "give --resume=auto or --snapshot, not both");
+    ensure!(!prefix.is_empty(), "--resume=auto: the solver has no snapshot_prefix to look under");
+    let search = snapshot::find::newest(prefix)?;
+    let mut lines: Vec<String> =
+        search.passed_over.iter().map(|why| format!("--resume=auto passes over {why}")).collect();
+    let state = search.found.map(|found| found.paths.state);
+    lines.push(match &state {
+        Some(path) => format!("--resume=auto goes on from {}", path.display()),
+        None => format!("--resume=auto found no whole snapshot under \"{prefix}\": starting anew"),
+    });
+    Ok((state, lines))
 }
 
 /// The solver's seed; where it names none, one that all ranks of the job know and that differs from

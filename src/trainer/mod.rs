@@ -2,8 +2,10 @@
 //! running job.
 //!
 //! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines.
-//!   `signals`: SIGINT and SIGHUP. `nodes`: several nodes in this process. `emulation`: devices that
+//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   [`observe`]: all who listen, and the numbers for files and dashboards. `identity`: what all
+//!   ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM. `guard`: what a
+//!   loss that is no number does. `nodes`: several nodes in this process. `emulation`: devices that
 //!   wait instead of computing.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
@@ -11,8 +13,12 @@
 mod buckets;
 mod emulation;
 mod equivalence;
+mod guard;
+mod identity;
 mod job;
 mod nodes;
+pub mod observe;
+mod on_nan;
 mod record_log;
 mod replica;
 mod report;
@@ -21,6 +27,7 @@ mod source;
 mod tuning;
 
 use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +35,17 @@ use std::time::Duration;
 use caffe_actors::{Config, Digest, Factories, Identity, Requests};
 pub use caffe_actors::{Link, Loss, Mode, Wire, measure_link};
 
+use caffe_proto::solver_from_file;
+
 use crate::log::Log;
+use crate::snapshot::{self, PrefixLock};
+pub use crate::snapshot::{Best, Keep};
 use crate::{Error, Result, ensure};
 pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
+pub use on_nan::OnNan;
 use replica::SolverReplica;
-use report::Report;
-pub use signals::Effect;
+pub use signals::{Effect, Effects};
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
 
@@ -67,6 +78,8 @@ pub struct Options {
     pub weights: Vec<PathBuf>,
     /// A `.solverstate` to resume from.
     pub snapshot: Option<PathBuf>,
+    /// Resume from the newest whole snapshot under the solver's prefix, if there is one.
+    pub resume_auto: bool,
     /// Level for include/exclude rules.
     pub level: i32,
     /// Stages for include/exclude rules.
@@ -106,14 +119,26 @@ pub struct Options {
     pub batch: BatchMeaning,
     /// Folder for a Chrome trace of every rank.
     pub trace: Option<PathBuf>,
+    /// Folder for the black box of every rank.
+    pub black_box: PathBuf,
     /// A span for every layer in the trace.
     pub trace_layers: bool,
+    /// What signals do.
+    pub effects: Effects,
+    /// Which snapshots stay.
+    pub keep: Keep,
+    /// What a loss or gradient that is no finite number does.
+    pub on_nan: OnNan,
     /// Folder for a list of the records that every replica trains on.
     pub log_records: Option<PathBuf>,
-    /// What SIGINT does.
-    pub sigint: Effect,
-    /// What SIGHUP does.
-    pub sighup: Effect,
+    /// Record what every thread does. Off only to measure what it costs.
+    pub record: bool,
+    /// A file for the run's numbers, as JSON lines.
+    pub metrics: Option<PathBuf>,
+    /// A folder for an event file of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Where Prometheus may ask for the numbers.
+    pub prometheus: Option<SocketAddr>,
 }
 
 impl Options {
@@ -123,6 +148,7 @@ impl Options {
             solver: solver.into(),
             weights: Vec::new(),
             snapshot: None,
+            resume_auto: false,
             level: 0,
             stages: Vec::new(),
             mode: Mode::Hogwild,
@@ -142,12 +168,23 @@ impl Options {
             exact: false,
             batch: BatchMeaning::Replica,
             trace: None,
+            black_box: black_box_folder(),
             trace_layers: false,
+            effects: Effects::default(),
+            keep: Keep::default(),
+            on_nan: OnNan::default(),
             log_records: None,
-            sigint: Effect::Stop,
-            sighup: Effect::Snapshot,
+            record: true,
+            metrics: None,
+            tensorboard: None,
+            prometheus: None,
         }
     }
+}
+
+/// Where black boxes are, unless told otherwise.
+pub fn black_box_folder() -> PathBuf {
+    std::env::temp_dir().join("caffe-blackbox")
 }
 
 impl Options {
@@ -170,12 +207,15 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
         options.nodes == 1 || caffe_actors::launched().is_none(),
         "--nodes puts all nodes of a job into one process; under mpirun every rank is a node"
     );
+    // Held to the end; taken first, so that nobody writes while this job looks for snapshots.
+    let _lock = lock_prefix(options)?;
     let job = Arc::new(Job::new(options)?);
     for folder in options.trace.iter().chain(&options.log_records) {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
     }
     let requests = Requests::default();
-    signals::install(options.sigint, options.sighup, &requests)?;
+    signals::install(options.effects, &requests)?;
+    signals::end_on_sigterm(&job, log)?;
     let mut config = Config::new(options.mode, job.schedule());
     config.look_ahead = options.look_ahead;
     config.wire = options.wire;
@@ -185,13 +225,16 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     config.identities = job.identities()?;
     config.identities.push(options.emulated());
     config.trace = options.trace.clone();
+    config.black_box = Some(options.black_box.clone());
     config.trace_layers = options.trace_layers;
+    config.record = options.record;
     config.requests = requests;
     if let Some(device) = &options.device {
         return emulation::run(&job, options, device, config, log);
     }
     let own = options.threads.div_ceil(options.nodes);
     config.threads = divide(own, options.workers);
+    config.adders = adders(options.threads);
     let (readers, decoders) = share_reading(options, &job);
     config.readers = readers;
 
@@ -200,8 +243,20 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
         move |place| Ok(SolverReplica::build(&for_replicas, place)?),
         move |place| Ok(Records::open(&for_readers, place.replicas, decoders)?),
     );
-    let report = Report::new(&job, options, log);
-    nodes::run_all(&config, options.nodes, &factories, Box::new(report), log).map(|_| ())
+    let observers = observe::observers(&job, options, log)?;
+    nodes::run_all(&config, options.nodes, &factories, Box::new(observers), log).map(|_| ())
+}
+
+/// The right to write snapshots under the solver's prefix: rank 0's, and only where any are written.
+fn lock_prefix(options: &Options) -> Result<Option<PrefixLock>> {
+    let solver = solver_from_file(&options.solver)?.solver;
+    let prefix = solver.snapshot_prefix();
+    let root = caffe_actors::launched().is_none_or(|(rank, _)| rank == 0);
+    if !root || prefix.is_empty() || !(solver.snapshot() > 0 || solver.snapshot_after_train()) {
+        return Ok(None);
+    }
+    snapshot::check_writable(prefix)?;
+    PrefixLock::take(prefix)
 }
 
 /// Number of reader actors, and of threads with which each decodes. There is no use for more actors
@@ -210,6 +265,13 @@ fn share_reading(options: &Options, job: &Job) -> (usize, usize) {
     let wanted = options.readers.unwrap_or_else(|| if job.decodes() { options.threads } else { 1 });
     let readers = wanted.clamp(1, options.workers);
     (readers, wanted.div_ceil(readers).max(1))
+}
+
+/// Threads that add gradients, beside so many that compute: hardware threads that are left over, but
+/// memory's bandwidth is all used by a few.
+fn adders(computing: usize) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    all.saturating_sub(computing).clamp(1, 4)
 }
 
 /// Shares threads among workers: as evenly as possible, at least one each.

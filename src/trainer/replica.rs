@@ -4,18 +4,21 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use caffe_actors::trace::{Kind, NameId, Span, Tracer};
-use caffe_actors::{Cause, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+use caffe_actors::{
+    Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+};
 
 use super::buckets::{self, Bucket};
+use super::guard::Guard;
 use super::job::Job;
 use super::record_log::RecordLog;
 use crate::data::Batch;
 use crate::device::cpu::threads::Threads;
-use crate::net::{Pass, Watch};
+use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
 use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
-use crate::{Result, device};
+use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
 pub struct SolverReplica {
@@ -31,6 +34,9 @@ pub struct SolverReplica {
     alone: bool,
     tracer: Tracer,
     layer_names: Vec<NameId>,
+    guard: Guard,
+    /// Index in the job, and number of replicas.
+    place: (usize, usize),
     records: Option<RecordLog>,
 }
 
@@ -61,6 +67,8 @@ impl SolverReplica {
             alone: place.replicas == 1,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
+            guard: Guard::new(job.on_nan),
+            place: (place.replica, place.replicas),
             job: job.clone(),
             solver,
         })
@@ -80,26 +88,28 @@ impl SolverReplica {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
     }
 
-    /// Forward and backward; gives each bucket's gradient away on the last pass, or its update.
+    fn gradient(&mut self, bucket: usize) -> &mut [f32] {
+        let range = self.buckets[bucket].range.clone();
+        &mut self.solver.net().params().diff()[range]
+    }
+
+    /// Forward and backward of one batch; gives each bucket's gradient away on the last pass, or its
+    /// update. And how many buckets have been given away.
     fn pass(
         &mut self,
         batch: &mut [Batch],
         step: &Step,
         solving: bool,
         ready: &mut Ready<'_>,
-    ) -> Result<f32, Cause> {
+    ) -> (usize, Result<f32>) {
         let at = engine_step(step, batch);
-        if let Some(records) = &mut self.records {
-            records.batch(step.ticket, batch)?;
-        }
-        if step.pass == 0 {
-            self.solver.clear_gradient();
-        }
         let (net, optimizer) = self.solver.parts();
         let threads = net.run().threads();
         let mut watch = Fences {
             buckets: &self.buckets,
-            next: if step.last() && !self.alone { 0 } else { self.buckets.len() },
+            next: if step.last() { 0 } else { self.buckets.len() },
+            gives: !self.alone,
+            iter: step.iter,
             ready,
             solving: solving.then_some((optimizer, step.iter, threads)),
             tracer: &self.tracer,
@@ -108,12 +118,48 @@ impl SolverReplica {
             span: None,
             layer: None,
         };
-        Ok(forward_backward(net, batch, at, &mut watch)?)
+        let done = forward_backward(net, batch, at, &mut watch);
+        (watch.next, done)
     }
 
-    fn gradient(&mut self, bucket: usize) -> &mut [f32] {
-        let range = self.buckets[bucket].range.clone();
-        &mut self.solver.net().params().diff()[range]
+    /// [`pass`](Self::pass), and what follows when its loss or gradient is no finite number.
+    fn guarded(
+        &mut self,
+        batch: &mut [Batch],
+        step: &Step,
+        solving: bool,
+        ready: &mut Ready<'_>,
+    ) -> Result<f32, Cause> {
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
+        if step.pass == 0 {
+            self.solver.clear_gradient();
+            self.guard.begin();
+        }
+        let mut given = 0;
+        let mut loss = f32::NAN;
+        if !self.guard.own() {
+            match self.pass(batch, step, solving, ready) {
+                (_, Ok(value)) => return Ok(value),
+                (next, Err(Error::NotFinite { what, value, .. })) => {
+                    given = next;
+                    if what == "the loss" {
+                        loss = value;
+                    }
+                    self.guard.met(self.solver.net(), step, &what, value)?;
+                }
+                (_, Err(e)) => return Err(e.into()),
+            }
+        }
+        if step.last() && !self.alone {
+            for bucket in given..self.buckets.len() {
+                let gradient = self.gradient(bucket);
+                gradient.fill(f32::NAN);
+                ready(bucket, gradient);
+            }
+        }
+        Ok(loss)
     }
 
     fn weights(&mut self, bucket: usize) -> &mut [f32] {
@@ -150,11 +196,12 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        self.pass(batch, step, false, ready)
+        self.guarded(batch, step, false, ready)
     }
 
     fn solves_early(&self) -> bool {
-        self.solver.solves_parts()
+        // What is to be dropped whole must not be pushed in part.
+        self.solver.solves_parts() && self.guard.stops()
     }
 
     fn compute_solving(
@@ -163,7 +210,7 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        self.pass(batch, step, true, ready)
+        self.guarded(batch, step, true, ready)
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
@@ -178,20 +225,42 @@ impl Replica for SolverReplica {
     }
 
     fn update_local(&mut self, iter: u64) -> Result<(), Cause> {
-        Ok(self.solver.update(iter)?)
+        self.update(iter)
     }
 
     fn set_gradient(&mut self, bucket: usize, gradient: &[f32]) -> Result<(), Cause> {
+        if !all_finite(gradient) {
+            self.guard.of_job();
+        }
         self.gradient(bucket).copy_from_slice(gradient);
         Ok(())
     }
 
     fn update(&mut self, iter: u64) -> Result<(), Cause> {
-        Ok(self.solver.update(iter)?)
+        if !self.guard.drops(iter)? {
+            self.solver.update(iter)?;
+        }
+        Ok(())
     }
 
     fn solve(&mut self, iter: u64) -> Result<(), Cause> {
-        Ok(self.solver.solve(iter)?)
+        if self.guard.drops(iter)? {
+            // An update that changes nothing; the history stays, too.
+            self.solver.clear_gradient();
+        } else {
+            self.solver.solve(iter)?;
+        }
+        Ok(())
+    }
+
+    fn complaint(&mut self) -> Option<Complaint> {
+        self.guard.complaint()
+    }
+
+    fn reload(&mut self) -> Result<String, Cause> {
+        self.guard.reload()?;
+        let (replica, replicas) = self.place;
+        Ok(self.job.reload(&mut self.solver, replica, replicas)?)
     }
 
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause> {
@@ -243,7 +312,7 @@ impl Replica for SolverReplica {
         Ok(())
     }
 
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         let format = self.job.solver.snapshot_format();
         let paths = Paths::new(self.job.solver.snapshot_prefix(), request.iter, format);
         // Own histories differ only where replicas push their own updates.
@@ -257,10 +326,16 @@ impl Replica for SolverReplica {
                 writer.history(history)?;
             }
         }
-        writer.finish()?;
-        let prefix = self.job.solver.snapshot_prefix().to_owned();
-        snapshot::write(&mut self.solver, &prefix, request.iter, Some(request.mean_history))?;
-        Ok(())
+        let prefix = self.job.solver.snapshot_prefix();
+        let mean = Some(request.mean_history);
+        let taken = snapshot::take(&mut self.solver, prefix, request.iter, mean);
+        let (job, iter) = (self.job.clone(), request.iter);
+        Ok(Box::new(move || {
+            let _busy = job.writing.begin();
+            let (_, sums) = taken.write()?;
+            writer.finish(sums)?;
+            Ok(job.keeper.written(iter)?)
+        }))
     }
 }
 
@@ -268,6 +343,9 @@ impl Replica for SolverReplica {
 struct Fences<'a, 'r> {
     buckets: &'a [Bucket],
     next: usize,
+    /// Whether anybody wants the gradients.
+    gives: bool,
+    iter: u64,
     ready: &'a mut Ready<'r>,
     /// What makes updates of gradients, where updates are wanted.
     solving: Option<(&'a mut Optimizer, u64, Threads)>,
@@ -297,10 +375,18 @@ impl Watch for Fences<'_, '_> {
             && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
         {
             let range = self.buckets[self.next].range.clone();
+            let gradient = &params.diff()[range.clone()];
+            // Here it is about to be read, so looking at it costs next to nothing.
+            if !all_finite(gradient) {
+                let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
+                return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
+            }
             if let Some((optimizer, iter, threads)) = &mut self.solving {
                 optimizer.solve_part(params, range.clone(), *iter, *threads)?;
             }
-            (self.ready)(self.next, &params.diff()[range]);
+            if self.gives {
+                (self.ready)(self.next, &params.diff()[range]);
+            }
             self.next += 1;
         }
         Ok(())

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Instant;
 
 use caffe_actors::{Display, Fault, Observer, Origin, RunReport, Started, Tested};
 use caffe_proto::solver_parameter::SnapshotFormat;
@@ -10,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Options;
 use super::job::Job;
+use super::observe::{Speed, Stopwatch};
 use crate::log::{G, Log};
 use crate::snapshot::Paths;
 use crate::solver::{LrPolicy, Value};
@@ -23,14 +23,14 @@ pub struct Report {
     log: Log,
     bar: ProgressBar,
     policy: Option<LrPolicy>,
-    /// Iteration and time of the last display.
-    last: (u64, Instant),
+    /// Iteration of the last display, and time since.
+    last: u64,
+    watch: Stopwatch,
     options: Options,
     replicas: usize,
     /// Records of one replica's batch.
     batch: usize,
     loss: f32,
-    testing: Option<Instant>,
 }
 
 impl Report {
@@ -56,12 +56,12 @@ impl Report {
             job: job.clone(),
             log,
             bar,
-            last: (0, Instant::now()),
+            last: 0,
+            watch: Stopwatch::start(),
             options: options.clone(),
             replicas: 1,
             batch: 0,
             loss: 0.0,
-            testing: None,
         }
     }
 
@@ -145,6 +145,12 @@ impl Observer for Report {
         if let Ok((train, _)) = self.job.data(self.replicas) {
             self.batch = train.batch_size() as usize;
         }
+        for line in &self.job.search {
+            match line.contains("passes over") {
+                true => self.log.warning(PLACE, line),
+                false => self.log.info(PLACE, line),
+            }
+        }
         for change in &self.job.changes {
             self.log.info("upgrade_proto.cpp:69", change);
         }
@@ -152,11 +158,14 @@ impl Observer for Report {
         let iter = started.iter;
         if iter > 0 {
             self.log.info("caffe.cpp:234", format!("Resuming at iteration {iter}"));
+            for change in self.job.changed_since(self.replicas, self.batch) {
+                self.log.info(PLACE, change);
+            }
         }
         self.log.info("solver.cpp:289", format!("Solving {}", self.job.net_name()));
         let policy = self.job.solver.lr_policy();
         self.log.info("solver.cpp:290", format!("Learning Rate Policy: {policy}"));
-        self.last = (iter, Instant::now());
+        (self.last, self.watch) = (iter, Stopwatch::start());
         self.bar.set_position(iter);
         self.bar.reset_eta();
     }
@@ -178,10 +187,10 @@ impl Observer for Report {
             let text = format!("Iteration {iter}, loss = {}", G(display.loss));
             return self.log.info("solver.cpp:327", text);
         }
-        let seconds = self.last.1.elapsed().as_secs_f32();
-        let done = iter.saturating_sub(self.last.0);
+        let seconds = self.watch.lap().as_secs_f32();
+        let done = iter.saturating_sub(self.last);
         let speed = if done == 0 { 0.0 } else { done as f32 / seconds };
-        self.last = (iter, Instant::now());
+        self.last = iter;
         self.log.info(
             "solver.cpp:239",
             format!(
@@ -195,10 +204,13 @@ impl Observer for Report {
         self.values("solver.cpp:258", "Train", &self.job.names().train, &display.outputs);
         self.log
             .info("sgd_solver.cpp:112", format!("Iteration {iter}, lr = {}", G(self.rate(iter))));
+        if let Some(speed) = Speed::of(&display.paces, self.batch, seconds.into()) {
+            self.log.info(PLACE, speed);
+        }
     }
 
     fn testing(&mut self, iter: u64, net: usize) {
-        self.testing = Some(Instant::now());
+        self.watch.pause();
         self.log.info("solver.cpp:347", format!("Iteration {iter}, Testing net (#{net})"));
     }
 
@@ -210,11 +222,16 @@ impl Observer for Report {
                 self.log.info("solver.cpp:397", text);
             }
             self.values("solver.cpp:414", "Test", names, &tested.scores);
+            let chosen =
+                names.iter().position(|n| Some(n.name.as_str()) == self.job.keeper.output());
+            if let Some(place) = chosen
+                && let Err(e) = self.job.keeper.scored(tested.iter, tested.scores[place])
+            {
+                self.log.warning(PLACE, format!("--keep-best: {e}"));
+            }
         }
         // Time spent testing is not time per iteration.
-        if let Some(begun) = self.testing.take() {
-            self.last.1 += begun.elapsed();
-        }
+        self.watch.resume();
     }
 
     fn snapshotted(&mut self, iter: u64) {

@@ -16,6 +16,7 @@ pub struct Records {
     /// Added to every train ticket: a run that resumes with another batch size or number of
     /// replicas goes on where the old one stood in the records.
     offset: i64,
+    about: String,
 }
 
 impl Records {
@@ -26,10 +27,11 @@ impl Records {
     pub fn open(job: &Arc<Job>, replicas: usize, threads: usize) -> Result<Self> {
         let (train, tests) = job.data(replicas)?;
         let reading = job.reading(threads);
+        let about = train.describe();
         let train = train.open(reading)?;
         let offset = job.ticket_offset(replicas, train.batch_size());
         let tests = tests.iter().map(|d| d.open(reading)).collect::<Result<_>>()?;
-        Ok(Records { train, tests, offset })
+        Ok(Records { train, tests, offset, about })
     }
 }
 
@@ -38,6 +40,10 @@ impl BatchSource for Records {
 
     fn batch_bytes(&self) -> usize {
         self.train.batch_bytes()
+    }
+
+    fn describe(&self) -> String {
+        self.about.clone()
     }
 
     fn fill(&mut self, ticket: u64, batch: &mut Vec<Batch>) -> Result<(), Cause> {

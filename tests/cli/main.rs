@@ -2,10 +2,11 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
+//! `doctor`: what is wrong and what bound a run, `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod doctor;
 mod emulated;
 mod images;
 mod net_tools;
@@ -20,12 +21,13 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 25] = [
     "train",
     "test",
     "time",
     "plan",
     "device_query",
+    "doctor",
     "layers",
     "convert_imageset",
     "convert_cifar_data",
@@ -35,6 +37,8 @@ const COMMANDS: [&str; 22] = [
     "extract_features",
     "net",
     "parse_log",
+    "blackbox",
+    "trace",
     "plot",
     "db",
     "generate_data",

@@ -4,11 +4,13 @@
 //! so all nodes have the same list and meet in the same collectives. A duty starts, waits for so
 //! many replies or completions, and ends.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Communicator;
 use crate::board::sum_of;
+use crate::digest::Digest;
 use crate::fault::Halt;
 use crate::messages::{Feed, Note, Order};
 use crate::mode::{Event, Job, machine};
@@ -29,8 +31,15 @@ pub(super) enum Duty {
     Spread,
     /// All replicas take them.
     Load,
+    /// One exchange of zeros in every bucket: connections and the library's memory are there before
+    /// the first iteration needs them.
+    WarmUp,
     /// Decide what is due at this iteration.
     Point { stop: bool, snapshot: bool },
+    /// The nodes tell each other whether a wish is for a snapshot or to go back to an earlier state.
+    Agree { stop: bool },
+    /// Go back to it.
+    Reload,
     /// Run a segment.
     Train { to: u64 },
     /// Average the statistics.
@@ -41,7 +50,9 @@ pub(super) enum Duty {
     History,
     /// Average them.
     MeanHistory,
-    /// Write a snapshot.
+    /// Wait until the writer has written the last snapshot.
+    Written,
+    /// Copy a snapshot out and hand it to the writer.
     Snapshot,
     /// Run a test net.
     Test { net: usize },
@@ -64,6 +75,9 @@ impl Communicator {
         self.duties.extend([Open, Meet]);
         if self.replicas() > 1 {
             self.duties.extend([Publish, Spread, Load]);
+            if self.nodes() > 1 {
+                self.duties.push_back(Duty::WarmUp);
+            }
         }
         self.duties.push_back(Point { stop: false, snapshot: false });
         self.next_duty()
@@ -75,7 +89,7 @@ impl Communicator {
     }
 
     /// Whether what nodes send each other is rounded.
-    fn rounded(&self) -> bool {
+    pub(super) fn rounded(&self) -> bool {
         self.parts.wire.rounds() && self.nodes() > 1
     }
 
@@ -126,7 +140,10 @@ impl Communicator {
             Duty::Meet => {
                 let plan = self.plan()?;
                 let sizes = [plan.params, plan.buckets.len(), plan.statistics, plan.history];
-                let mut words = vec![plan.hash];
+                // The order of the buckets is the order in which all nodes post their sums.
+                let mut order = Digest::default();
+                plan.buckets.hash(&mut order);
+                let mut words = vec![plan.hash, order.finish()];
                 words.extend(sizes.map(|size| size as u64));
                 self.compare_words(words)?;
             }
@@ -137,6 +154,18 @@ impl Communicator {
             Duty::Publish => {}
             Duty::Spread => self.begin_spread()?,
             Duty::Load => self.order_all(|| Order::Load),
+            Duty::Agree { .. } => {
+                self.reload = std::mem::take(&mut self.reload_wanted);
+                self.compare_words(vec![u64::from(self.reload)])?;
+            }
+            Duty::Reload => {
+                let plan = self.plan()?;
+                let lens = (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
+                *self.parts.board.weights.lock() = lens.map(|len| vec![0.0; len]).collect();
+                *self.parts.board.statistics.lock() = vec![0.0; plan.statistics];
+                self.order_all(|| Order::Reload);
+            }
+            Duty::WarmUp => self.warm_up()?,
             Duty::Point { stop, snapshot } => self.point(stop, snapshot),
             Duty::Train { to } => {
                 self.awaiting = 1;
@@ -153,6 +182,7 @@ impl Communicator {
                 let data = sum_of(&self.parts.board.histories);
                 self.sum_over_nodes(Lane::Test, 1, data)?;
             }
+            Duty::Written => self.awaiting = usize::from(self.writing),
             Duty::Snapshot => self.begin_snapshot()?,
             Duty::Test { net } => self.begin_test(net)?,
             Duty::Scores { .. } => {
@@ -190,6 +220,7 @@ impl Communicator {
                 self.open_store();
                 self.parts.board.weights.lock().clear();
             }
+            Duty::Agree { stop } => self.agreed_on(stop),
             Duty::Scores { net } => self.tested(net)?,
             Duty::Snapshot => self.tell(|observer| observer.snapshotted(self.iter)),
             Duty::Verify => self.verified()?,
@@ -218,6 +249,10 @@ impl Communicator {
                 let display = self.ledger.closing(self.iter, loss);
                 self.tell(|observer| observer.display(&display));
             }
+            Note::Reloaded { local: 0, state } if self.root() => {
+                let text = format!("iteration {}: all replicas go back to {state}", self.iter);
+                self.parts.observer.lock().warning(&text);
+            }
             Note::WantHistory => return self.want_history(),
             Note::Snapshotted => return self.snapshotted(),
             _ => {}
@@ -238,7 +273,7 @@ impl Communicator {
         }
         let lens = || (0..plan.buckets.len()).map(|bucket| plan.bucket_len(bucket));
         if self.replicas() > 1 {
-            self.given = vec![vec![None; plan.buckets.len()]; self.local()];
+            self.given = vec![vec![None; self.local()]; plan.buckets.len()];
             self.wires = lens().map(|len| vec![0.0; len]).collect();
             let rest = |len| vec![0.0; if self.rounded() { len } else { 0 }];
             self.rests = lens().map(rest).collect();
@@ -282,6 +317,7 @@ impl Communicator {
             rank,
             hosts: self.parts.meeting.hosts.clone(),
             workers: workers.clone(),
+            clocks: self.parts.meeting.clocks.clone(),
             iter: self.iter,
             transport: self.parts.meeting.transport.clone(),
         };
@@ -290,61 +326,6 @@ impl Communicator {
         self.machine = Some(machine(self.parts.mode, job));
         self.since = Instant::now();
         Ok(())
-    }
-
-    /// What is due after `iter` iterations, in Caffe's order.
-    fn point(&mut self, stop: bool, snapshot: bool) {
-        let schedule = &self.parts.schedule;
-        let iter = self.iter;
-        let over = stop || iter >= schedule.max_iter;
-        let stopped = stop && iter < schedule.max_iter;
-        // A wish that arrives during a test comes back to the same iteration.
-        let again = self.visited.replace(iter) == Some(iter);
-        let parting = stopped && schedule.snapshot_after_train && iter > schedule.start_iter;
-        let due = snapshot || parting || schedule.snapshot_due(iter);
-        if due && self.snapshotted.replace(iter) != Some(iter) {
-            if self.private_histories() {
-                self.duties.extend([Duty::History, Duty::MeanHistory]);
-            }
-            self.duties.push_back(Duty::Snapshot);
-        }
-        if !stopped {
-            if over && schedule.display_due(iter) {
-                self.duties.push_back(Duty::Evaluate);
-            }
-            if schedule.test_due(iter) && !again {
-                for net in 0..schedule.test_batches.len() {
-                    self.duties.extend([Duty::Test { net }, Duty::Scores { net }]);
-                }
-            }
-        }
-        if over {
-            self.stopped_early = stopped;
-            self.duties.extend([Duty::Verify, Duty::Compare, Duty::Leave]);
-        } else {
-            self.duties.push_back(Duty::Train { to: schedule.next_stop(iter) });
-        }
-    }
-
-    /// The machine has drained.
-    pub(super) fn drained_at(&mut self, iter: u64, stop: bool, snapshot: bool) {
-        self.iter = iter;
-        if snapshot {
-            self.parts.requests.take_snapshot();
-        }
-        let statistics = self.plan.as_ref().is_some_and(|plan| plan.statistics > 0);
-        if self.replicas() > 1 {
-            if statistics {
-                self.duties.push_back(Duty::Statistics);
-            }
-            if statistics || self.draws() {
-                self.duties.push_back(Duty::Settle);
-            }
-        }
-        self.duties.push_back(Duty::Point { stop, snapshot });
-        if stop && iter < self.parts.schedule.max_iter {
-            self.tell(|observer| observer.stopped_early(iter));
-        }
     }
 
     fn left(&mut self) {
@@ -369,8 +350,11 @@ impl Communicator {
     /// In hogwild the node's weights start from the published ones.
     pub(super) fn open_store(&self) {
         if self.draws() {
-            let store = Store::new(&self.parts.board.weights.lock(), self.nodes() == 1);
-            drop(self.parts.board.store.set(store));
+            let weights = self.parts.board.weights.lock();
+            match self.parts.board.store.get() {
+                Some(store) => store.restart(&weights),
+                None => drop(self.parts.board.store.set(Store::new(&weights, self.nodes() == 1))),
+            }
         }
     }
 }

@@ -34,6 +34,7 @@ impl Communicator {
         let ticket = self.iter * replicas * self.parts.schedule.iter_size as u64;
         let cursors = self.cursors.clone();
         let order = SnapshotOrder { iter: self.iter, ticket, cursors, histories };
+        self.writing = true;
         self.order(0, Order::Snapshot(Box::new(order)));
         self.awaiting = 1;
         Ok(())

@@ -4,10 +4,13 @@
 //! It never waits for compute: it reacts to notes from devices and readers and to completions
 //! from the pump. `rounds` carries out the machine's actions while a segment runs; `duties` is
 //! the list of what to do otherwise (start, drained points, end), with `together` for sums and
-//! comparisons over all nodes and `histories` for snapshots.
+//! comparisons over all nodes, `points` for what is due at a drained point and `histories` for
+//! snapshots.
 
 mod duties;
 mod histories;
+mod pace;
+mod points;
 mod rounds;
 mod together;
 
@@ -21,17 +24,20 @@ use parking_lot::Mutex;
 
 use self::duties::Duty;
 use self::histories::Streaming;
+use self::pace::Paces;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{Mode, Requests};
 use crate::deck::Gate;
 use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
+use crate::hands::Hands;
 use crate::ledger::Ledger;
 use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
-use crate::mode::{Event, Machine, Moment};
+use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
-use crate::replica::Plan;
+use crate::replica::{Complaint, Plan};
 use crate::schedule::Schedule;
+use crate::trace::Tracer;
 use crate::transport::{Done, Line, Meeting, News, Op};
 use crate::wire::Wire;
 
@@ -41,6 +47,7 @@ pub(crate) type SharedObserver = Arc<Mutex<Box<dyn Observer>>>;
 /// The communicator's ends to one device.
 pub(crate) struct DevicePort {
     pub(crate) orders: Recipient<Order>,
+    pub(crate) tracer: Tracer,
     pub(crate) cues: Sender<Cue>,
     pub(crate) gradients: Receiver<Gradient>,
     /// Tells it that more tickets may start.
@@ -57,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) mode: Mode,
     pub(crate) look_ahead: f32,
     pub(crate) wire: Wire,
+    pub(crate) hands: Hands,
     pub(crate) meeting: Meeting,
     pub(crate) schedule: Schedule,
     pub(crate) requests: Requests,
@@ -76,6 +84,8 @@ pub(crate) struct Communicator {
     plan: Option<Plan>,
     machine: Option<Box<dyn Machine>>,
     events: VecDeque<Event>,
+    /// Empty between events; kept for its memory.
+    actions: Vec<Action>,
     drained: Option<(u64, bool, bool)>,
     wake_at: Option<Duration>,
     ledger: Ledger,
@@ -92,12 +102,17 @@ pub(crate) struct Communicator {
     /// The last drained point, and the last that wrote a snapshot.
     visited: Option<u64>,
     snapshotted: Option<u64>,
+    /// The writer has a snapshot that it has not reported.
+    writing: bool,
+    /// A local replica asks to go back to an earlier state; all nodes have agreed to.
+    reload_wanted: bool,
+    reload: bool,
     cursors: Vec<u64>,
     plans: Vec<Option<Plan>>,
     checksums: Vec<u64>,
     streaming: Option<Streaming>,
 
-    /// Gradients that devices have given, by device and bucket.
+    /// Gradients that devices have given, by bucket and device.
     given: Vec<Vec<Option<Vec<f32>>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
@@ -114,6 +129,7 @@ pub(crate) struct Communicator {
     merging: bool,
     /// Steps of other nodes whose updates the round under way brings.
     coming: u64,
+    paces: Paces,
 
     steps: Vec<u64>,
     rounds: u64,
@@ -124,10 +140,14 @@ impl Communicator {
     pub(crate) fn new(parts: Parts) -> Self {
         let devices = parts.devices.len();
         let schedule = parts.schedule.clone();
+        let lanes = parts.devices.iter().map(|device| device.tracer.clone()).collect();
+        let paces = Paces::new(lanes, parts.meeting.rank, &parts.meeting.workers);
         Communicator {
+            paces,
             plan: None,
             machine: None,
             events: VecDeque::new(),
+            actions: Vec::new(),
             drained: None,
             wake_at: None,
             ledger: Ledger::new(schedule.clone(), parts.meeting.replicas() as u64),
@@ -138,7 +158,11 @@ impl Communicator {
             fed: schedule.start_iter,
             stopped_early: false,
             visited: None,
-            snapshotted: None,
+            // What the run resumes from need not be written again, least of all over itself.
+            snapshotted: Some(schedule.start_iter).filter(|iter| *iter > 0),
+            writing: false,
+            reload_wanted: false,
+            reload: false,
             cursors: schedule.test_cursors,
             plans: vec![None; devices],
             checksums: vec![0; devices],
@@ -212,11 +236,12 @@ impl Communicator {
                 stop: self.parts.requests.stop_wanted(),
                 snapshot: self.parts.requests.snapshot_wanted(),
             };
-            let mut actions = Vec::new();
+            let mut actions = std::mem::take(&mut self.actions);
             machine.on(&moment, event, &mut actions);
-            for action in actions {
+            for action in actions.drain(..) {
                 self.act(action)?;
             }
+            self.actions = actions;
         }
         if let Some((iter, stop, snapshot)) = self.drained.take() {
             self.drained_at(iter, stop, snapshot);
@@ -252,7 +277,7 @@ impl Communicator {
         match note {
             Note::Gradient { local, bucket } => {
                 while let Ok(gradient) = self.parts.devices[local].gradients.try_recv() {
-                    self.given[local][gradient.bucket] = Some(gradient.data);
+                    self.given[gradient.bucket][local] = Some(gradient.data);
                 }
                 self.feed(Event::Gradient { bucket })
             }
@@ -264,6 +289,14 @@ impl Communicator {
                 self.steps[local] += 1;
                 self.feed(Event::Finished { ticket, sample })
             }
+            Note::Complaint(complaint) => {
+                self.complaint(&complaint);
+                Ok(())
+            }
+            Note::Written => {
+                self.writing = false;
+                if self.duty == Some(Duty::Written) { self.arrived() } else { Ok(()) }
+            }
             Note::Parked { iter } => self.feed(Event::Parked { iter }),
             Note::Slow { local, what, seconds } => {
                 let rank = self.parts.meeting.rank;
@@ -272,6 +305,20 @@ impl Communicator {
                 Ok(())
             }
             note => self.reply(note),
+        }
+    }
+
+    /// A replica has dropped an update, and may want to go back.
+    fn complaint(&mut self, complaint: &Complaint) {
+        if complaint.reload {
+            self.reload_wanted = true;
+            // The wish that drains; what for, the nodes tell each other then.
+            self.parts.requests.snapshot();
+        }
+        if !complaint.text.is_empty() {
+            let rank = self.parts.meeting.rank;
+            let text = format!("rank {rank}: {}", complaint.text);
+            self.parts.observer.lock().warning(&text);
         }
     }
 

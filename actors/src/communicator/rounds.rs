@@ -15,7 +15,6 @@ use crate::fault::Halt;
 use crate::header::Header;
 use crate::messages::{Cue, Feed, Order};
 use crate::mode::{Action, Event, Then};
-use crate::store::CHUNK;
 use crate::trace::Kind;
 use crate::transport::{Done, Lane, Op};
 use crate::wire::Wire;
@@ -47,7 +46,7 @@ impl Communicator {
             Action::Loss(part) => {
                 if self.root() {
                     for display in self.ledger.add(&part) {
-                        self.tell(|observer| observer.display(&display));
+                        self.show(display);
                     }
                 }
             }
@@ -90,6 +89,8 @@ impl Communicator {
 
     /// Tickets from a grant go to the readers in turn; all their loads end in one queue.
     fn grant(&self, first: u64, count: u64) {
+        self.parts.gate.grant(count);
+        self.wake_devices();
         let readers = self.parts.readers.len() as u64;
         for (reader, port) in self.parts.readers.iter().enumerate() {
             let offset = (reader as u64 + readers - first % readers) % readers;
@@ -111,9 +112,10 @@ impl Communicator {
         }
         self.round = header.round;
         header.hash = self.hash(header.round);
+        header.tallies = self.paces.own();
         let outputs = self.plan()?.train_outputs;
         let mut words = std::mem::take(&mut self.words);
-        header.encode(outputs, &mut words);
+        header.encode(outputs, self.most_devices(), &mut words);
         self.post(Op::Header { words })
     }
 
@@ -143,14 +145,15 @@ impl Communicator {
         if !matches!(self.duty, Some(Duty::Train { .. })) {
             return self.compared(&words);
         }
-        let outputs = self.plan()?.train_outputs;
+        let (outputs, devices) = (self.plan()?.train_outputs, self.most_devices());
         let headers: Option<Vec<Header>> = words
-            .chunks(Header::words(outputs))
-            .map(|words| Header::decode(words, outputs))
+            .chunks(Header::words(outputs, devices))
+            .map(|words| Header::decode(words, outputs, devices))
             .collect();
         self.words = words;
         match headers {
             Some(headers) => {
+                self.paces.heard(&headers);
                 let own = self.parts.meeting.rank;
                 let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
                 self.coming = others.map(|(_, header)| header.finished).sum();
@@ -176,6 +179,11 @@ impl Communicator {
     /// More tickets may start; `below` is a step ticket.
     fn open(&self, below: u64) {
         self.parts.gate.open(below.saturating_mul(self.parts.schedule.iter_size as u64));
+        self.wake_devices();
+    }
+
+    /// A device that waits for a ticket looks again.
+    fn wake_devices(&self) {
         for device in &self.parts.devices {
             // Full means that the device has yet to look.
             device.opened.try_send(()).ok();
@@ -184,19 +192,20 @@ impl Communicator {
 
     /// Sums the local gradients of a bucket, in device order, and starts their exchange.
     fn sum(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
-        let wire = self.aggregate(bucket)?;
         if self.nodes() > 1 {
-            return self.exchange(bucket, wire, exact);
+            let sum = self.aggregate(bucket, 1.0)?;
+            return self.exchange(bucket, sum, exact);
         }
-        self.summed(bucket, wire, self.replicas());
+        let mean = self.aggregate(bucket, 1.0 / self.replicas() as f32)?;
+        self.summed(bucket, mean);
         self.events.push_back(Event::Summed { bucket });
         Ok(())
     }
 
     /// Sums the local gradients of a bucket; they go no further.
     fn sum_here(&mut self, bucket: usize) -> Result<(), Halt> {
-        let sum = self.aggregate(bucket)?;
-        self.summed(bucket, sum, self.local());
+        let mean = self.aggregate(bucket, 1.0 / self.local() as f32)?;
+        self.summed(bucket, mean);
         self.events.push_back(Event::Summed { bucket });
         Ok(())
     }
@@ -204,10 +213,20 @@ impl Communicator {
     /// Starts the exchange of what the first device has given.
     fn merge(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
         let wire = std::mem::take(&mut self.wires[bucket]);
-        let Some(data) = self.given[0][bucket].replace(wire) else {
+        let Some(data) = self.given[bucket][0].replace(wire) else {
             return Err(format!("bucket {bucket} is complete but not there").into());
         };
         self.exchange(bucket, data, exact)
+    }
+
+    /// Sums the exchange buffers, all zeros, of every bucket.
+    pub(super) fn warm_up(&mut self) -> Result<(), Halt> {
+        self.awaiting = self.wires.len();
+        for bucket in 0..self.wires.len() {
+            let zeros = std::mem::take(&mut self.wires[bucket]);
+            self.exchange(bucket, zeros, !self.rounded())?;
+        }
+        Ok(())
     }
 
     /// Starts the sum of a bucket over all nodes. An exact one takes with it what earlier ones
@@ -225,50 +244,38 @@ impl Communicator {
         self.post(Op::Sum { lane, id, data, wire: Wire::F32, rest: Vec::new() })
     }
 
-    /// The sum of the local gradients of a bucket, in device order.
-    fn aggregate(&mut self, bucket: usize) -> Result<Vec<f32>, Halt> {
-        let span = self.parts.post.tracer.span(Kind::Aggregate);
+    /// `scale` × the sum of the local gradients of a bucket, in device order.
+    fn aggregate(&mut self, bucket: usize, scale: f32) -> Result<Vec<f32>, Halt> {
+        let _span = self.parts.post.tracer.span(Kind::Aggregate);
         let mut wire = std::mem::take(&mut self.wires[bucket]);
-        if let [only] = &mut self.given[..] {
-            // The device's buffer is exchanged; the device gets the old one back.
-            if let Some(gradient) = only[bucket].replace(wire) {
-                wire = gradient;
-            } else {
-                return Err(format!("bucket {bucket} is complete but not there").into());
-            }
-        } else {
-            let parts: Option<Vec<&[f32]>> =
-                self.given.iter().map(|device| device[bucket].as_deref()).collect();
-            let Some(parts) = parts else {
-                return Err(format!("bucket {bucket} is complete but not there").into());
-            };
-            add_all(&parts, &mut wire);
+        if self.given[bucket].iter().any(Option::is_none) {
+            return Err(format!("bucket {bucket} is complete but not there").into());
         }
-        drop(span);
+        if let [Some(only)] = &mut self.given[bucket][..] {
+            // The device's buffer is exchanged; the device gets the old one back.
+            std::mem::swap(only, &mut wire);
+            self.parts.hands.scale(&mut wire, scale);
+        } else {
+            self.parts.hands.add_all(&self.given[bucket], scale, &mut wire);
+        }
         Ok(wire)
     }
 
-    /// The sum of a bucket's gradients of `parts` replicas is here: makes it the mean.
-    fn summed(&mut self, bucket: usize, mut sum: Vec<f32>, parts: usize) {
-        if parts > 1 {
-            let scale = 1.0 / parts as f32;
-            for value in &mut sum {
-                *value *= scale;
-            }
-        }
+    /// The mean of a bucket is here.
+    fn summed(&mut self, bucket: usize, mean: Vec<f32>) {
         // All devices have dropped the last mean: they gave this bucket after using it.
         match Arc::get_mut(&mut self.means[bucket]) {
-            Some(mean) => self.wires[bucket] = std::mem::replace(mean, sum),
+            Some(last) => self.wires[bucket] = std::mem::replace(last, mean),
             None => {
-                self.wires[bucket] = vec![0.0; sum.len()];
-                self.means[bucket] = Arc::new(sum);
+                self.wires[bucket] = vec![0.0; mean.len()];
+                self.means[bucket] = Arc::new(mean);
             }
         }
     }
 
     fn mean(&mut self, bucket: usize) {
-        for (device, given) in self.parts.devices.iter().zip(&mut self.given) {
-            let spare = given[bucket].take().unwrap_or_default();
+        for (device, given) in self.parts.devices.iter().zip(&mut self.given[bucket]) {
+            let spare = given.take().unwrap_or_default();
             let mean = self.means[bucket].clone();
             drop(device.cues.try_send(Cue::Mean { bucket, mean, spare }));
         }
@@ -281,7 +288,7 @@ impl Communicator {
         };
         self.rounds += u64::from(bucket == 0);
         let span = self.parts.post.tracer.span(Kind::Aggregate);
-        store.swap(bucket, &mut data);
+        store.swap(bucket, &mut data, &self.parts.hands);
         drop(span);
         self.exchange(bucket, data, exact)
     }
@@ -289,7 +296,7 @@ impl Communicator {
     fn apply(&mut self, bucket: usize) {
         let _span = self.parts.post.tracer.span(Kind::Apply);
         if let Some(store) = self.parts.board.store.get() {
-            store.apply(bucket, &self.wires[bucket], &mut self.rests[bucket]);
+            store.apply(bucket, &self.wires[bucket], &mut self.rests[bucket], &self.parts.hands);
             if bucket + 1 == self.wires.len() {
                 store.merge(self.coming);
             }
@@ -303,12 +310,19 @@ impl Communicator {
                 if !rest.is_empty() {
                     self.rests[id] = rest;
                 }
+                if self.duty == Some(Duty::WarmUp) {
+                    self.wires[id] = data;
+                    return self.arrived();
+                }
                 if self.draws() {
                     self.wires[id] = data;
                 } else {
                     // Parts of an average are weighted already.
-                    let parts = if self.merging { 1 } else { self.replicas() };
-                    self.summed(id, data, parts);
+                    let mut mean = data;
+                    if !self.merging {
+                        self.parts.hands.scale(&mut mean, 1.0 / self.replicas() as f32);
+                    }
+                    self.summed(id, mean);
                 }
                 self.feed(Event::Summed { bucket: id })
             }
@@ -324,37 +338,4 @@ impl Communicator {
 fn bucket_to_check(round: u64, buckets: usize) -> Option<usize> {
     let due = round > 0 && round.is_multiple_of(CHECK_EVERY) && buckets > 0;
     due.then(|| (round / CHECK_EVERY % buckets as u64) as usize)
-}
-
-/// `out` = the sum of all parts, in their order, chunk by chunk so that it stays in the cache.
-fn add_all(parts: &[&[f32]], out: &mut [f32]) {
-    let Some((first, rest)) = parts.split_first() else { return };
-    for (index, out) in out.chunks_mut(CHUNK).enumerate() {
-        let from = index * CHUNK;
-        let to = from + out.len();
-        out.copy_from_slice(&first[from..to]);
-        for part in rest {
-            for (sum, value) in out.iter_mut().zip(&part[from..to]) {
-                *sum += value;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_in_order_over_chunk_ends() {
-        let len = CHUNK + 7;
-        let parts: Vec<Vec<f32>> =
-            (0..3).map(|p| (0..len).map(|i| (i * (p + 1)) as f32 * 0.1).collect()).collect();
-        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        let mut out = vec![9.0; len];
-        add_all(&slices, &mut out);
-        for i in [0, 1, CHUNK - 1, CHUNK, len - 1] {
-            assert_eq!(out[i], parts[0][i] + parts[1][i] + parts[2][i]);
-        }
-    }
 }

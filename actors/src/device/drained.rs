@@ -12,6 +12,7 @@ use crate::messages::{HistoryStream, Note, Order, SnapshotOrder};
 use crate::reader::Empty;
 use crate::replica::{Cause, Histories, Replica, SnapshotRequest, Step};
 use crate::trace::Kind;
+use crate::writer::Write;
 
 impl<R: Replica> Device<R> {
     pub(super) fn drained(&mut self, own: &mut Own<R>, order: Order) -> Result<(), Halt> {
@@ -30,6 +31,11 @@ impl<R: Replica> Device<R> {
             Order::Snapshot(order) => self.snapshot(own, *order),
             Order::Evaluate { iter, ticket } => self.evaluate(own, iter, ticket),
             Order::Verify => self.verify(own),
+            Order::Reload => {
+                let state = own.replica.reload()?;
+                self.note(Note::Reloaded { local: self.place.local, state });
+                Ok(())
+            }
             Order::Build | Order::Run { .. } | Order::Leave => Ok(()),
         }
     }
@@ -61,6 +67,7 @@ impl<R: Replica> Device<R> {
 
     fn settle(&self, own: &mut Own<R>) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Drain);
+        self.post.inject("drain")?;
         if own.plan.statistics > 0 {
             own.replica.write_statistics(&self.board.statistics.lock())?;
         }
@@ -81,11 +88,12 @@ impl<R: Replica> Device<R> {
         let mut scores = vec![0.0; width];
         let mut row = self.place.replica as u64;
         while row < count {
-            let mut load = self.wait(&self.ends.tests, Kind::WaitBatch)?;
+            let mut load = self.wait(&self.ends.tests, Kind::WaitTest)?;
             if load.row != row {
                 return Err(format!("got test batch {} instead of {row}", load.row).into());
             }
             let span = self.post.tracer.span(Kind::Test);
+            self.post.inject("test")?;
             own.replica.test(net, &mut load.batch, &mut scores)?;
             drop(span);
             let place = row as usize * width;
@@ -101,6 +109,8 @@ impl<R: Replica> Device<R> {
 
     fn snapshot(&self, own: &mut Own<R>, order: SnapshotOrder) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Snapshot);
+        self.post.tracer.set_iter(order.iter);
+        self.post.inject("snapshot")?;
         let mut mean = std::mem::take(&mut *self.board.mean_history.lock());
         if order.histories.is_none() {
             // All replicas have this one.
@@ -108,16 +118,16 @@ impl<R: Replica> Device<R> {
             own.replica.read_history(&mut mean)?;
         }
         let mut stream = Stream { device: self, ends: order.histories, last: None };
-        own.replica.snapshot(SnapshotRequest {
+        let work = own.replica.snapshot(SnapshotRequest {
             iter: order.iter,
             ticket: order.ticket,
             test_cursors: &order.cursors,
-            mean_history: &mean,
+            mean_history: mean,
             replicas: self.place.replicas,
             histories: &mut stream,
         })?;
         drop(stream);
-        *self.board.mean_history.lock() = mean;
+        self.ends.writer.do_send(Write { iter: order.iter, work });
         self.note(Note::Snapshotted);
         Ok(())
     }
@@ -128,7 +138,7 @@ impl<R: Replica> Device<R> {
         let mut loss = 0.0;
         // One batch is looked at; a step's other batches come with it and go back.
         while batches < passes {
-            let mut load = self.wait(&self.ends.loads, Kind::WaitBatch)?;
+            let mut load = self.wait(&self.ends.loads, Kind::WaitTest)?;
             if batches == 0 {
                 let step = Step { iter, ticket, pass: 0, passes, report: true };
                 loss = own.replica.evaluate(&mut load.batches[0], &step)?;
@@ -142,6 +152,7 @@ impl<R: Replica> Device<R> {
 
     fn verify(&self, own: &mut Own<R>) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Verify);
+        self.post.inject("verify")?;
         let mut digest = Digest::default();
         let mut weights = Vec::new();
         for bucket in 0..own.plan.buckets.len() {

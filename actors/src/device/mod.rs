@@ -23,6 +23,7 @@ use crate::reader::Empty;
 use crate::replica::{Plan, Replica, ReplicaPlace};
 use crate::schedule::Schedule;
 use crate::trace::Kind;
+use crate::writer::Write;
 
 /// Where a device gives buffers back.
 pub(crate) struct ReaderPort<B> {
@@ -40,6 +41,7 @@ pub(crate) struct Ends<B> {
     pub(crate) cues: Receiver<Cue>,
     pub(crate) gradients: Sender<Gradient>,
     pub(crate) notes: Recipient<Note>,
+    pub(crate) writer: Recipient<Write>,
     /// By reader.
     pub(crate) readers: Vec<ReaderPort<B>>,
     /// The reader that makes this device's test batches.
@@ -128,6 +130,7 @@ impl<R: Replica> Device<R> {
 
     fn build(&mut self) -> Result<(), Halt> {
         let _span = self.post.tracer.span(Kind::Start);
+        self.post.inject("start")?;
         let replica = (self.factory)(&self.place)?;
         let plan = replica.plan();
         plan.check()?;

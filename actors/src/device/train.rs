@@ -42,6 +42,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update_local(iter)?;
             drop(span);
+            self.complain(own);
             self.note(Note::Computed { local, iter, sample });
         }
         Ok(to)
@@ -59,6 +60,7 @@ impl<R: Replica> Device<R> {
             let span = self.post.tracer.span(Kind::Update);
             own.replica.update(iter)?;
             drop(span);
+            self.complain(own);
             iter += 1;
             if then == Then::Merge {
                 then = self.average(own)?;
@@ -66,6 +68,13 @@ impl<R: Replica> Device<R> {
             if then == Then::Park {
                 return Ok(iter);
             }
+        }
+    }
+
+    /// Hands on what the replica has to complain about.
+    fn complain(&self, own: &mut Own<R>) {
+        if let Some(complaint) = own.replica.complaint() {
+            self.note(Note::Complaint(complaint));
         }
     }
 
@@ -135,6 +144,7 @@ impl<R: Replica> Device<R> {
                 let span = self.post.tracer.span(Kind::Update);
                 own.replica.solve(iter)?;
                 drop(span);
+                self.complain(own);
                 self.push(own)?;
                 sample
             };
@@ -154,11 +164,17 @@ impl<R: Replica> Device<R> {
         if let Some(load) = self.ends.loads.try_recv().ok().and_then(|load| deck.pass(load)) {
             return Ok(Some(load));
         }
-        let _span = self.post.tracer.span(Kind::WaitBatch);
         let start = Instant::now();
+        let mut kind = deck.missing();
+        let mut span = self.post.tracer.span(kind);
         loop {
             if let Some(load) = deck.take() {
                 return Ok(Some(load));
+            }
+            let missing = deck.missing();
+            if missing != kind {
+                drop(span);
+                (kind, span) = (missing, self.post.tracer.span(missing));
             }
             select! {
                 recv(self.ends.loads) -> load => {
@@ -174,7 +190,7 @@ impl<R: Replica> Device<R> {
                     Err(_) => return Err(Halt::Stopped),
                 },
                 recv(self.stop) -> _ => return Err(Halt::Stopped),
-                recv(after(self.patience)) -> _ => self.slow(Kind::WaitBatch, start),
+                recv(after(self.patience)) -> _ => self.slow(kind, start),
             }
         }
     }
@@ -284,6 +300,7 @@ impl<R: Replica> Device<R> {
             }
             let step = Step { iter, ticket: first, pass, passes, report };
             let span = self.post.tracer.span(Kind::Compute);
+            self.post.inject("train")?;
             let batch = &mut load.batches[place];
             loss += f64::from(match solving && step.last() {
                 true => own.replica.compute_solving(batch, &step, ready)?,

@@ -21,7 +21,7 @@ pub(crate) fn enter(post: Option<Post>) {
 
 /// What `look` says of this thread's post, if it has one.
 pub(super) fn here<T>(look: impl FnOnce(&Post) -> T) -> Option<T> {
-    HERE.with_borrow(|here| here.as_ref().map(look))
+    HERE.try_with(|here| here.try_borrow().ok()?.as_ref().map(look)).ok().flatten()
 }
 
 /// Installs the hook, once per process.

@@ -5,7 +5,9 @@
 //! every actor selects. What follows (telling the other ranks, printing, the trace, `MPI_Abort`)
 //! is the business of the pump, of [`run`](crate::run) and of the watchdog.
 
+mod abort;
 mod hook;
+mod inject;
 mod watchdog;
 
 use std::sync::Arc;
@@ -17,7 +19,9 @@ use parking_lot::Mutex;
 use crate::replica::Cause;
 use crate::trace::Tracer;
 
+pub(crate) use abort::install_last_words;
 pub(crate) use hook::{enter, guarded, install_hook};
+pub(crate) use inject::Inject;
 #[cfg(feature = "mpi")]
 pub(crate) use watchdog::FAULT_STATUS;
 pub(crate) use watchdog::Watchdog;
@@ -156,19 +160,26 @@ impl Alarm {
 #[derive(Clone, Debug)]
 pub(crate) struct Post {
     pub(crate) rank: usize,
-    pub(crate) host: String,
-    pub(crate) actor: String,
+    pub(crate) host: Arc<str>,
+    pub(crate) actor: Arc<str>,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) tracer: Tracer,
+    /// A fault that a test has asked for.
+    pub(crate) inject: Option<Arc<Inject>>,
 }
 
 impl Post {
+    /// A place where tests may want a fault.
+    pub(crate) fn inject(&self, phase: &str) -> Result<(), Halt> {
+        self.inject.as_ref().map_or(Ok(()), |inject| inject.strike(self, phase))
+    }
+
     /// A fault of this thread, in what it is doing now.
     pub(crate) fn fault(&self, cause: impl std::fmt::Display) -> Fault {
         Fault {
             rank: self.rank,
-            host: self.host.as_str().into(),
-            actor: self.actor.as_str().into(),
+            host: (&*self.host).into(),
+            actor: (&*self.actor).into(),
             iter: self.tracer.iter(),
             doing: self.tracer.doing().into(),
             cause: one_line(&cause.to_string()).into(),
@@ -219,13 +230,14 @@ mod tests {
     use crate::trace::Traces;
 
     fn post() -> Post {
-        let traces = Traces::new(false, false);
+        let traces = Traces::new(Arc::new(crate::SystemClock::default()), Default::default());
         Post {
             rank: 2,
             host: "node7".into(),
             actor: "device 1".into(),
             alarm: Arc::default(),
             tracer: traces.lane("device 1"),
+            inject: None,
         }
     }
 

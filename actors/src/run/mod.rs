@@ -14,12 +14,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use parking_lot::Mutex;
 
 use crate::communicator::SharedObserver;
-use crate::config::{Config, Factories, MAX_IDENTITIES};
-use crate::fault::{Alarm, Fault, Origin, Post, Watchdog, enter, install_hook};
+use crate::config::{Config, Factories, Launch, MAX_IDENTITIES};
+use crate::fault::{
+    Alarm, Fault, Inject, Origin, Post, Watchdog, enter, install_hook, install_last_words,
+};
+use crate::hands::Hands;
 use crate::observe::{Observer, RunReport};
 use crate::replica::Replica;
 use crate::source::BatchSource;
-use crate::trace::{self, Traces};
+use crate::trace::{self, BlackBox, Facts, Traces, Wanted};
 use crate::transport::{self, Hello, Patience};
 
 /// How long threads have to leave after the last message.
@@ -43,16 +46,27 @@ where
     S: BatchSource<Batch = R::Batch>,
 {
     install_hook();
+    if config.owns_process {
+        install_last_words();
+    }
     let observer: SharedObserver = Arc::new(Mutex::new(observer));
-    let traces = Arc::new(Traces::new(config.trace.is_some(), config.trace_layers));
+    let wanted =
+        Wanted { record: config.record, keep: config.trace.is_some(), layers: config.trace_layers };
+    let traces = Traces::new(config.clock.clone(), wanted);
     let (rank, _) = transport::launched().unwrap_or((0, 1));
+    let traces = Arc::new(traces.recorded(black_box(&config, rank, &observer)));
     let mut post = Post {
         rank,
-        host: host_name(),
+        host: host_name().into(),
         actor: "main".into(),
         alarm: Arc::new(Alarm::default()),
         tracer: traces.lane("main"),
+        inject: None,
     };
+    match Inject::from_environment() {
+        Ok(inject) => post.inject = inject.map(Arc::new),
+        Err(text) => return Err(post.fault(text)),
+    }
     let watchdog = config
         .owns_process
         .then(|| Watchdog::start(post.alarm.clone(), Box::new(transport::abort_job)));
@@ -73,15 +87,23 @@ where
     S: BatchSource<Batch = R::Batch>,
 {
     let mut pump = None;
+    let mut facts = Facts { mode: config.mode.to_string(), ..Facts::default() };
     let outcome = check(config, post)
-        .and_then(|()| train(config, factories, observer, traces, post, &mut pump));
+        .and_then(|()| train(config, factories, observer, traces, post, &mut facts, &mut pump));
+    if let (Some(pump), Ok(report)) = (&pump, &outcome) {
+        facts.report = Some(report.clone());
+        // Clocks drift: a second measurement says by how much.
+        facts.clocks.extend(pump.align().and_then(|clocks| clocks.get(post.rank).copied()));
+    }
     if let Err(fault) = &outcome
         && (fault.origin != Origin::Agreed || post.rank == 0)
     {
         observer.lock().fault(fault);
     }
+    close_black_box(traces, post.rank, outcome.is_ok(), observer);
+    (facts.rank, facts.host) = (post.rank, post.host.to_string());
     if let Some(dir) = &config.trace
-        && let Err(text) = trace::write(traces, dir, post.rank, &post.host)
+        && let Err(text) = trace::write(traces, dir, &facts)
     {
         observer.lock().warning(&text);
     }
@@ -97,6 +119,28 @@ where
             Err(fault)
         }
         _ => outcome,
+    }
+}
+
+/// This rank's black box. Training goes as well without.
+fn black_box(config: &Config, rank: usize, observer: &SharedObserver) -> Option<Arc<BlackBox>> {
+    // Nodes of one process would share a file, and end together anyway.
+    if matches!(config.launch, Launch::InProcess(_)) {
+        return None;
+    }
+    let made = BlackBox::create(config.black_box.as_deref()?, rank, &host_name());
+    made.map_err(|text| observer.lock().warning(&text)).ok()
+}
+
+/// What becomes of it.
+fn close_black_box(traces: &Traces, rank: usize, well: bool, observer: &SharedObserver) {
+    let Some(black_box) = traces.black_box() else { return };
+    if well {
+        return black_box.discard();
+    }
+    if let Some(dir) = black_box.path().parent().filter(|_| rank == 0) {
+        let text = format!("what every actor did last: caffe blackbox {}", dir.display());
+        observer.lock().warning(&text);
     }
 }
 
@@ -125,6 +169,7 @@ fn train<R, S>(
     observer: &SharedObserver,
     traces: &Arc<Traces>,
     post: &mut Post,
+    facts: &mut Facts,
     kept: &mut Option<transport::Pump>,
 ) -> Result<RunReport, Fault>
 where
@@ -135,20 +180,30 @@ where
         workers: config.threads.len(),
         config: config.hash(),
         identities: config.identities.clone(),
-        host: post.host.clone(),
+        host: post.host.to_string(),
     };
     let at_pump =
         Post { actor: "communicator".into(), tracer: traces.lane("pump"), ..post.clone() };
+    let hands = Hands::new(config.adders).map_err(|text| post.fault(text))?;
     let patience = Patience { warning: config.stall_warning, timeout: config.stall_timeout };
-    let (pump, meeting) =
-        transport::start(config.launch.clone(), config.link.clone(), hello, patience, at_pump)?;
+    let (pump, meeting) = transport::start(
+        config.launch.clone(),
+        config.link.clone(),
+        hello,
+        patience,
+        config.clock.clone(),
+        at_pump,
+    )?;
     post.rank = meeting.rank;
+    facts.workers.clone_from(&meeting.workers);
+    facts.clocks.extend(meeting.clocks.get(meeting.rank));
     let line = pump.line();
     let pump = kept.insert(pump);
     enter(Some(post.clone()));
     let system = System::new();
     let (report, outcome) = bounded(1);
-    let wires = wiring::Wires { config, meeting, observer, traces, post, line, outcome: report };
+    let wires =
+        wiring::Wires { config, meeting, observer, traces, post, line, hands, outcome: report };
     let (arbiters, wake) = wires.start(factories);
     pump.attach(wake);
     let result = wait(&outcome, post);
@@ -196,7 +251,7 @@ fn join_all(arbiters: Vec<Arbiter>) {
 }
 
 /// This host's name, as the kernel knows it.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".into() } else { name.into() }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::channel::{AddressReceiver, channel};
-use actix::{Actor, Addr, Arbiter, Context};
+use actix::{Actor, Addr, Arbiter, Context, Recipient};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::board::Board;
@@ -13,13 +13,15 @@ use crate::config::{Config, Factories, Mode, ReplicaFactory};
 use crate::deck::Deck;
 use crate::device::{Device, Ends, ReaderPort};
 use crate::fault::Post;
+use crate::hands::Hands;
 use crate::messages::{Load, TestLoad, Wake};
 use crate::observe::RunReport;
 use crate::reader::{Empty, MOST, Queue, Reader, TEST_BUFFERS, TestQueue};
 use crate::replica::{MAX_BUCKETS, Replica, ReplicaPlace};
 use crate::source::{BatchSource, ReaderPlace};
-use crate::trace::Traces;
+use crate::trace::{Tracer, Traces};
 use crate::transport::{Line, Meeting};
+use crate::writer::{Write, Writer};
 
 /// Messages in an actix mailbox before `try_send` refuses; `do_send`, which we use, never does.
 const MAILBOX: usize = 16;
@@ -32,6 +34,7 @@ pub(super) struct Wires<'a> {
     pub(super) traces: &'a Arc<Traces>,
     pub(super) post: &'a Post,
     pub(super) line: Line,
+    pub(super) hands: Hands,
     pub(super) outcome: Sender<RunReport>,
 }
 
@@ -102,15 +105,24 @@ impl Wires<'_> {
             arbiters.push(arbiter);
         }
 
+        let arbiter = Arbiter::new();
+        let (writer, writer_inbox) = address::<Writer>();
+        let writer = writer.recipient();
+        let (post, notes) = (self.post_of("writer"), communicator.clone().recipient());
+        launch(&arbiter, writer_inbox, move || Writer { post, notes });
+        arbiters.push(arbiter);
+
         let bounded = matches!(self.config.mode, Mode::Ssp { .. });
         let deck = Arc::new(Deck::new(!bounded));
         let mut devices = Vec::new();
         for (local, batches) in batches.into_iter().enumerate() {
             let arbiter = Arbiter::new();
             let (device, inbox) = address::<Device<R>>();
-            let (port, ends) = Self::ends(batches, &deck, &device, &ports, &communicator);
+            let post = self.post_of(&format!("device {local}"));
+            let (port, ends) =
+                Self::ends(batches, &deck, &device, &ports, &communicator, &writer, &post.tracer);
             devices.push(port);
-            let make = self.device(local, ends, factories.replica.clone(), board.clone());
+            let make = self.device(local, post, ends, factories.replica.clone(), board.clone());
             launch(&arbiter, inbox, make);
             arbiters.push(arbiter);
         }
@@ -121,6 +133,7 @@ impl Wires<'_> {
             mode: self.config.mode,
             look_ahead: self.config.look_ahead,
             wire: self.config.wire,
+            hands: self.hands,
             meeting: self.meeting,
             schedule: self.config.schedule.clone(),
             requests: self.config.requests.clone(),
@@ -145,6 +158,8 @@ impl Wires<'_> {
         device: &Addr<Device<R>>,
         readers: &[ReaderHandle<R::Batch, S>],
         communicator: &Addr<Communicator>,
+        writer: &Recipient<Write>,
+        tracer: &Tracer,
     ) -> (DevicePort, Ends<R::Batch>)
     where
         R: Replica,
@@ -155,6 +170,7 @@ impl Wires<'_> {
         let (opened, opened_in) = bounded(1);
         let port = DevicePort {
             orders: device.clone().recipient(),
+            tracer: tracer.clone(),
             cues,
             gradients,
             opened,
@@ -173,6 +189,7 @@ impl Wires<'_> {
             cues: cues_in,
             gradients: gradients_out,
             notes: communicator.clone().recipient(),
+            writer: writer.clone(),
             readers: readers.collect(),
             test_reader: batches.test.0,
             queue: batches.train.1,
@@ -259,11 +276,11 @@ impl Wires<'_> {
     fn device<R: Replica>(
         &self,
         local: usize,
+        post: Post,
         ends: Ends<R::Batch>,
         factory: Arc<ReplicaFactory<R>>,
         board: Arc<Board>,
     ) -> impl FnOnce() -> Device<R> + Send + 'static {
-        let post = self.post_of(&format!("device {local}"));
         let place = ReplicaPlace {
             rank: self.meeting.rank,
             nodes: self.meeting.nodes(),

@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::digest::Digest;
-
-/// Floats in a chunk: 64 KiB.
-pub(crate) const CHUNK: usize = 16 * 1024;
+use crate::hands::{CHUNK, Hands};
 
 /// Staleness from here on is counted together.
 const STALEST: usize = 63;
@@ -55,6 +53,18 @@ impl Store {
             alone,
             merged: AtomicU64::new(0),
             staleness: [const { AtomicU64::new(0) }; STALEST + 1],
+        }
+    }
+
+    /// Begins anew from other weights. Nothing is in flight and no replica pushes.
+    pub(crate) fn restart(&self, weights: &[Vec<f32>]) {
+        for (chunks, weights) in self.buckets.iter().zip(weights) {
+            for (chunk, z) in chunks.iter().zip(weights.chunks(CHUNK)) {
+                let mut chunk = chunk.lock();
+                chunk.z.copy_from_slice(z);
+                chunk.f.fill(0.0);
+                chunk.a.fill(0.0);
+            }
         }
     }
 
@@ -125,34 +135,41 @@ impl Store {
     }
 
     /// f ← a, a ← 0; f into `out`.
-    pub(crate) fn swap(&self, bucket: usize, out: &mut Vec<f32>) {
-        out.clear();
-        for chunk in &self.buckets[bucket] {
-            let mut guard = chunk.lock();
+    pub(crate) fn swap(&self, bucket: usize, out: &mut Vec<f32>, hands: &Hands) {
+        let chunks = &self.buckets[bucket];
+        let floats = chunks.iter().map(|chunk| chunk.lock().z.len()).sum();
+        out.resize(floats, 0.0);
+        hands.over(out, 4 * floats, |index, out| {
+            let mut guard = chunks[index].lock();
             let Chunk { f, a, .. } = &mut *guard;
             std::mem::swap(f, a);
             a.fill(0.0);
-            out.extend_from_slice(f);
-        }
+            out.copy_from_slice(f);
+        });
     }
 
     /// z += Σf, f ← 0, a += what rounding took from the round; `rest` ← 0 (empty if nothing was
     /// rounded).
-    pub(crate) fn apply(&self, bucket: usize, sum: &[f32], rest: &mut [f32]) {
-        let mut rests = rest.chunks_mut(CHUNK);
-        for (chunk, sum) in self.buckets[bucket].iter().zip(sum.chunks(CHUNK)) {
-            let mut guard = chunk.lock();
-            let Chunk { z, f, a } = &mut *guard;
-            for (value, s) in z.iter_mut().zip(sum) {
+    pub(crate) fn apply(&self, bucket: usize, sum: &[f32], rest: &mut [f32], hands: &Hands) {
+        let chunks = &self.buckets[bucket];
+        let add = |index: usize| {
+            let mut guard = chunks[index].lock();
+            let Chunk { z, f, .. } = &mut *guard;
+            for (value, s) in z.iter_mut().zip(&sum[index * CHUNK..]) {
                 *value += s;
             }
             f.fill(0.0);
-            if let Some(rest) = rests.next() {
-                for (own, rest) in a.iter_mut().zip(rest) {
-                    *own += std::mem::take(rest);
-                }
-            }
+            guard
+        };
+        if rest.is_empty() {
+            return hands.times(chunks.len(), |index| drop(add(index)));
         }
+        hands.over(rest, 4 * sum.len(), |index, rest| {
+            let mut guard = add(index);
+            for (own, rest) in guard.a.iter_mut().zip(rest) {
+                *own += std::mem::take(rest);
+            }
+        });
     }
 
     /// Hash of a bucket's z, never 0. Equal on all nodes between two rounds.

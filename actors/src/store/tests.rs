@@ -13,20 +13,20 @@ fn an_update_survives_swaps_and_rounds_exactly_once() {
     let (mut w, mut wire) = (vec![0.0; LEN], Vec::new());
     store.push(0, 0.7, &vec![1.0; LEN], &mut w);
     assert!(w.iter().all(|w| *w == 0.5));
-    store.swap(0, &mut wire);
+    store.swap(0, &mut wire, &alone());
     assert!(wire.iter().all(|f| *f == -0.5));
     // Pushed while the first is in flight: waits for the next round.
     store.push(0, 0.0, &vec![0.5; LEN], &mut w);
     assert!(w.iter().all(|w| *w == 0.25));
     // Another node's −1 comes with the sum.
     wire.iter_mut().for_each(|f| *f -= 1.0);
-    store.apply(0, &wire, &mut []);
+    store.apply(0, &wire, &mut [], &alone());
     store.pull(0, &mut w);
     assert!(w.iter().all(|w| *w == -0.75));
-    store.swap(0, &mut wire);
+    store.swap(0, &mut wire, &alone());
     assert!(wire.iter().all(|f| *f == -0.25));
     let before = store.hash(0);
-    store.apply(0, &wire, &mut []);
+    store.apply(0, &wire, &mut [], &alone());
     assert_ne!(before, store.hash(0));
     store.pull(0, &mut w);
     assert!(w.iter().all(|w| *w == -0.75));
@@ -58,6 +58,10 @@ fn alone_pushes_go_into_z() {
     assert_eq!(w[..3], [1.0; 3]);
 }
 
+fn alone() -> Hands {
+    Hands::new(1).unwrap()
+}
+
 /// A number in −1…1 that depends on all of these.
 fn number(seed: u64, node: usize, step: u64, i: usize) -> f32 {
     let mixed = (seed << 40 ^ (node as u64) << 32 ^ step << 20 ^ i as u64)
@@ -87,7 +91,7 @@ impl Nodes {
     fn round(&mut self, wire: Wire, meanwhile: impl FnOnce(&[Store])) {
         for (node, end) in self.ends.iter_mut().enumerate() {
             let mut data = Vec::new();
-            self.stores[node].swap(0, &mut data);
+            self.stores[node].swap(0, &mut data, &alone());
             let rest = match wire {
                 Wire::F32 => Vec::new(),
                 _ => std::mem::take(&mut self.rests[node]),
@@ -99,7 +103,7 @@ impl Nodes {
             let mut done = Vec::new();
             end.poll(&mut done).unwrap();
             let Some(Done::Sum { data, mut rest, .. }) = done.pop() else { panic!("no sum") };
-            self.stores[node].apply(0, &data, &mut rest);
+            self.stores[node].apply(0, &data, &mut rest, &alone());
             if wire.rounds() {
                 assert!(rest.iter().all(|rest| *rest == 0.0));
                 self.rests[node] = rest;

@@ -15,18 +15,25 @@
 //! }
 //! ```
 
+mod blackbox;
 mod chrome;
 mod ring;
+mod tally;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock::{Clock, SystemClock};
 use ring::{Event, Phase, Ring};
 
-pub(crate) use chrome::write;
+pub(crate) use blackbox::BlackBox;
+pub use blackbox::{Entry, Recording, read_recording, recordings_in};
+pub(crate) use chrome::{Facts, write};
+pub use tally::Tally;
+pub(crate) use tally::{Share, TALLY_WORDS};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
@@ -59,6 +66,12 @@ kinds! {
     ReadTest = "read test batch",
     /// A device waits for a batch.
     WaitBatch = "wait for a batch",
+    /// A device waits for a test batch.
+    WaitTest = "wait for a test batch",
+    /// A device waits until its node is granted a ticket.
+    WaitTicket = "wait for a ticket",
+    /// A device has a batch, but slower replicas must come up first (`ssp`).
+    WaitTurn = "wait for slower replicas",
     /// Forward and backward of one batch.
     Compute = "compute",
     /// Forward.
@@ -83,8 +96,10 @@ kinds! {
     Drain = "drain",
     /// A test batch.
     Test = "test",
-    /// Writing a snapshot.
+    /// Copying a snapshot out of a replica.
     Snapshot = "snapshot",
+    /// Writing a snapshot's files.
+    Write = "write snapshot",
     /// Comparing the final weights.
     Verify = "verify",
     /// One layer, under its own name.
@@ -101,12 +116,15 @@ const NO_ITER: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 pub struct Tracer(Arc<Lane>);
 
-#[derive(Debug)]
 struct Lane {
     title: String,
-    epoch: Instant,
+    clock: Arc<dyn Clock>,
+    record: bool,
     layers: bool,
     ring: Mutex<Ring>,
+    slot: Option<blackbox::Slot>,
+    tally: tally::Cells,
+    about: Mutex<String>,
     names: Arc<Mutex<Vec<String>>>,
     iter: AtomicU64,
     doing: AtomicU8,
@@ -120,12 +138,13 @@ pub struct Span {
     kind: Kind,
     name: u32,
     before: u8,
+    begun: u64,
 }
 
 impl Tracer {
     /// A lane of its own, in no run: for tests and for an engine that runs without actors.
     pub fn detached(title: &str) -> Self {
-        Traces::new(false, false).lane(title)
+        Traces::new(Arc::new(SystemClock::default()), Wanted::default()).lane(title)
     }
 
     /// Starts a span.
@@ -146,6 +165,16 @@ impl Tracer {
     /// Starts a layer's span, if layers were asked for.
     pub fn layer(&self, name: NameId) -> Option<Span> {
         self.0.layers.then(|| self.start(Kind::Layer, name.0))
+    }
+
+    /// Says what the thread works on ("LevelDB train_leveldb"), for those who read the trace.
+    pub fn describe(&self, about: &str) {
+        about.clone_into(&mut self.0.about.lock());
+    }
+
+    /// What this thread has spent its time on so far.
+    pub(crate) fn tally(&self) -> Tally {
+        self.0.tally.read()
     }
 
     /// The iteration that faults and spans of this thread are about.
@@ -178,25 +207,38 @@ impl Tracer {
     }
 
     fn start(&self, kind: Kind, name: u32) -> Span {
-        self.event(kind, name, Phase::Begin);
+        let begun = self.event(kind, name, Phase::Begin);
         let before = match kind {
             // A layer's span is inside forward or backward, which is the better word.
             Kind::Layer => self.0.doing.load(Ordering::Relaxed),
             _ => self.0.doing.swap(kind as u8, Ordering::Relaxed),
         };
-        Span { lane: self.clone(), kind, name, before }
+        Span { lane: self.clone(), kind, name, before, begun }
     }
 
-    fn event(&self, kind: Kind, name: u32, phase: Phase) {
-        let at = self.0.epoch.elapsed().as_nanos() as u64;
+    /// Records an event; its time.
+    fn event(&self, kind: Kind, name: u32, phase: Phase) -> u64 {
+        if !self.0.record {
+            return 0;
+        }
+        let at = self.0.clock.now().as_nanos() as u64;
         let iter = self.0.iter.load(Ordering::Relaxed);
-        self.0.ring.lock().push(Event { at, iter, name, kind, phase });
+        let event = Event { at, iter, name, kind, phase };
+        let mut ring = self.0.ring.lock();
+        ring.push(event);
+        if let Some(slot) = &self.0.slot {
+            slot.push(event);
+        }
+        at
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
-        self.lane.event(self.kind, self.name, Phase::End);
+        let ended = self.lane.event(self.kind, self.name, Phase::End);
+        if let Some(share) = Share::of(self.kind) {
+            self.lane.0.tally.add(share, ended.saturating_sub(self.begun));
+        }
         // While a panic unwinds, the innermost activity is the one to name.
         if !std::thread::panicking() {
             self.lane.0.doing.store(self.before, Ordering::Relaxed);
@@ -204,35 +246,77 @@ impl Drop for Span {
     }
 }
 
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("title", &self.title).finish_non_exhaustive()
+    }
+}
+
+/// What is to be recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// Anything at all.
+    pub(crate) record: bool,
+    /// The rings will be written to a file, so they are large.
+    pub(crate) keep: bool,
+    /// A span for each layer.
+    pub(crate) layers: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted { record: true, keep: false, layers: false }
+    }
+}
+
 /// All lanes of one node.
-#[derive(Debug)]
 pub(crate) struct Traces {
-    epoch: Instant,
-    layers: bool,
+    clock: Arc<dyn Clock>,
+    wanted: Wanted,
     capacity: usize,
     lanes: Mutex<Vec<Tracer>>,
+    black_box: Option<Arc<BlackBox>>,
     names: Arc<Mutex<Vec<String>>>,
 }
 
 impl Traces {
-    /// `keep`: the rings will be written to a file, so they are large.
-    pub(crate) fn new(keep: bool, layers: bool) -> Self {
+    /// Lanes whose events bear this clock's times.
+    pub(crate) fn new(clock: Arc<dyn Clock>, wanted: Wanted) -> Self {
         Traces {
-            epoch: Instant::now(),
-            layers,
-            capacity: if keep { 1 << 20 } else { 1 << 13 },
+            clock,
+            wanted,
+            capacity: if wanted.keep { 1 << 20 } else { 1 << 13 },
             lanes: Mutex::default(),
+            black_box: None,
             names: Arc::default(),
         }
+    }
+
+    /// With a black box beside the rings.
+    pub(crate) fn recorded(self, black_box: Option<Arc<BlackBox>>) -> Self {
+        Traces { black_box, ..self }
+    }
+
+    /// The black box.
+    pub(crate) fn black_box(&self) -> Option<&BlackBox> {
+        self.black_box.as_deref()
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     /// A new lane.
     pub(crate) fn lane(&self, title: &str) -> Tracer {
         let tracer = Tracer(Arc::new(Lane {
             title: title.to_owned(),
-            epoch: self.epoch,
-            layers: self.layers,
+            clock: self.clock.clone(),
+            record: self.wanted.record,
+            layers: self.wanted.layers,
             ring: Mutex::new(Ring::new(self.capacity)),
+            slot: self.black_box.as_ref().and_then(|black_box| black_box.lane(title)),
+            tally: tally::Cells::default(),
+            about: Mutex::default(),
             names: self.names.clone(),
             iter: AtomicU64::new(NO_ITER),
             doing: AtomicU8::new(Kind::Idle as u8),

@@ -33,12 +33,13 @@ pub(super) struct Event {
 pub(super) struct Ring {
     events: Vec<Event>,
     oldest: usize,
+    dropped: u64,
     capacity: usize,
 }
 
 impl Ring {
     pub(super) fn new(capacity: usize) -> Self {
-        Ring { events: Vec::with_capacity(capacity.min(1 << 13)), oldest: 0, capacity }
+        Ring { events: Vec::with_capacity(capacity.min(1 << 13)), oldest: 0, dropped: 0, capacity }
     }
 
     pub(super) fn push(&mut self, event: Event) {
@@ -47,7 +48,13 @@ impl Ring {
         } else {
             self.events[self.oldest] = event;
             self.oldest = (self.oldest + 1) % self.capacity;
+            self.dropped += 1;
         }
+    }
+
+    /// Events that newer ones have overwritten.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// A copy, oldest first.

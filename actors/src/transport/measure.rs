@@ -1,8 +1,9 @@
-//! How fast the link between the ranks of this job is: timed sums of several sizes.
+//! The ranks of this job and what lies between them: hosts, clocks, and the link, from timed sums of
+//! several sizes.
 
 use std::time::{Duration, Instant};
 
-use super::{Done, Lane, Link, Op, Transport};
+use super::{ClockOffset, Done, Lane, Link, Op, Transport};
 use crate::config::Launch;
 use crate::wire::Wire;
 
@@ -19,6 +20,14 @@ pub struct MeasuredLink {
     pub rank: usize,
     /// Number of ranks; with one there is nothing to measure and `times` is empty.
     pub nodes: usize,
+    /// Host of each rank.
+    pub hosts: Vec<String>,
+    /// Name of the transport.
+    pub transport: String,
+    /// What the MPI library lets threads do, in MPI's word; `None` without MPI.
+    pub threads: Option<String>,
+    /// Each rank's clock beside rank 0's, both since they joined the job.
+    pub clocks: Vec<ClockOffset>,
     /// Bytes of a sum, and the fastest of its repetitions in seconds.
     pub times: Vec<(usize, f64)>,
     /// The model that fits best; `None` with one rank.
@@ -33,6 +42,8 @@ pub struct MeasuredLink {
 /// What the MPI library reports.
 pub fn measure_link() -> Result<MeasuredLink, String> {
     let mut transport: Box<dyn Transport> = super::pump::connect(Launch::Auto, None)?;
+    let meeting = super::pump::introduce(transport.as_mut())?;
+    let threads = super::thread_level();
     let (rank, nodes) = (transport.rank(), transport.size());
     let mut times = Vec::new();
     if nodes > 1 {
@@ -49,7 +60,8 @@ pub fn measure_link() -> Result<MeasuredLink, String> {
     }
     transport.finish()?;
     let link = (nodes > 1).then(|| fit(&times, nodes));
-    Ok(MeasuredLink { rank, nodes, times, link })
+    let (hosts, clocks, transport) = (meeting.hosts, meeting.clocks, meeting.transport);
+    Ok(MeasuredLink { rank, nodes, hosts, transport, threads, clocks, times, link })
 }
 
 fn sum(transport: &mut dyn Transport, data: Vec<f32>) -> Result<Vec<f32>, String> {

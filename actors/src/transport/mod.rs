@@ -23,13 +23,20 @@ pub(crate) use inprocess::Node;
 pub use launch::launched;
 pub use measure::{MeasuredLink, measure_link};
 #[cfg(feature = "mpi")]
-pub(crate) use mpi::abort_job;
+pub(crate) use mpi::{abort_job, thread_level};
+pub use pump::ClockOffset;
 pub(crate) use pump::{Hello, Line, Meeting, News, Patience, Pump, start};
 
 /// Ends the whole job at once, from any thread, if it is one that can be ended: the watchdog's
 /// last means. Nothing to end without MPI.
 #[cfg(not(feature = "mpi"))]
 pub(crate) fn abort_job() {}
+
+/// What the MPI library lets threads do: nothing without MPI.
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn thread_level() -> Option<String> {
+    None
+}
 
 /// Independent streams of operations; each has its own MPI communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

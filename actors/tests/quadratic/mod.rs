@@ -16,7 +16,7 @@ use std::time::Duration;
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
     BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
-    SnapshotRequest, Step,
+    SnapshotRequest, Step, Writing,
 };
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -43,6 +43,19 @@ pub enum Trouble {
     /// Compute of a replica takes so much longer, in milliseconds.
     Slow {
         replica: usize,
+        millis: u64,
+    },
+    /// A batch of this rank's readers takes so many milliseconds.
+    SlowReader {
+        rank: usize,
+        millis: u64,
+    },
+    /// Each update takes so many milliseconds.
+    SlowUpdate {
+        millis: u64,
+    },
+    /// Each snapshot takes so many milliseconds.
+    SlowSnapshot {
         millis: u64,
     },
     /// The replica of this rank has another plan hash.
@@ -84,6 +97,8 @@ pub struct Seen {
     /// Batch tickets, in order of compute.
     pub tickets: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
+    /// Iterations of the snapshots that the writer has written.
+    pub written: Vec<u64>,
     pub final_weights: Vec<Vec<f32>>,
 }
 
@@ -123,6 +138,10 @@ pub struct Source {
 impl BatchSource for Source {
     type Batch = Batch;
 
+    fn describe(&self) -> String {
+        "LevelDB made_up".into()
+    }
+
     fn batch_bytes(&self) -> usize {
         4 * PARAMS
     }
@@ -134,6 +153,13 @@ impl BatchSource for Source {
                 && ticket >= *at
             {
                 return Err(format!("records.ldb: checksum mismatch at byte {ticket}").into());
+            }
+        }
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowReader { rank, millis } = trouble
+                && *rank == self.rank
+            {
+                std::thread::sleep(Duration::from_millis(*millis));
             }
         }
         batch.ticket = ticket;
@@ -191,6 +217,11 @@ impl Bowl {
     }
 
     fn make_update(&mut self, iter: u64) {
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowUpdate { millis } = trouble {
+                std::thread::sleep(Duration::from_millis(*millis));
+            }
+        }
         if let Some(limit) = self.behaviour.clip {
             let norm = self.g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
             if norm > limit {
@@ -376,7 +407,7 @@ impl Replica for Bowl {
         Ok(())
     }
 
-    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, request: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         let mut replicas = Vec::new();
         let mut sum = 0.0;
         while let Some((replica, history)) = request.histories.next()? {
@@ -388,12 +419,21 @@ impl Replica for Bowl {
             let own = sum / request.replicas as f32;
             assert!((own - mean).abs() <= 1e-5, "mean history {mean}, of the replicas {own}");
         }
+        for trouble in &self.behaviour.troubles {
+            if let Trouble::SlowSnapshot { millis } = trouble {
+                std::thread::sleep(Duration::from_millis(*millis));
+            }
+        }
         let (iter, ticket) = (request.iter, request.ticket);
         let cursors = request.test_cursors.to_vec();
         self.behaviour
             .log
             .with(|seen| seen.snapshots.push(Snapshot { iter, ticket, cursors, mean, replicas }));
-        Ok(())
+        let log = self.behaviour.log.clone();
+        Ok(Box::new(move || {
+            log.with(|seen| seen.written.push(iter));
+            Ok(())
+        }))
     }
 }
 

@@ -24,7 +24,7 @@ impl Observer for Told {
     }
 
     fn display(&mut self, display: &Display) {
-        let Display { iter, loss, outputs, closing } = display;
+        let Display { iter, loss, outputs, closing, .. } = display;
         self.line(format!("display {iter} {loss:.4} {} {closing}", outputs.len()));
     }
 

@@ -37,6 +37,7 @@ use bytes::Bytes;
 use rusty_leveldb::{DB, Options};
 
 pub use cursor::Cursor;
+pub(crate) use record_log::masked_crc;
 pub use writer::Writer;
 
 use super::DataError;

@@ -21,7 +21,7 @@ const LAST: u8 = 4;
 
 /// The checksum LevelDB stores: crc32c, rotated and offset so that a checksum of data which
 /// itself holds checksums stays useful.
-pub(super) fn masked_crc(crc: u32) -> u32 {
+pub(crate) fn masked_crc(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

@@ -21,11 +21,11 @@ pub(super) const INK: [u8; 3] = [0x22, 0x22, 0x22];
 pub(super) const GRID: [u8; 3] = [0xe2, 0xe2, 0xe2];
 
 /// A place: x to the right, y downwards, in units of the SVG.
-pub(super) type Point = [f32; 2];
+pub(in crate::tools) type Point = [f32; 2];
 
 /// How a line is drawn.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stroke {
+pub(in crate::tools) struct Stroke {
     pub colour: [u8; 3],
     pub width: f32,
     pub dash: &'static [f32],
@@ -33,7 +33,7 @@ pub(super) struct Stroke {
 
 /// Which point of a word its place is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub(in crate::tools) enum Anchor {
     Start,
     Middle,
     End,
@@ -41,7 +41,7 @@ pub(super) enum Anchor {
 
 /// How a word is set; its place is on the line that letters stand on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Text {
+pub(in crate::tools) struct Text {
     pub size: f32,
     pub colour: [u8; 3],
     pub anchor: Anchor,
@@ -49,7 +49,7 @@ pub(super) struct Text {
 
 /// A rectangle.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Area {
+pub(in crate::tools) struct Area {
     pub left: f32,
     pub top: f32,
     pub width: f32,
@@ -57,7 +57,7 @@ pub(super) struct Area {
 }
 
 /// What a chart is drawn on.
-pub(super) trait Canvas {
+pub(in crate::tools) trait Canvas {
     /// A line through all points.
     fn line(&mut self, points: &[Point], stroke: Stroke);
     /// A filled rectangle.

@@ -28,6 +28,8 @@ mod panel;
 mod raster;
 mod svg;
 
+pub(in crate::tools) use canvas::{Anchor, Area, Canvas, Stroke, Text};
+
 use std::path::Path;
 
 use caffe_proto::write_file_atomic;
@@ -183,12 +185,35 @@ impl Chart {
     /// Another ending, a file that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         check_name(path)?;
-        let bytes = match path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png")) {
-            true => self.png()?,
-            false => self.svg().into_bytes(),
-        };
-        Ok(write_file_atomic(path, &bytes)?)
+        let page = layout::Page::of(self);
+        save(path, [page.width, page.height], &|canvas| page.draw(canvas))
     }
+}
+
+/// Writes what `draw` draws on so many units of width and height, in the form that the path's name
+/// ends with: for pictures that are no charts.
+///
+/// # Errors
+/// As [`Chart::save`].
+pub(in crate::tools) fn save(
+    path: &Path,
+    [width, height]: [f32; 2],
+    draw: &dyn Fn(&mut dyn Canvas),
+) -> Result<()> {
+    check_name(path)?;
+    let bytes = match path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png")) {
+        true => {
+            let mut canvas = raster::Raster::new(width, height, PNG_SCALE)?;
+            draw(&mut canvas);
+            canvas.finish()?
+        }
+        false => {
+            let mut canvas = svg::Svg::new(width, height);
+            draw(&mut canvas);
+            canvas.finish().into_bytes()
+        }
+    };
+    Ok(write_file_atomic(path, &bytes)?)
 }
 
 /// Whether [`Chart::save`] knows the form that `path` names, to be asked before the work is done.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caffe_actors::trace::{Kind, Tracer};
-use caffe_actors::{BatchSource, Cause, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step};
+use caffe_actors::{
+    BatchSource, Cause, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+};
 
 use super::DeviceSpec;
 use super::blueprint::Blueprint;
@@ -213,7 +215,7 @@ impl Replica for EmulatedReplica {
         Ok(())
     }
 
-    fn snapshot(&mut self, _: SnapshotRequest<'_>) -> Result<(), Cause> {
+    fn snapshot(&mut self, _: SnapshotRequest<'_>) -> Result<Writing, Cause> {
         Err("an emulated device has no weights to write".into())
     }
 }

@@ -12,7 +12,8 @@ mod noise;
 use std::time::{Duration, Instant};
 
 use self::noise::Noise;
-use super::{Beat, Done, Op, Transport};
+use super::{Beat, Done, Lane, Op, Transport};
+use crate::wire::Wire;
 
 pub use link::{Link, Loss};
 
@@ -24,6 +25,8 @@ pub(super) struct Emulated {
     since: Instant,
     /// When the link is free again.
     free: Instant,
+    /// Sums under way and the format in which they travel.
+    wires: Vec<(Lane, usize, Wire)>,
     /// Completed inside, still on the link: when each is due.
     held: Vec<(Instant, Done)>,
     fresh: Vec<Done>,
@@ -38,6 +41,7 @@ impl Emulated {
             link,
             since: now,
             free: now,
+            wires: Vec::new(),
             held: Vec::new(),
             fresh: Vec::new(),
         }
@@ -55,11 +59,11 @@ impl Emulated {
         let bytes = |data: &Vec<f32>| size_of_val(&data[..]);
         let seconds = match done {
             Done::Headers { .. } => self.link.header(nodes),
-            // A sum that rounds travels in 16 bits.
-            Done::Sum { data, rest, .. } if !rest.is_empty() => {
-                self.link.sum(bytes(data) / 2, nodes)
+            Done::Sum { lane, id, data, .. } => {
+                let place = self.wires.iter().position(|(l, i, _)| l == lane && i == id);
+                let wire = place.map_or(Wire::F32, |place| self.wires.remove(place).2);
+                self.link.sum(data.len() * wire.bytes(), nodes)
             }
-            Done::Sum { data, .. } => self.link.sum(bytes(data), nodes),
             Done::Broadcast { data, .. } => self.link.broadcast(bytes(data), nodes),
             Done::Collect { data, .. } => self.link.message(bytes(data)),
         };
@@ -90,7 +94,13 @@ impl Transport for Emulated {
     }
 
     fn post(&mut self, op: Op) -> Result<(), String> {
-        if self.lost() { Ok(()) } else { self.inner.post(op) }
+        if self.lost() {
+            return Ok(());
+        }
+        if let Op::Sum { lane, id, wire, .. } = &op {
+            self.wires.push((*lane, *id, *wire));
+        }
+        self.inner.post(op)
     }
 
     fn poll(&mut self, done: &mut Vec<Done>) -> Result<(), String> {

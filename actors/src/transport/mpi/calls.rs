@@ -50,6 +50,27 @@ pub(super) fn init() -> Result<(), String> {
     Ok(())
 }
 
+/// What threads may do, in MPI's word; `None` when MPI is not initialised or has left.
+pub(super) fn thread_level() -> Option<String> {
+    let (mut done, mut over, mut level) = (0, 0, 0);
+    // SAFETY: the first two may be called at any time; the third only in between.
+    unsafe {
+        check(ffi::MPI_Initialized(&mut done), "MPI_Initialized").ok()?;
+        check(ffi::MPI_Finalized(&mut over), "MPI_Finalized").ok()?;
+        if done == 0 || over != 0 {
+            return None;
+        }
+        check(ffi::MPI_Query_thread(&mut level), "MPI_Query_thread").ok()?;
+        let known = [
+            (ffi::RSMPI_THREAD_SINGLE, "single"),
+            (ffi::RSMPI_THREAD_FUNNELED, "funneled"),
+            (ffi::RSMPI_THREAD_SERIALIZED, "serialized"),
+            (ffi::RSMPI_THREAD_MULTIPLE, "multiple"),
+        ];
+        known.iter().find(|(of, _)| *of == level).map(|(_, name)| (*name).to_owned())
+    }
+}
+
 /// Leaves MPI. All ranks must do so.
 pub(super) fn finalize() -> Result<(), String> {
     // SAFETY: called once, by the thread that initialised, with all requests done or cancelled.

@@ -8,18 +8,20 @@ pub(super) struct Headers {
     comm: Comm,
     size: usize,
     under_way: Option<Gather>,
+    /// The words of the last header: memory for the next.
+    spare: Vec<u64>,
 }
 
 struct Gather {
     request: Request,
     /// Lent to MPI until the request is done.
-    _own: Vec<u64>,
+    own: Vec<u64>,
     all: Vec<u64>,
 }
 
 impl Headers {
     pub(super) fn new(comm: Comm, size: usize) -> Self {
-        Headers { comm, size, under_way: None }
+        Headers { comm, size, under_way: None, spare: Vec::new() }
     }
 
     pub(super) fn open(&self) -> bool {
@@ -30,11 +32,12 @@ impl Headers {
         if self.under_way.is_some() {
             return Err("a header was posted before the last had come".into());
         }
-        let mut all = vec![0; words.len() * self.size];
+        let mut all = std::mem::take(&mut self.spare);
+        all.resize(words.len() * self.size, 0);
         // SAFETY: both vectors are kept, untouched, in `under_way` until the request is done;
         // `all` has `size` times as many words.
         let request = unsafe { self.comm.gather(words.as_ptr(), words.len(), all.as_mut_ptr())? };
-        self.under_way = Some(Gather { request, _own: words, all });
+        self.under_way = Some(Gather { request, own: words, all });
         Ok(())
     }
 
@@ -43,6 +46,7 @@ impl Headers {
             && gather.request.test()?
             && let Some(gather) = self.under_way.take()
         {
+            self.spare = gather.own;
             done.push(Done::Headers { words: gather.all });
         }
         Ok(())

@@ -7,6 +7,8 @@ mod beats;
 mod calls;
 mod headers;
 mod lane;
+#[cfg(test)]
+mod measure;
 
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +30,11 @@ pub(crate) fn abort_job() {
     if ABORTABLE.swap(false, Ordering::AcqRel) {
         calls::abort(FAULT_STATUS);
     }
+}
+
+/// What the library lets threads do, in MPI's word; `None` where it is not in use.
+pub(crate) fn thread_level() -> Option<String> {
+    calls::thread_level()
 }
 
 /// This rank's end.

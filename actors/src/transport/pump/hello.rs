@@ -1,11 +1,14 @@
 //! The first exchange of a job: who is there, with how many device actors, and whether all want
 //! the same.
 
-use std::time::Duration;
+use std::time::Instant;
 
-use super::{Done, Op, Transport};
+use super::clocks::{Alignment, ClockOffset};
+use super::{Done, Op, Transport, pause};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Identity, MAX_IDENTITIES};
 use crate::fault::{Fault, Halt, Origin, Post};
+use crate::trace::Tracer;
 
 /// Words of a host name.
 const HOST_WORDS: usize = 8;
@@ -36,6 +39,8 @@ pub(crate) struct Meeting {
     pub(crate) workers: Vec<usize>,
     /// Name of the transport.
     pub(crate) transport: String,
+    /// Each rank's clock beside rank 0's.
+    pub(crate) clocks: Vec<ClockOffset>,
 }
 
 impl Meeting {
@@ -74,16 +79,17 @@ impl Hello {
 
     /// What rank `rank`'s words differ in from rank 0's, in words.
     fn difference(&self, first: &[u64], other: &[u64]) -> Option<String> {
-        if first[1] != other[1] {
-            return Some("the mode or the schedule (max_iter, display, test, snapshot)".into());
-        }
         if first[2] != other[2] {
             return Some("the number of files and settings compared".into());
         }
         let pairs = first[FIXED..].iter().zip(&other[FIXED..]).take(MAX_IDENTITIES);
-        let place = pairs.enumerate().find(|(_, (a, b))| a != b)?.0;
-        let what = self.identities.get(place).map(|identity| identity.what.clone());
-        Some(what.unwrap_or_else(|| format!("setting {place}")))
+        // Files first: a schedule differs where they do.
+        if let Some((place, _)) = pairs.enumerate().find(|(_, (a, b))| a != b) {
+            let what = self.identities.get(place).map(|identity| identity.what.clone());
+            return Some(what.unwrap_or_else(|| format!("setting {place}")));
+        }
+        let differs = first[1] != other[1];
+        differs.then(|| "the mode or the schedule (max_iter, display, test, snapshot)".into())
     }
 }
 
@@ -96,24 +102,48 @@ fn host_of(words: &[u64]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Exchanges hellos and compares them.
-pub(super) fn meet(
-    transport: &mut dyn Transport,
-    hello: &Hello,
-    post: &Post,
-) -> Result<Meeting, Halt> {
-    transport.post(Op::Header { words: hello.encode() })?;
-    let mut done = Vec::new();
-    let words = loop {
+/// Posts a header and waits for those of all nodes.
+fn exchange(transport: &mut dyn Transport, op: Op, post: &Post) -> Result<Vec<u64>, Halt> {
+    transport.post(op)?;
+    let (start, mut done) = (Instant::now(), Vec::new());
+    loop {
         transport.poll(&mut done)?;
         if let Some(Done::Headers { words }) = done.pop() {
-            break words;
+            return Ok(words);
         }
         if post.alarm.raised() {
             return Err(Halt::Stopped);
         }
-        std::thread::sleep(Duration::from_micros(200));
+        pause(start);
+    }
+}
+
+/// Meets the other nodes without training: only to look at them.
+pub(in crate::transport) fn introduce(transport: &mut dyn Transport) -> Result<Meeting, String> {
+    let host = crate::run::host_name();
+    let post = Post {
+        rank: transport.rank(),
+        host: host.clone(),
+        actor: "process".into(),
+        alarm: Default::default(),
+        tracer: Tracer::detached("process"),
     };
+    let hello = Hello { workers: 1, config: 0, identities: Vec::new(), host };
+    meet(transport, &hello, &SystemClock::default(), &post).map_err(|halt| match halt {
+        Halt::Stopped => "stopped".into(),
+        Halt::Cause(cause) => cause.to_string(),
+        Halt::Fault(fault) => fault.to_string(),
+    })
+}
+
+/// Exchanges hellos, compares them, and measures the clocks.
+pub(super) fn meet(
+    transport: &mut dyn Transport,
+    hello: &Hello,
+    clock: &dyn Clock,
+    post: &Post,
+) -> Result<Meeting, Halt> {
+    let words = exchange(transport, Op::Header { words: hello.encode() }, post)?;
     let all: Vec<&[u64]> = words.chunks_exact(WORDS).collect();
     let hosts: Vec<String> = all.iter().map(|words| host_of(words)).collect();
     for (rank, other) in all.iter().enumerate() {
@@ -126,10 +156,16 @@ pub(super) fn meet(
             return Err(Halt::Fault(Fault { rank, host, origin, ..post.fault(cause) }));
         }
     }
+    let mut alignment = Alignment::new(transport.size());
+    while let Some(op) = alignment.next(clock) {
+        let words = exchange(transport, op, post)?;
+        alignment.arrived(clock, &words);
+    }
     Ok(Meeting {
         rank: transport.rank(),
         workers: all.iter().map(|words| words[0] as usize).collect(),
         hosts,
         transport: transport.describe(),
+        clocks: alignment.offsets(clock),
     })
 }

@@ -13,18 +13,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::emulated::Emulated;
 use super::{Beat, Done, Link, Op, Transport};
+use crate::clock::Clock;
 use crate::config::Launch;
 use crate::fault::{Alarm, Fault, Halt, Origin, Post, enter, guarded};
 use crate::trace::{Kind, Tracer};
 
+mod clocks;
 mod hello;
 
+pub use clocks::ClockOffset;
+pub(super) use hello::introduce;
 pub(crate) use hello::{Hello, Meeting};
 
 /// How often open operations are looked after.
 const POLL: Duration = Duration::from_micros(150);
 /// How long a pump without open operations sleeps: how late it notices a fault.
 const NAP: Duration = Duration::from_millis(20);
+/// How long a wait for headers alone looks without sleeping.
+const EAGER: Duration = Duration::from_millis(2);
 /// How often peers hear from each other.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a failing node goes on so that its peers hear why.
@@ -41,6 +47,8 @@ enum Command {
     Op(Op),
     /// Whom to wake when something has finished.
     Attach(Box<dyn Fn() + Send>),
+    /// Measure the clocks again, with all other nodes.
+    Align(Sender<Vec<ClockOffset>>),
     /// All work is done on all nodes: leave in order.
     Finish,
     /// The fault has been printed: end the job.
@@ -101,6 +109,14 @@ impl Pump {
         self.tell(Command::Attach(wake));
     }
 
+    /// Measures the clocks again; to be called on all nodes, when no other operation is open.
+    /// `None` after a fault.
+    pub(crate) fn align(&self) -> Option<Vec<ClockOffset>> {
+        let (found, offsets) = bounded(1);
+        self.tell(Command::Align(found));
+        offsets.recv().ok()
+    }
+
     /// Leaves in order; waits for all nodes to do so.
     pub(crate) fn finish(self) {
         self.tell(Command::Finish);
@@ -133,6 +149,7 @@ pub(crate) fn start(
     link: Option<Link>,
     hello: Hello,
     patience: Patience,
+    clock: Arc<dyn Clock>,
     post: Post,
 ) -> Result<(Pump, Meeting), Fault> {
     let (commands, inbox) = bounded(DEPTH);
@@ -144,7 +161,7 @@ pub(crate) fn start(
         guarded(&here, || {
             let span = here.tracer.span(Kind::Start);
             let mut transport = connect(launch, link)?;
-            let meeting = hello::meet(transport.as_mut(), &hello, &here)?;
+            let meeting = hello::meet(transport.as_mut(), &hello, clock.as_ref(), &here)?;
             let peers = transport.size();
             let hosts = meeting.hosts.clone();
             drop(met.send(meeting));
@@ -155,6 +172,7 @@ pub(crate) fn start(
                 heard: vec![Instant::now(); peers],
                 warned: vec![false; peers],
                 patience,
+                clock,
                 transport,
                 inbox,
                 outbox,
@@ -196,6 +214,15 @@ pub(super) fn connect(launch: Launch, link: Option<Link>) -> Result<Box<dyn Tran
     })
 }
 
+/// A moment between two looks at an exchange that nothing else can be done during: none at first,
+/// since its duration is what is measured.
+fn pause(since: Instant) {
+    match since.elapsed() < EAGER {
+        true => std::thread::yield_now(),
+        false => std::thread::sleep(POLL),
+    }
+}
+
 struct Running {
     post: Post,
     /// Host name of each rank.
@@ -212,6 +239,7 @@ struct Running {
     heard: Vec<Instant>,
     warned: Vec<bool>,
     patience: Patience,
+    clock: Arc<dyn Clock>,
 }
 
 impl Running {
@@ -265,6 +293,7 @@ impl Running {
                 wake();
                 self.wake = Some(wake);
             }
+            Command::Align(found) => drop(found.send(self.align()?)),
             Command::Finish => return Ok(true),
             Command::Release => {}
         }

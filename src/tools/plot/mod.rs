@@ -17,9 +17,13 @@
 //! # Ok::<(), caffe::Error>(())
 //! ```
 
+mod mean;
+
 use super::chart::{Axis, Chart, Panel, Scale, Series, Style};
 use super::parse_log::{Row, Table, Tables};
 use crate::{Result, bail};
+
+pub use mean::mean;
 
 /// A rate that falls by this factor or more is drawn by its logarithm.
 const STEEP: f64 = 50.0;

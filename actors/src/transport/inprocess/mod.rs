@@ -5,13 +5,17 @@
 //! order; whoever arrives last does the arithmetic, in rank order, so results do not depend on
 //! the order of arrival.
 
+mod combine;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use self::combine::{Load, Scratch, gather, rounded_sum, spread, sum};
 use super::{Beat, Done, Lane, Op, Transport};
-use crate::wire::{self, CHUNK, Pieces, Wire};
+#[cfg(test)]
+use crate::wire::Wire;
 
 /// One node's ticket to a job inside this process; see [`Launch`](crate::Launch).
 #[derive(Clone, Debug)]
@@ -33,15 +37,6 @@ impl InProcess {
     }
 }
 
-/// What a collective carries.
-#[derive(Debug)]
-enum Load {
-    Words(Vec<u64>),
-    Floats(Vec<f32>),
-    /// Data and rest of a rounded sum.
-    Rounded(Vec<f32>, Vec<f32>),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stream {
     Header,
@@ -59,6 +54,9 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Hub {
     slots: HashMap<(Stream, u64), Slot>,
+    /// Slots of collectives that are over, and working memory: for the next ones.
+    spare: Vec<Slot>,
+    scratch: Scratch,
     mail: HashMap<usize, VecDeque<Vec<f32>>>,
     beats: Vec<Vec<(usize, Beat)>>,
 }
@@ -85,19 +83,20 @@ impl Node {
         &mut self,
         stream: Stream,
         load: Load,
-        combine: impl FnOnce(&mut [Option<Load>]) -> Result<(), String>,
+        combine: impl FnOnce(&mut [Option<Load>], &mut Scratch) -> Result<(), String>,
     ) -> Result<u64, String> {
         let next = self.next.entry(stream).or_insert(0);
         let place = *next;
         *next += 1;
         let size = self.place.size;
         let mut hub = self.place.hub.lock();
-        let slot = hub.slots.entry((stream, place)).or_default();
+        let Hub { slots, spare, scratch, .. } = &mut *hub;
+        let slot = slots.entry((stream, place)).or_insert_with(|| spare.pop().unwrap_or_default());
         slot.loads.resize_with(size, || None);
         slot.loads[self.place.rank] = Some(load);
         slot.arrived += 1;
         if slot.arrived == size {
-            combine(&mut slot.loads)?;
+            combine(&mut slot.loads, scratch)?;
         }
         Ok(place)
     }
@@ -111,8 +110,11 @@ impl Node {
         }
         let load = slot.loads[self.place.rank].take();
         slot.taken += 1;
-        if slot.taken == self.place.size {
-            hub.slots.remove(&(stream, place));
+        if slot.taken == self.place.size
+            && let Some(mut slot) = hub.slots.remove(&(stream, place))
+        {
+            (slot.arrived, slot.taken) = (0, 0);
+            hub.spare.push(slot);
         }
         load
     }
@@ -147,93 +149,6 @@ impl Node {
     }
 }
 
-/// Sums all loads in rank order and gives every rank the sum in its own buffer.
-fn sum(loads: &mut [Option<Load>]) -> Result<(), String> {
-    let (first, rest) = loads.split_at_mut(1);
-    let Some(Some(Load::Floats(total))) = first.first_mut() else {
-        return Err("rank 0 joined a sum with something else".into());
-    };
-    for load in &*rest {
-        match load {
-            Some(Load::Floats(data)) if data.len() == total.len() => {
-                for (sum, value) in total.iter_mut().zip(data) {
-                    *sum += value;
-                }
-            }
-            _ => return Err("nodes joined one sum with buffers of different length".into()),
-        }
-    }
-    spread(loads)
-}
-
-/// Sums all loads as ranks with a wire between them would.
-fn rounded_sum(wire: Wire, loads: &mut [Option<Load>]) -> Result<(), String> {
-    let mut parts: Vec<(&mut [f32], &mut [f32])> = Vec::new();
-    for load in loads {
-        match load {
-            Some(Load::Rounded(data, rest)) if data.len() == rest.len() => parts.push((data, rest)),
-            _ => return Err("nodes joined one sum with buffers of different kinds".into()),
-        }
-    }
-    let (nodes, len) = (parts.len(), parts[0].0.len());
-    if parts.iter().any(|(data, _)| data.len() != len) {
-        return Err("nodes joined one sum with buffers of different length".into());
-    }
-    let (mut sent, mut received, mut all) = (Vec::new(), Vec::new(), Vec::new());
-    let mut sum = Vec::new();
-    for from in (0..len).step_by(CHUNK) {
-        let chunk = from..(from + CHUNK).min(len);
-        let pieces = Pieces { len: chunk.len(), nodes };
-        let words = pieces.words();
-        sent.resize(nodes * pieces.all_words(), 0);
-        all.resize(pieces.all_words(), 0);
-        for ((data, rest), sent) in parts.iter_mut().zip(sent.chunks_mut(pieces.all_words())) {
-            let (data, rest) = (&data[chunk.clone()], &mut rest[chunk.clone()]);
-            wire::spread(wire, data, rest, nodes, sent);
-        }
-        for (node, out) in all.chunks_mut(words).enumerate() {
-            received.clear();
-            for sent in sent.chunks(pieces.all_words()) {
-                received.extend_from_slice(&sent[node * words..(node + 1) * words]);
-            }
-            let rest = &mut parts[node].1[chunk.clone()][pieces.of(node)];
-            wire::combine(wire, &received, rest, &mut sum, out);
-        }
-        for (data, _) in &mut parts {
-            wire::collect(wire, &all, nodes, &mut data[chunk.clone()]);
-        }
-    }
-    Ok(())
-}
-
-/// Copies rank 0's load into everybody's.
-fn spread(loads: &mut [Option<Load>]) -> Result<(), String> {
-    let (first, rest) = loads.split_at_mut(1);
-    let Some(Some(Load::Floats(source))) = first.first() else {
-        return Err("rank 0 joined a broadcast with something else".into());
-    };
-    for load in rest {
-        match load {
-            Some(Load::Floats(data)) if data.len() == source.len() => data.copy_from_slice(source),
-            _ => return Err("nodes joined one broadcast with different lengths".into()),
-        }
-    }
-    Ok(())
-}
-
-/// Gives every rank all ranks' words, in rank order.
-fn gather(loads: &mut [Option<Load>]) -> Result<(), String> {
-    let mut all = Vec::new();
-    for load in &*loads {
-        match load {
-            Some(Load::Words(words)) => all.extend_from_slice(words),
-            _ => return Err("a node joined a header with something else".into()),
-        }
-    }
-    loads.fill_with(|| Some(Load::Words(all.clone())));
-    Ok(())
-}
-
 impl Transport for Node {
     fn rank(&self) -> usize {
         self.place.rank
@@ -254,7 +169,9 @@ impl Transport for Node {
             }
             Op::Sum { lane, id, data, wire, rest } if wire.rounds() => {
                 let load = Load::Rounded(data, rest);
-                let round = |loads: &mut [Option<Load>]| rounded_sum(wire, loads);
+                let round = |loads: &mut [Option<Load>], scratch: &mut Scratch| {
+                    rounded_sum(wire, loads, scratch)
+                };
                 Waiting::Sum { lane, id, place: self.join(Stream::Lane(lane), load, round)? }
             }
             Op::Sum { lane, id, data, .. } => {

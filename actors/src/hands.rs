@@ -1,0 +1,178 @@
+//! Arithmetic over long runs of floats for the communicator: on its own thread, and with a few more
+//! of the node's where cores are left over by the devices.
+//!
+//! Work is cut into chunks of 64 KiB for the threads, and these into blocks that stay in the
+//! first-level cache; memory is what limits it (`scripts/bench/communication.sh` compares with `memcpy`). Which thread does a
+//! chunk changes no bit: every element is computed from the same operands in the same order.
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+/// Floats in a chunk: 64 KiB.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// Floats that one thread adds at a time: 1 KiB of sums, which stay in the first-level cache while all
+/// parts are added. (Measured: twice as fast as 64 KiB at a time, for four parts.)
+const BLOCK: usize = 256;
+
+/// From here on waking other threads (some 10 µs) pays: 1 MiB.
+const WORTH: usize = 256 * 1024;
+
+/// The threads.
+#[derive(Debug)]
+pub(crate) struct Hands {
+    pool: Option<ThreadPool>,
+}
+
+impl Hands {
+    /// `threads` in all; with one the caller does everything.
+    ///
+    /// # Errors
+    /// Threads that cannot be started.
+    pub(crate) fn new(threads: usize) -> Result<Self, String> {
+        if threads <= 1 {
+            return Ok(Hands { pool: None });
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("hand {index}"))
+            .build()
+            .map_err(|error| format!("cannot start {threads} threads that add: {error}"))?;
+        Ok(Hands { pool: Some(pool) })
+    }
+
+    /// Calls `body` with every chunk of `data` and its index, side by side when the work is worth it:
+    /// `floats` are read or written in all. The caller waits.
+    pub(crate) fn over(
+        &self,
+        data: &mut [f32],
+        floats: usize,
+        body: impl Fn(usize, &mut [f32]) + Send + Sync,
+    ) {
+        match &self.pool {
+            Some(pool) if floats >= WORTH => pool.install(|| {
+                let chunks = data.par_chunks_mut(CHUNK).enumerate();
+                chunks.for_each(|(index, chunk)| body(index, chunk));
+            }),
+            _ => {
+                let chunks = data.chunks_mut(CHUNK).enumerate();
+                chunks.for_each(|(index, chunk)| body(index, chunk));
+            }
+        }
+    }
+
+    /// As [`over`](Hands::over), for chunks that `body` finds by their index.
+    pub(crate) fn times(&self, count: usize, body: impl Fn(usize) + Send + Sync) {
+        match &self.pool {
+            Some(pool) if count * CHUNK >= WORTH => {
+                pool.install(|| (0..count).into_par_iter().for_each(&body));
+            }
+            _ => (0..count).for_each(body),
+        }
+    }
+
+    /// `out` = `scale` × the sum of all parts, added in their order.
+    pub(crate) fn add_all(&self, parts: &[Option<Vec<f32>>], scale: f32, out: &mut [f32]) {
+        let Some((first, rest)) = parts.split_first() else { return };
+        let floats = out.len() * (parts.len() + 1);
+        self.over(out, floats, |index, out| {
+            for (place, out) in out.chunks_mut(BLOCK).enumerate() {
+                let from = index * CHUNK + place * BLOCK;
+                let range = from..from + out.len();
+                if let Some(first) = first {
+                    out.copy_from_slice(&first[range.clone()]);
+                }
+                for part in rest.iter().flatten() {
+                    for (sum, value) in out.iter_mut().zip(&part[range.clone()]) {
+                        *sum += value;
+                    }
+                }
+                multiply(out, scale);
+            }
+        });
+    }
+
+    /// Multiplies all of `data`.
+    pub(crate) fn scale(&self, data: &mut [f32], scale: f32) {
+        if scale != 1.0 {
+            let floats = data.len();
+            self.over(data, floats, |_, chunk| multiply(chunk, scale));
+        }
+    }
+}
+
+fn multiply(data: &mut [f32], scale: f32) {
+    if scale != 1.0 {
+        data.iter_mut().for_each(|value| *value *= scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn parts(count: usize, len: usize) -> Vec<Option<Vec<f32>>> {
+        (0..count).map(|p| Some((0..len).map(|i| (i * (p + 1)) as f32 * 0.1).collect())).collect()
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        let len = 40 * CHUNK + 7;
+        let parts = parts(3, len);
+        let mut sums = Vec::new();
+        for threads in [1, 2, 3] {
+            let hands = Hands::new(threads).unwrap();
+            let mut out = vec![9.0; len];
+            hands.add_all(&parts, 0.5, &mut out);
+            hands.scale(&mut out, 3.0);
+            sums.push(out);
+        }
+        assert!(sums[0] == sums[1] && sums[0] == sums[2]);
+        let part = |p: usize, i: usize| parts[p].as_ref().unwrap()[i];
+        for i in [0, 1, CHUNK - 1, CHUNK, len - 1] {
+            assert_eq!(sums[0][i], (part(0, i) + part(1, i) + part(2, i)) * 0.5 * 3.0);
+        }
+    }
+
+    /// Best of some runs, in GB/s.
+    fn speed(bytes: usize, mut body: impl FnMut()) -> f64 {
+        let mut best = f64::INFINITY;
+        for _ in 0..12 {
+            let start = Instant::now();
+            body();
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        bytes as f64 / best / 1e9
+    }
+
+    /// Bytes read and written per second, against a plain copy by as many threads.
+    #[test]
+    #[ignore = "a measurement: scripts/bench/communication.sh"]
+    fn bandwidth() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let len = 7 << 20;
+        for threads in [1, 2, 4].into_iter().filter(|threads| *threads <= cores) {
+            let hands = Hands::new(threads).unwrap();
+            let (source, mut target) = (vec![1.0f32; len], vec![0.0f32; len]);
+            let copy = speed(8 * len, || {
+                let body = |index: usize, out: &mut [f32]| {
+                    out.copy_from_slice(&source[index * CHUNK..index * CHUNK + out.len()]);
+                };
+                hands.over(&mut target, 2 * len, body);
+            });
+            for count in [2, 4] {
+                let parts = parts(count, len);
+                let bytes = 4 * (count + 1) * len;
+                let add = speed(bytes, || hands.add_all(&parts, 0.25, &mut target));
+                println!(
+                    "{threads} thread(s), {count} gradients of 28 MB: memcpy {copy:.1} GB/s, \
+                     sum and mean {add:.1} GB/s, {:.0} %, {:.1} ms",
+                    100.0 * add / copy,
+                    bytes as f64 / add / 1e6
+                );
+            }
+        }
+    }
+}

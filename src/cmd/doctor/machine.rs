@@ -1,0 +1,123 @@
+//! This host: processor, memory, libraries, devices, and which cores the process may use.
+
+use std::time::Instant;
+
+use super::Finding;
+use crate::cmd::host;
+use crate::device::cpu::{memory, onednn};
+use crate::device::cuda;
+
+/// Floats that each thread copies at a time: far more than a cache holds.
+const COPY: usize = 16 << 20;
+
+pub(super) fn findings() -> Vec<Finding> {
+    vec![processor(), cores(), main_memory(), bandwidth(), dnn(), gpus(), hdf5()]
+}
+
+fn processor() -> Finding {
+    let features = host::vector_extensions();
+    let text = format!("{}: {}", host::processor(), features.join(" "));
+    if cfg!(target_arch = "x86_64") && !features.contains(&"AVX2") {
+        return Finding::warn("processor", text, "without AVX2 training is several times slower");
+    }
+    Finding::ok("processor", text)
+}
+
+/// One core for a rank that has others beside it is what `mpirun` of Open MPI does to two ranks.
+fn cores() -> Finding {
+    let (cores, logical) = (host::cores(), host::logical());
+    let there = online();
+    let text =
+        format!("{cores} open to this process ({logical} hardware threads, {there} on this host)");
+    let ranks = host::local_ranks();
+    if host::bound_at_launch() && cores == 1 && there > ranks {
+        return Finding::warn(
+            "binding",
+            format!("{text}; this rank is pinned to one core"),
+            "start with `mpirun --bind-to none` (or --map-by slot:PE=N), else readers and replicas \
+             share that core",
+        );
+    }
+    if ranks > cores && !host::bound_at_launch() {
+        let fix = "fewer ranks with more --workers, or more hosts";
+        return Finding::warn("binding", format!("{text}, for {ranks} ranks"), fix);
+    }
+    Finding::ok("cores", text)
+}
+
+/// Hardware threads of the host, whatever this process may use of them.
+fn online() -> usize {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines().filter(|line| line.starts_with("processor")).count().max(1)
+}
+
+fn main_memory() -> Finding {
+    match memory::total() {
+        Some(bytes) => {
+            Finding::ok("memory", format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)))
+        }
+        None => Finding::warn("memory", "unknown", "/proc/meminfo should say how much there is"),
+    }
+}
+
+/// Copies with as many threads as there are cores; the fastest of a few.
+fn bandwidth() -> Finding {
+    let threads = host::own_cores();
+    let each = (COPY / threads).max(1 << 20);
+    let mut pairs: Vec<_> =
+        (0..threads).map(|_| (vec![1.0f32; each], vec![0.0f32; each])).collect();
+    let mut fastest = f64::INFINITY;
+    for _ in 0..4 {
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for (from, to) in &mut pairs {
+                scope.spawn(|| to.copy_from_slice(from));
+            }
+        });
+        fastest = fastest.min(begun.elapsed().as_secs_f64());
+    }
+    // A copy reads and writes.
+    let bytes = 2.0 * (each * threads * size_of::<f32>()) as f64;
+    let text =
+        format!("{:.1} GB/s read and written, {threads} thread(s) copying", bytes / fastest / 1e9);
+    Finding::ok("memory bandwidth", text)
+}
+
+fn dnn() -> Finding {
+    match onednn::Library::open() {
+        Ok(library) => {
+            let (major, minor, patch) = library.version();
+            Finding::ok("oneDNN", format!("{major}.{minor}.{patch}"))
+        }
+        Err(why) => Finding::warn(
+            "oneDNN",
+            format!("{why}; convolutions take the plain path, several times slower"),
+            "Debian and Ubuntu: apt-get install libdnnl2; elsewhere build oneDNN 2.x as libdnnl.so.2",
+        ),
+    }
+}
+
+fn gpus() -> Finding {
+    match cuda::probe() {
+        Ok(driver) => {
+            let names: Vec<&str> = driver.devices.iter().map(|d| d.name.as_str()).collect();
+            let (major, minor) = driver.version;
+            let names = if names.is_empty() { "no device".into() } else { names.join(", ") };
+            let text = format!("driver for CUDA {major}.{minor}: {names}");
+            Finding::warn("CUDA", text, "this version computes on the CPU; the devices stay idle")
+        }
+        // Nothing is wrong with a machine without GPUs.
+        Err(why) => Finding::ok("CUDA", format!("{why}; training computes on the CPU")),
+    }
+}
+
+fn hdf5() -> Finding {
+    if cfg!(feature = "hdf5") {
+        return Finding::ok("HDF5", "built in: HDF5Data, HDF5Output, snapshot_format: HDF5");
+    }
+    Finding::warn(
+        "HDF5",
+        "built without: nets with HDF5Data and snapshot_format: HDF5 are refused",
+        "install libhdf5-dev and build with the cargo feature `hdf5`",
+    )
+}
