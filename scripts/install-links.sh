@@ -33,8 +33,8 @@ link() {
 # `caffe` itself too, unless DIR is where the program lies.
 [ "$dir/caffe" -ef "$caffe" ] || link caffe
 # The last four are deprecated in Caffe, too: they say what to call instead.
-for tool in compute_image_mean convert_cifar_data convert_imageset convert_mnist_data \
-    convert_mnist_siamese_data device_query extract_features upgrade_net_proto_binary \
+for tool in classification compute_image_mean convert_cifar_data convert_imageset \
+    convert_mnist_data convert_mnist_siamese_data device_query extract_features upgrade_net_proto_binary \
     upgrade_net_proto_text upgrade_solver_proto_text \
     finetune_net net_speed_benchmark test_net train_net; do
     link "$tool"

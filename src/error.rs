@@ -40,9 +40,9 @@ pub enum Error {
         /// What has the wrong shape.
         what: String,
         /// The shape that was needed.
-        expected: Shape,
+        expected: Box<Shape>,
         /// The shape that was found.
-        got: Shape,
+        got: Box<Shape>,
     },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]

@@ -121,7 +121,8 @@ fn finetuning_takes_all_layers_but_the_renamed_one_and_trains_them() {
     let work = Work::new();
     // CaffeNet's convolutions as somebody else's training may have left them.
     let mut given: NetParameter = net_from_file(example("caffenet/deploy.prototxt")).unwrap().net;
-    given.layer.retain(|layer| layer.r#type() != "Softmax" && !layer.name().starts_with("fc"));
+    let fc6 = given.layer.iter().position(|layer| layer.name() == "fc6").unwrap();
+    given.layer.truncate(fc6);
     let options = caffe::net::NetOptions { seed: 77, ..caffe::net::NetOptions::new(Phase::Test) };
     let mut given = caffe::net::Net::new(&given, &caffe::net::Origin::default(), &options).unwrap();
     let given = given.to_proto();

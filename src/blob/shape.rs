@@ -4,18 +4,21 @@ use std::fmt;
 use std::ops::{Index, Range};
 
 use caffe_proto::{BlobProto, BlobShape};
+use smallvec::SmallVec;
 
 use super::Layout;
 use crate::{Result, bail};
 
 /// Extents of a blob, such as `[N, C, H, W]`. A scalar has no axes and one element.
+/// Up to six axes lie in the value itself: shapes are copied in the hot loop, where nothing is
+/// allocated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Shape(Vec<usize>);
+pub struct Shape(SmallVec<[usize; 6]>);
 
 impl Shape {
     /// A shape with these extents.
     pub fn new(dims: impl Into<Vec<usize>>) -> Self {
-        Shape(dims.into())
+        Shape(SmallVec::from_slice(&dims.into()))
     }
 
     /// The extents.
@@ -111,11 +114,9 @@ impl Shape {
     pub fn of_proto(proto: &BlobProto) -> Shape {
         match &proto.shape {
             Some(shape) => Shape(shape.dim.iter().map(|&d| d.max(0) as usize).collect()),
-            None => Shape(
-                [proto.num(), proto.channels(), proto.height(), proto.width()]
-                    .map(|d| d.max(0) as usize)
-                    .to_vec(),
-            ),
+            None => [proto.num(), proto.channels(), proto.height(), proto.width()]
+                .map(|d| d.max(0) as usize)
+                .into(),
         }
     }
 
@@ -147,7 +148,7 @@ impl Index<usize> for Shape {
 
 impl<const N: usize> From<[usize; N]> for Shape {
     fn from(dims: [usize; N]) -> Self {
-        Shape(dims.to_vec())
+        Shape(SmallVec::from_slice(&dims))
     }
 }
 

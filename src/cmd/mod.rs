@@ -10,6 +10,7 @@
 //! closes the pipe (`| head`) has seen enough: that is no error.
 
 mod blackbox;
+mod classification;
 mod complaints;
 mod compute_image_mean;
 mod convert_cifar_data;
@@ -100,6 +101,7 @@ enum Command {
     ConvertMnistSiameseData(convert_mnist_siamese_data::ConvertSiameseArgs),
     ComputeImageMean(compute_image_mean::ComputeMeanArgs),
     ExtractFeatures(extract_features::ExtractArgs),
+    Classification(classification::ClassificationArgs),
     Net(net::NetArgs),
     ParseLog(parse_log::ParseLogArgs),
     Blackbox(blackbox::BlackboxArgs),
@@ -183,6 +185,7 @@ impl Command {
             Command::ConvertMnistSiameseData(args) => args.run(log),
             Command::ComputeImageMean(args) => args.run(log),
             Command::ExtractFeatures(args) => args.run(log),
+            Command::Classification(args) => args.run(log),
             Command::Net(args) => args.run(log),
             Command::ParseLog(args) => args.run(log),
             Command::Blackbox(args) => args.run(),

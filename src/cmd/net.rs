@@ -24,10 +24,10 @@ Examples:
   caffe net draw train_val.prototxt net.svg -rankdir TB
   caffe net diff old.prototxt new.prototxt
 
-check names layers of unknown type, then builds the net for both phases, with its data, and tells
-what stops each; summary tells
-shapes, parameters, operations of a forward pass and memory; draw writes what OUTPUT's name ends
-with (dot; svg, png and pdf with Graphviz); diff tells layers and settings that differ.";
+check builds the net for both phases, with its data, and names every fault that is not the mere
+consequence of another; summary tells shapes, parameters, operations of a forward pass and memory;
+draw writes what OUTPUT's name ends with (dot; svg, png and pdf with Graphviz); diff tells layers
+and settings that differ.";
 
 /// Formats that Graphviz writes for us.
 const PICTURES: [&str; 3] = ["svg", "png", "pdf"];
@@ -123,26 +123,29 @@ impl NetArgs {
     }
 
     fn build(&self, file: &NetFile, phase: Phase) -> Result<Net> {
+        Net::new(&file.net, &self.origin(file), &NetOptions::new(phase))
+    }
+
+    fn origin(&self, file: &NetFile) -> Origin {
         let lines = (0..file.net.layer.len()).map(|i| file.line(i).unwrap_or(0)).collect();
-        let origin = Origin { file: self.model.display().to_string(), lines };
-        Net::new(&file.net, &origin, &NetOptions::new(phase))
+        Origin { file: self.model.display().to_string(), lines }
     }
 
     /// Every fault is a line; those that both phases have are told once.
     fn check(&self, file: &NetFile, log: &Log) -> Result<()> {
+        // Of all layers, also those of no phase.
         let mut faults = unknown_types(file);
         for fault in &faults {
             log.warning(concat!("net.rs:", line!()), fault);
         }
-        // A build would stop at the first of them.
-        let phases: &[Phase] = if faults.is_empty() { &[Phase::Train, Phase::Test] } else { &[] };
-        for &phase in phases {
+        let origin = self.origin(file);
+        for phase in [Phase::Train, Phase::Test] {
             let name = phase.as_str_name();
             if layers_of(file, phase)?.is_empty() && !file.net.layer.is_empty() {
                 log.info(concat!("net.rs:", line!()), format!("{name}: no layers; not looked at"));
                 continue;
             }
-            match self.build(file, phase) {
+            match Net::survey(&file.net, &origin, &NetOptions::new(phase)) {
                 Ok(net) => {
                     let summary = Summary::of(&net);
                     let text = format!(
@@ -152,11 +155,13 @@ impl NetArgs {
                     );
                     log.info(concat!("net.rs:", line!()), text);
                 }
-                Err(error) => {
-                    let fault = error.to_string();
-                    if !faults.contains(&fault) {
-                        log.warning(concat!("net.rs:", line!()), format!("{name}: {fault}"));
-                        faults.push(fault);
+                Err(found) => {
+                    let told = found.iter().filter(|error| !is_unknown_type(error));
+                    for fault in told.map(Error::to_string) {
+                        if !faults.contains(&fault) {
+                            log.warning(concat!("net.rs:", line!()), format!("{name}: {fault}"));
+                            faults.push(fault);
+                        }
                     }
                 }
             }
@@ -196,6 +201,10 @@ fn unknown_types(file: &NetFile) -> Vec<String> {
         Some(format!("layer `{}` at {}: {error}", layer.name(), file.place(i)))
     };
     layers.filter_map(fault).collect()
+}
+
+fn is_unknown_type(error: &Error) -> bool {
+    matches!(error, Error::Layer { type_name, .. } if by_type_name(type_name).is_err())
 }
 
 /// The layers that belong to a phase.

@@ -13,7 +13,8 @@ use std::path::Path;
 use crate::{Result, bail};
 
 /// Caffe's tools, by the name that both their program and our command have.
-pub const TOOLS: [&str; 10] = [
+pub const TOOLS: [&str; 11] = [
+    "classification",
     "compute_image_mean",
     "convert_cifar_data",
     "convert_imageset",

@@ -93,19 +93,40 @@ impl RecordCursor {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_all(&mut self, positions: Range<u64>) -> Result<Vec<(u64, Record)>, DataError> {
-        let count = match self.count {
-            Some(count) if self.order.is_shuffled() => count,
-            _ => return positions.map(|position| self.read(position)).collect(),
-        };
-        let mut sorted: Vec<(u64, u64)> =
-            positions.map(|position| (self.order.record(position, count), position)).collect();
-        sorted.sort_unstable();
-        let mut found = Vec::with_capacity(sorted.len());
-        for (_, position) in sorted {
-            found.push((position, self.read(position)?));
-        }
+        let mut found = Vec::with_capacity((positions.end - positions.start) as usize);
+        self.visit(positions, |position, index, record| {
+            found.push((position, (index, record)));
+            Ok(())
+        })?;
         found.sort_unstable_by_key(|(position, _)| *position);
         Ok(found.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Hands the records at `positions` to `take`, each with its position and its index, in the order
+    /// in which they lie in the database: one after the other, so that not all of a batch's blocks
+    /// are in memory at once.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and those of `take`.
+    pub fn visit(
+        &mut self,
+        positions: Range<u64>,
+        mut take: impl FnMut(u64, u64, Record) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let mut one = |records: &mut Self, position| {
+            let (index, record) = records.read(position)?;
+            take(position, index, record)
+        };
+        match self.count {
+            Some(count) if self.order.is_shuffled() => {
+                let order = self.order;
+                let sorted = positions.map(|position| (order.record(position, count), position));
+                let mut sorted: Vec<(u64, u64)> = sorted.collect();
+                sorted.sort_unstable();
+                sorted.into_iter().try_for_each(|(_, position)| one(self, position))
+            }
+            _ => positions.into_iter().try_for_each(|position| one(self, position)),
+        }
     }
 
     fn read_index(&mut self, index: u64) -> Result<Option<(u64, Record)>, DataError> {

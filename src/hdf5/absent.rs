@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use caffe_proto::files::Pending;
+
 use super::check_signature;
 use crate::{Error, Result};
 
@@ -121,6 +123,14 @@ impl Writer {
     /// # Errors
     /// None: there is no writer.
     pub fn finish(self) -> Result<()> {
+        match self {}
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// None: there is no writer.
+    pub fn close(self) -> Result<Pending> {
         match self {}
     }
 }

@@ -236,9 +236,18 @@ impl Writer {
     /// # Errors
     /// A full disk and the like.
     pub fn finish(self) -> Result<()> {
+        Ok(self.close()?.finish()?)
+    }
+
+    /// Closes the file and syncs it; its name is left to the caller.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub fn close(self) -> Result<Pending> {
         let closed = self.file.flush().and_then(|()| self.file.close());
         closed.map_err(|e| refused(&self.path, "cannot be written", &e))?;
-        Ok(self.pending.finish()?)
+        self.pending.sync()?;
+        Ok(self.pending)
     }
 
     fn refused(&self, name: &str, e: &h5::Error) -> Error {

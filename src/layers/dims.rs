@@ -100,8 +100,8 @@ pub fn expect(what: &str, expected: &Shape, got: &Shape) -> Result<()> {
     }
     Err(crate::Error::ShapeMismatch {
         what: what.to_owned(),
-        expected: expected.clone(),
-        got: got.clone(),
+        expected: Box::new(expected.clone()),
+        got: Box::new(got.clone()),
     })
 }
 

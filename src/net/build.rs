@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
 
 use super::select::{check_counts, loss_weights, makers, select};
-use super::split::insert_splits;
+use super::split::{Placed, insert_splits};
 use super::{Net, NetOptions, Node, Origin, gradient_flow, memory};
 use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::data::readers::reads_records;
@@ -26,24 +26,9 @@ impl Net {
         ensure!(!placed.is_empty(), "net `{}` has no layers in this phase", param.name());
         let with_blobs = placed.iter().filter(|p| !p.param.blobs.is_empty());
         let given: Vec<LayerParameter> = with_blobs.map(|p| p.param.clone()).collect();
-        let mut builder = Builder {
-            options,
-            run: Run::Cpu(CpuRun::new(options.threads, options.exact)),
-            groups: Groups::default(),
-            blobs: Vec::new(),
-            available: HashMap::new(),
-            nodes: Vec::new(),
-            declared: Vec::new(),
-            shared: HashMap::new(),
-            makers: makers(&placed),
-        };
+        let mut builder = Builder::new(options, &placed);
         for (index, layer) in insert_splits(placed).into_iter().enumerate() {
-            let place = origin.place(layer.block);
-            let (name, kind) = (layer.param.name().to_owned(), layer.param.r#type().to_owned());
-            builder.add(index, layer.param, place.clone()).map_err(|e| match e {
-                e @ Error::Layer { .. } => e,
-                e => Error::Layer { name, type_name: kind, place, source: Box::new(e) },
-            })?;
+            builder.add_placed(index, layer, origin)?;
         }
         let mut net = builder.finish(param)?;
         net.copy_trained_from(&NetParameter { layer: given, ..Default::default() })?;
@@ -66,7 +51,7 @@ impl Groups {
     }
 }
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     options: &'a NetOptions,
     run: Run,
     groups: Groups,
@@ -80,7 +65,37 @@ struct Builder<'a> {
     makers: HashMap<String, String>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    /// A net without layers yet, of which `placed` will come.
+    pub(super) fn new(options: &'a NetOptions, placed: &[Placed]) -> Self {
+        Builder {
+            options,
+            run: Run::Cpu(CpuRun::new(options.threads, options.exact)),
+            groups: Groups::default(),
+            blobs: Vec::new(),
+            available: HashMap::new(),
+            nodes: Vec::new(),
+            declared: Vec::new(),
+            shared: HashMap::new(),
+            makers: makers(placed),
+        }
+    }
+
+    /// The next layer; its errors name it and its place.
+    pub(super) fn add_placed(
+        &mut self,
+        index: usize,
+        layer: Placed,
+        origin: &Origin,
+    ) -> Result<()> {
+        let place = origin.place(layer.block);
+        let (name, kind) = (layer.param.name().to_owned(), layer.param.r#type().to_owned());
+        self.add(index, layer.param, place.clone()).map_err(|e| match e {
+            e @ Error::Layer { .. } => e,
+            e => Error::Layer { name, type_name: kind, place, source: Box::new(e) },
+        })
+    }
+
     fn add(&mut self, index: usize, param: LayerParameter, place: Option<String>) -> Result<()> {
         ensure!(!param.r#type().is_empty(), "the layer has no `type`");
         let def = by_type_name(param.r#type())?;

@@ -15,6 +15,7 @@ mod options;
 mod reshape;
 mod select;
 mod split;
+mod survey;
 mod weights;
 
 pub use filter::is_included;

@@ -154,7 +154,12 @@ mod tests {
             state: FileSum::of_file(&paths.state).unwrap(),
         };
         let sidecar = Sidecar { iter, ..Sidecar::default() };
-        SidecarWriter::create(&paths.sidecar, &sidecar).unwrap().finish(sums).unwrap();
+        SidecarWriter::create(&paths.sidecar, &sidecar)
+            .unwrap()
+            .close(sums)
+            .unwrap()
+            .finish()
+            .unwrap();
         paths
     }
 

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use caffe_proto::files::Pending;
 use caffe_proto::{BlobProto, BlobShape, LayerParameter, NetParameter, SolverState};
 
 use crate::hdf5::{Reader, Writer};
@@ -23,7 +24,12 @@ const MOST_BLOBS: usize = 1024;
 ///
 /// # Errors
 /// A full disk and the like; nothing is left then.
-pub fn write_model(path: &Path, net: &NetParameter, owned: &[Vec<bool>], diff: bool) -> Result<()> {
+pub fn write_model(
+    path: &Path,
+    net: &NetParameter,
+    owned: &[Vec<bool>],
+    diff: bool,
+) -> Result<Pending> {
     let mut file = Writer::create(path)?;
     for (layer, owned) in net.layer.iter().zip(owned) {
         let name = layer.name();
@@ -41,7 +47,7 @@ pub fn write_model(path: &Path, net: &NetParameter, owned: &[Vec<bool>], diff: b
             }
         }
     }
-    file.finish()
+    file.close()
 }
 
 fn extents(blob: &BlobProto) -> Vec<usize> {
@@ -83,7 +89,7 @@ pub fn read_model(path: &Path) -> Result<NetParameter> {
 ///
 /// # Errors
 /// A full disk and the like; nothing is left then.
-pub fn write_state(path: &Path, state: &SolverState) -> Result<()> {
+pub fn write_state(path: &Path, state: &SolverState) -> Result<Pending> {
     let mut file = Writer::create(path)?;
     file.integer("iter", state.iter())?;
     file.text("learned_net", state.learned_net())?;
@@ -92,7 +98,7 @@ pub fn write_state(path: &Path, state: &SolverState) -> Result<()> {
     for (k, blob) in state.history.iter().enumerate() {
         file.floats(&format!("history/{k}"), &extents(blob), &blob.data)?;
     }
-    file.finish()
+    file.close()
 }
 
 /// Reads a solver state.

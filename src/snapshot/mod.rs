@@ -8,9 +8,9 @@
 //! squared gradients and squared updates (AdaDelta). `current_step` is written for other programs;
 //! here the rate is a function of the iteration alone.
 //!
-//! Each file is written to a temporary name, synced and renamed: the model, then the state, which
-//! names it, then the sidecar, which holds the checksums of both. So [`find`] can tell which
-//! snapshots are whole, whenever the process died. [`taken`] is a snapshot on its way from a solver
+//! All files are written to temporary names and synced before the first is renamed: the model, then
+//! the state, which names it, then the sidecar, which holds the checksums of both. So [`find`] can
+//! tell which snapshots are whole, whenever the process died or the disk was full. [`taken`] is a snapshot on its way from a solver
 //! to the files, [`keep`] decides which ones stay, [`lock`] sees to it that one job writes.
 
 pub mod find;
@@ -158,7 +158,7 @@ pub fn check_writable(prefix: &str) -> Result<()> {
 /// # Errors
 /// A file that cannot be written; earlier snapshots stay as they are.
 pub fn write(solver: &mut Solver, prefix: &str, iter: u64) -> Result<Paths> {
-    take(solver, prefix, iter, None).write().map(|(paths, _)| paths)
+    take(solver, prefix, iter, None).write(None)
 }
 
 /// Loads weights (from the model the state names, or that lies beside it) and histories.

@@ -212,7 +212,7 @@ fn to_floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Writes a sidecar history by history, so that only one of them is in memory; nothing appears
-/// under the final name before [`SidecarWriter::finish`].
+/// under the final name before [`SidecarWriter::close`] and [`Pending::finish`].
 pub struct SidecarWriter {
     file: BufWriter<File>,
     pending: Pending,
@@ -253,11 +253,11 @@ impl SidecarWriter {
         Ok(())
     }
 
-    /// Adds what the other files hold, syncs the file and gives it its name.
+    /// Adds what the other files hold and syncs the file; its name is left to the caller.
     ///
     /// # Errors
     /// A full disk and the like, or histories that are missing.
-    pub fn finish(mut self, sums: Sums) -> Result<()> {
+    pub fn close(mut self, sums: Sums) -> Result<Pending> {
         ensure!(self.left == 0, "{} histories are missing from the sidecar", self.left);
         self.put(&sums.model.encode())?;
         self.put(&sums.state.encode())?;
@@ -266,7 +266,8 @@ impl SidecarWriter {
             .write_all(&crc)
             .and_then(|()| self.file.flush())
             .map_err(|e| Error::file(self.pending.temporary(), e))?;
-        Ok(self.pending.finish()?)
+        self.pending.sync()?;
+        Ok(self.pending)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -302,7 +303,7 @@ mod tests {
         let mut w = SidecarWriter::create(&path, &sample()).unwrap();
         w.history(&[1.0, 2.0, 3.0]).unwrap();
         w.history(&[4.0, 5.0, 6.0]).unwrap();
-        w.finish(sums()).unwrap();
+        w.close(sums()).unwrap().finish().unwrap();
         path
     }
 
@@ -334,7 +335,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x_iter_10.resume");
         let w = SidecarWriter::create(&path, &sample()).unwrap();
-        assert!(w.finish(sums()).is_err());
+        assert!(w.close(sums()).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -1,10 +1,13 @@
 //! A snapshot in two steps: [`take`] copies what it holds out of a solver, quickly, so that training
 //! can go on; [`Taken::write`] makes the files, on any thread.
 
-use caffe_proto::solver_parameter::SnapshotFormat;
-use caffe_proto::{Message, NetParameter, SolverState, write_file_atomic};
+use std::path::Path;
 
-use super::{FileSum, Paths, Sums, add_diffs, h5, to_blobs};
+use caffe_proto::files::Pending;
+use caffe_proto::solver_parameter::SnapshotFormat;
+use caffe_proto::{Message, NetParameter, SolverState};
+
+use super::{FileSum, Paths, SidecarWriter, Sums, add_diffs, h5, to_blobs};
 use crate::Result;
 use crate::params::Param;
 use crate::solver::Solver;
@@ -54,21 +57,18 @@ pub fn take(solver: &mut Solver, prefix: &str, iter: u64, history: Option<Vec<f3
 }
 
 impl Taken {
-    /// Writes the model, then the state; says where, and what they hold.
+    /// Writes the model, the state and the sidecar, if there is one. All are on the disk before the
+    /// first gets its name.
     ///
     /// # Errors
-    /// A file that cannot be written; earlier snapshots stay as they are.
-    pub fn write(self) -> Result<(Paths, Sums)> {
-        let model = match self.format {
+    /// A file that cannot be written: then none appears, and earlier snapshots stay as they are.
+    pub fn write(self, sidecar: Option<SidecarWriter>) -> Result<Paths> {
+        let (model, model_sum) = match self.format {
             SnapshotFormat::Hdf5 => {
-                h5::write_model(&self.paths.model, &self.model, &self.owned, self.diff)?;
-                FileSum::of_file(&self.paths.model)?
+                let (net, owned) = (&self.model, &self.owned);
+                summed(h5::write_model(&self.paths.model, net, owned, self.diff)?)?
             }
-            SnapshotFormat::Binaryproto => {
-                let bytes = self.model.encode_to_vec();
-                write_file_atomic(&self.paths.model, &bytes)?;
-                FileSum::of(&bytes)
-            }
+            SnapshotFormat::Binaryproto => holding(&self.paths.model, &self.model)?,
         };
         drop(self.model);
         let state = SolverState {
@@ -77,17 +77,26 @@ impl Taken {
             history: to_blobs(&self.params, self.stride, &self.history),
             current_step: Some(self.current_step),
         };
-        let state = match self.format {
-            SnapshotFormat::Hdf5 => {
-                h5::write_state(&self.paths.state, &state)?;
-                FileSum::of_file(&self.paths.state)?
-            }
-            SnapshotFormat::Binaryproto => {
-                let bytes = state.encode_to_vec();
-                write_file_atomic(&self.paths.state, &bytes)?;
-                FileSum::of(&bytes)
-            }
+        let (state, state_sum) = match self.format {
+            SnapshotFormat::Hdf5 => summed(h5::write_state(&self.paths.state, &state)?)?,
+            SnapshotFormat::Binaryproto => holding(&self.paths.state, &state)?,
         };
-        Ok((self.paths, Sums { model, state }))
+        let sums = Sums { model: model_sum, state: state_sum };
+        let sidecar = sidecar.map(|writer| writer.close(sums)).transpose()?;
+        for file in [Some(model), Some(state), sidecar].into_iter().flatten() {
+            file.finish()?;
+        }
+        Ok(self.paths)
     }
+}
+
+/// A file that holds `message`, and its sum.
+fn holding(path: &Path, message: &impl Message) -> Result<(Pending, FileSum)> {
+    let bytes = message.encode_to_vec();
+    Ok((Pending::holding(path, &bytes)?, FileSum::of(&bytes)))
+}
+
+fn summed(file: Pending) -> Result<(Pending, FileSum)> {
+    let sum = FileSum::of_file(file.temporary())?;
+    Ok((file, sum))
 }

@@ -332,8 +332,7 @@ impl Replica for SolverReplica {
         let (job, iter) = (self.job.clone(), request.iter);
         Ok(Box::new(move || {
             let _busy = job.writing.begin();
-            let (_, sums) = taken.write()?;
-            writer.finish(sums)?;
+            taken.write(Some(writer))?;
             Ok(job.keeper.written(iter)?)
         }))
     }

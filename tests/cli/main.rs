@@ -21,7 +21,7 @@ use std::process::Stdio;
 
 use support::{Folder, caffe, fails, line, run, succeeds, text};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "train",
     "test",
     "time",
@@ -35,6 +35,7 @@ const COMMANDS: [&str; 25] = [
     "convert_mnist_siamese_data",
     "compute_image_mean",
     "extract_features",
+    "classification",
     "net",
     "parse_log",
     "blackbox",

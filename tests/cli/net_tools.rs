@@ -62,6 +62,20 @@ fn check_tells_the_faults_of_both_phases() {
     );
     let net = folder.write("both.prototxt", both);
     assert!(fails(&["net", "check", &net]).contains("2 faults"));
+    // Three faults of one phase; `after` only follows from one of them and is no fault of its own.
+    let three = format!(
+        "{NET} layer {{ name: 'one' type: 'ReLU' bottom: 'q' top: 'one' }}
+         layer {{ name: 'after' type: 'ReLU' bottom: 'one' top: 'after' }}
+         layer {{ name: 'two' type: 'Convolution' bottom: 'ip' top: 'two' }}
+         layer {{ name: 'three' type: 'Sofmax' bottom: 'two' top: 'three' }}"
+    );
+    let net = folder.write("three.prototxt", three);
+    let output = caffe().args(["net", "check", &net]).output().unwrap();
+    let log = text(&output.stderr);
+    for name in ["one", "two", "three"] {
+        assert_eq!(log.matches(&format!("layer `{name}` ")).count(), 1, "{name}: {log}");
+    }
+    assert!(log.contains("3 faults") && !log.contains("layer `after`"), "{log}");
     let types = NET.replace("'ReLU'", "'RelU'").replace("'Softmax'", "'Sofmax'");
     let net = folder.write("types.prototxt", types);
     let output = caffe().args(["net", "check", &net]).output().unwrap();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use caffe::data::image::{Format, Raster};
 use caffe::data::{Backend, Database};
 use caffe_proto::{Datum, Message};
 
@@ -112,6 +113,46 @@ fn features_of_several_blobs_become_float_datums() {
         let sums: Vec<f32> = records(&sums, backend).iter().map(|(_, d)| d.float_data[0]).collect();
         assert_eq!(sums, [0.0, 8.0, 16.0, 24.0, 0.0, 8.0]);
     }
+}
+
+#[test]
+fn an_image_is_classified_as_caffes_example_does() {
+    use caffe_proto::{BlobProto, BlobShape, LayerParameter, NetParameter};
+    let folder = Folder::new();
+    // Six classes, each the sum of one of the values blue and red of two pixels, or nothing.
+    let net = "name: 'six' layer { name: 'in' type: 'Input' top: 'data' \
+               input_param { shape { dim: 10 dim: 3 dim: 1 dim: 2 } } } \
+               layer { name: 'ip' type: 'InnerProduct' bottom: 'data' top: 'ip' \
+               inner_product_param { num_output: 6 bias_term: false } }";
+    let net = folder.write("deploy.prototxt", net);
+    let mut weights = vec![0.0; 36];
+    // Class 2: blue of the first pixel; class 4: red of the second, halved.
+    (weights[2 * 6], weights[4 * 6 + 5]) = (1.0, 0.5);
+    let shape = BlobShape { dim: vec![6, 6] };
+    let blob = BlobProto { shape: Some(shape), data: weights, ..Default::default() };
+    let layer = LayerParameter { name: Some("ip".into()), blobs: vec![blob], ..Default::default() };
+    let model = NetParameter { layer: vec![layer], ..Default::default() };
+    let model = folder.write("six.caffemodel", model.encode_to_vec());
+    let mean = BlobProto {
+        shape: Some(BlobShape { dim: vec![1, 3, 1, 2] }),
+        data: vec![10.0, 30.0, 0.0, 0.0, 1.0, 1.0],
+        ..Default::default()
+    };
+    let mean = folder.write("mean.binaryproto", mean.encode_to_vec());
+    let labels = folder.write("labels.txt", "zero\none\ntwo words\nthree\nfour\nfive\n");
+    let raster = Raster { height: 1, width: 2, channels: 3, pixels: vec![120, 5, 6, 7, 8, 201] };
+    let image = folder.write("x.png", raster.encode(Format::Png).unwrap());
+    let (out, _) = succeeds(&["classification", &net, &model, &mean, &labels, &image]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("---------- Prediction for ") && lines.len() == 6, "{out}");
+    // The mean of blue is 20, that of red 1.
+    assert_eq!(lines[1..3], ["100.0000 - \"two words\"", "100.0000 - \"four\""]);
+    assert_eq!(lines[3], "0.0000 - \"zero\"");
+    let short = folder.write("short.txt", "zero\none\n");
+    let message = fails(&["classification", &net, &model, &mean, &short, &image]);
+    assert!(message.contains("2 labels for the 6 outputs"), "{message}");
+    let message = fails(&["classification", &net, &model, &mean, &labels, &labels]);
+    assert!(message.contains("only JPEG and PNG"), "{message}");
 }
 
 #[test]

@@ -16,10 +16,7 @@ use super::error::FileError;
 /// # Errors
 /// Whatever the system refuses. Then `path` is as it was and the temporary file is removed.
 pub fn write_file_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), FileError> {
-    let path = path.as_ref();
-    let pending = Pending::create(path)?;
-    fs::write(pending.temporary(), bytes).map_err(|source| writing(path, source))?;
-    pending.finish()
+    Pending::holding(path, bytes)?.finish()
 }
 
 fn writing(path: &Path, source: io::Error) -> FileError {
@@ -61,6 +58,27 @@ impl Pending {
         Ok(Pending { path: path.to_owned(), temporary })
     }
 
+    /// A file that holds `bytes`, on the disk but without its name: of files that belong together each
+    /// can be made so before the first one appears.
+    ///
+    /// # Errors
+    /// Whatever the system refuses; nothing is left then.
+    pub fn holding(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self, FileError> {
+        let pending = Self::create(path)?;
+        fs::write(pending.temporary(), bytes).map_err(|source| writing(&pending.path, source))?;
+        pending.sync()?;
+        Ok(pending)
+    }
+
+    /// Brings the content to the disk.
+    ///
+    /// # Errors
+    /// Whatever the system refuses.
+    pub fn sync(&self) -> Result<(), FileError> {
+        let file = OpenOptions::new().write(true).open(&self.temporary.path);
+        file.and_then(|file| file.sync_all()).map_err(|source| writing(&self.path, source))
+    }
+
     /// The temporary name; whoever writes the content may truncate the file, but not replace it.
     pub fn temporary(&self) -> &Path {
         &self.temporary.path
@@ -71,13 +89,9 @@ impl Pending {
     /// # Errors
     /// Whatever the system refuses; the temporary file is then removed.
     pub fn finish(self) -> Result<(), FileError> {
+        self.sync()?;
         let Pending { path, temporary } = self;
-        let named = OpenOptions::new()
-            .write(true)
-            .open(&temporary.path)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| fs::rename(&temporary.path, &path));
-        named.map_err(|source| writing(&path, source))?;
+        fs::rename(&temporary.path, &path).map_err(|source| writing(&path, source))?;
         temporary.keep();
         // Some network file systems cannot sync folders; the file itself is safe by now.
         let _ = File::open(folder_of(&path)).and_then(|folder| folder.sync_all());

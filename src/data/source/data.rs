@@ -67,16 +67,18 @@ pub fn open(
 }
 
 impl Items for DatabaseItems {
-    fn read(&mut self, positions: Range<u64>) -> Result<Vec<Item>, DataError> {
-        let positions = positions.start + self.skip..positions.end + self.skip;
-        let records = self.cursor.read_all(positions)?;
-        let mut items = Vec::with_capacity(records.len());
-        for (index, record) in records {
-            let content = Labelled::parse(record.value, self.colour)
-                .map_err(|problem| bad_record(&self.path, &record.key, problem))?;
-            items.push(Item { index, key: record.key, content });
-        }
-        Ok(items)
+    fn visit(
+        &mut self,
+        positions: Range<u64>,
+        take: &mut dyn FnMut(u64, Item) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let Self { path, cursor, colour, skip } = self;
+        let positions = positions.start + *skip..positions.end + *skip;
+        cursor.visit(positions, |position, index, record| {
+            let content = Labelled::parse(record.value, *colour)
+                .map_err(|problem| bad_record(path, &record.key, problem))?;
+            take(position - *skip, Item { index, key: record.key, content })
+        })
     }
 
     fn blame(&self, item: &Item, problem: RecordProblem) -> DataError {

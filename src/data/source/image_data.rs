@@ -88,10 +88,14 @@ pub fn open(
 }
 
 impl Items for ListItems {
-    fn read(&mut self, positions: Range<u64>) -> Result<Vec<Item>, DataError> {
+    fn visit(
+        &mut self,
+        mut positions: Range<u64>,
+        take: &mut dyn FnMut(u64, Item) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
         let count = self.entries.len() as u64;
         let index = |position| self.order.record(position + self.skip, count);
-        positions.map(|position| self.open(index(position))).collect()
+        positions.try_for_each(|position| take(position, self.open(index(position))?))
     }
 
     fn blame(&self, item: &Item, problem: RecordProblem) -> DataError {

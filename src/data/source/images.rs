@@ -23,11 +23,30 @@ pub struct Item {
 
 /// Where images come from.
 pub trait Items {
-    /// The images at `positions`, in this order, as far as their headers.
+    /// Hands the images at `positions` to `take`, each with its position, in whichever order is read
+    /// fastest, as far as their headers.
+    ///
+    /// # Errors
+    /// One of them cannot be read, and those of `take`.
+    fn visit(
+        &mut self,
+        positions: Range<u64>,
+        take: &mut dyn FnMut(u64, Item) -> Result<(), DataError>,
+    ) -> Result<(), DataError>;
+
+    /// The images at `positions`, in this order.
     ///
     /// # Errors
     /// One of them cannot be read.
-    fn read(&mut self, positions: Range<u64>) -> Result<Vec<Item>, DataError>;
+    fn read(&mut self, positions: Range<u64>) -> Result<Vec<Item>, DataError> {
+        let mut items = Vec::with_capacity((positions.end - positions.start) as usize);
+        self.visit(positions, &mut |position, item| {
+            items.push((position, item));
+            Ok(())
+        })?;
+        items.sort_unstable_by_key(|(position, _)| *position);
+        Ok(items.into_iter().map(|(_, item)| item).collect())
+    }
 
     /// The error that an image has a problem.
     fn blame(&self, item: &Item, problem: RecordProblem) -> DataError;
@@ -77,6 +96,38 @@ impl<I: Items> Images<I> {
         Ok(common.unwrap_or(self.first))
     }
 
+    /// Fills a batch of images that need no decoding: each is in its place before the next is read,
+    /// so that one record is in memory at a time, not a batch of them.
+    fn fill_one_by_one(&mut self, batch: &mut Batch) -> Result<(), DataError> {
+        let (n, first) = (self.batch_size, batch.positions.start);
+        let mut common = None;
+        let mut bad = None;
+        // Visiting borrows the items, which alone can say what is wrong with one.
+        let mut place = |position: u64, item: Item| {
+            if bad.is_none() {
+                let placed = self.transformer.output_shape(item.content.image.shape());
+                let placed = placed.and_then(|image| {
+                    let shape = *common.get_or_insert(image);
+                    if image != shape {
+                        return Err(RecordProblem::Differs { image, batch: shape });
+                    }
+                    let [channels, height, width] = shape;
+                    let size = channels * height * width;
+                    let out = batch.shape_top(0, &[n, channels, height, width]);
+                    let out = &mut out[(position - first) as usize * size..][..size];
+                    self.transformer.apply(&*item.content.image.image()?, position, out)
+                });
+                match placed {
+                    Ok(()) => note(batch, (position - first) as usize, &item),
+                    Err(problem) => bad = Some((item, problem)),
+                }
+            }
+            Ok(())
+        };
+        self.items.visit(first..first + n as u64, &mut place)?;
+        bad.map_or(Ok(()), |(item, problem)| Err(self.items.blame(&item, problem)))
+    }
+
     /// Decodes and transforms each image into its place in `out`.
     fn place(&self, items: &[Item], first: u64, out: &mut [f32]) -> Result<(), DataError> {
         let threads = if any_encoded(items) { self.threads } else { 1 };
@@ -91,6 +142,14 @@ impl<I: Items> Images<I> {
         };
         parallel::for_each(threads, jobs, work)
             .map_err(|(i, problem)| self.items.blame(&items[i as usize], problem))
+    }
+}
+
+/// Notes what `item` in place `slot` of the batch is, and its label.
+fn note(batch: &mut Batch, slot: usize, item: &Item) {
+    batch.note(slot, item.index, &item.key);
+    if let Some(labels) = batch.tops.get_mut(1) {
+        labels[slot] = item.content.label as f32;
     }
 }
 
@@ -114,11 +173,15 @@ impl<I: Items> Records for Images<I> {
     fn fill(&mut self, ticket: u64, batch: &mut Batch) -> Result<(), DataError> {
         let n = self.batch_size;
         batch.begin(ticket, n, self.tops);
-        let items = self.items.read(batch.positions.clone())?;
-        items.iter().for_each(|item| batch.note(item.index, &item.key));
         if self.tops > 1 {
-            let labels = batch.shape_top(1, &[n]).iter_mut();
-            labels.zip(&items).for_each(|(label, item)| *label = item.content.label as f32);
+            batch.shape_top(1, &[n]);
+        }
+        if !self.decodes {
+            return self.fill_one_by_one(batch);
+        }
+        let items = self.items.read(batch.positions.clone())?;
+        for (slot, item) in items.iter().enumerate() {
+            note(batch, slot, item);
         }
         let [channels, height, width] = self.common_shape(&items)?;
         let first = batch.positions.start;

@@ -50,14 +50,15 @@ impl Batch {
         self.shapes.resize_with(tops, Vec::new);
         self.keys.resize_with(batch_size, Vec::new);
         self.records.clear();
+        self.records.resize(batch_size, 0);
     }
 
-    /// Notes the next record.
-    fn note(&mut self, index: u64, key: &[u8]) {
-        let noted = &mut self.keys[self.records.len()];
+    /// Notes which record is in place `slot`.
+    fn note(&mut self, slot: usize, index: u64, key: &[u8]) {
+        let noted = &mut self.keys[slot];
         noted.clear();
         noted.extend_from_slice(key);
-        self.records.push(index);
+        self.records[slot] = index;
     }
 
     /// Gives top `i` a shape and memory for it.

@@ -31,6 +31,10 @@ impl Span {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
+        // What begins just behind 0 (seconds, iterations) is shown from 0 on.
+        if tight && scale == Scale::Linear && low > 0.0 && low < 0.1 * high {
+            low = 0.0;
+        }
         let width = high - low;
         // All values are one: a span as wide as the value is large.
         let least = low.abs().max(high.abs()).max(1e-12) * 1e-9;

@@ -123,10 +123,11 @@ pub(in crate::transport) fn introduce(transport: &mut dyn Transport) -> Result<M
     let host = crate::run::host_name();
     let post = Post {
         rank: transport.rank(),
-        host: host.clone(),
+        host: host.as_str().into(),
         actor: "process".into(),
         alarm: Default::default(),
         tracer: Tracer::detached("process"),
+        inject: None,
     };
     let hello = Hello { workers: 1, config: 0, identities: Vec::new(), host };
     meet(transport, &hello, &SystemClock::default(), &post).map_err(|halt| match halt {

@@ -285,8 +285,8 @@ impl Records for Windows {
         batch.begin(ticket, n, 2);
         let drawn: Vec<(&Window, bool)> =
             batch.positions.clone().enumerate().map(|(i, p)| self.draw(i, p)).collect();
-        for (window, _) in &drawn {
-            batch.note(window.image as u64, self.images[window.image].name.as_bytes());
+        for (slot, (window, _)) in drawn.iter().enumerate() {
+            batch.note(slot, window.image as u64, self.images[window.image].name.as_bytes());
         }
         let labels = batch.shape_top(1, &[n]).iter_mut();
         labels.zip(&drawn).for_each(|(label, (window, _))| *label = window.label as f32);
