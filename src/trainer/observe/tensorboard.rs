@@ -108,7 +108,7 @@ fn scalars(entry: &Entry) -> Vec<summary::Value> {
         let sum: u64 = entry.staleness.iter().enumerate().map(|(s, n)| s as u64 * n).sum();
         all.push(("time/staleness".into(), sum as f64 / updates as f64));
     }
-    let value = |(tag, value)| summary::Value { tag, simple_value: value as f32 };
+    let value = |(tag, value)| summary::Value { tag, simple_value: Some(value as f32) };
     all.into_iter().map(value).collect()
 }
 
@@ -121,6 +121,9 @@ mod tests {
         let bytes = record(b"abc");
         assert_eq!(&bytes[..8], &3u64.to_le_bytes());
         assert_eq!(bytes.len(), 8 + 4 + 3 + 4);
+        // A zero is a point like any other: it must be in the bytes.
+        let zero = summary::Value { tag: "t".into(), simple_value: Some(0.0) };
+        assert_eq!(zero.encode_to_vec(), [10, 1, b't', 21, 0, 0, 0, 0]);
         // crc32c("123456789") is 0xe3069283.
         let masked = masked_crc(0xe306_9283);
         assert_eq!(masked, 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8));
