@@ -143,8 +143,8 @@ fn an_iteration_allocates_nothing_but_what_reading_needs() {
         let each = reading as f64 / (10 * BATCH) as f64;
         println!("{name}: computing {computing}, packing {packing}, reading {each:.2} a record");
         found.push((name, computing));
-        // At most one for each of two threads and two products.
-        assert!(exact || packing <= 10 * 4, "{name}: {packing} packed panels");
+        // A few for each of two products: one a block of the result.
+        assert!(exact || packing <= 10 * 8, "{name}: {packing} packed panels");
         assert!(each <= 20.0, "{name}: {each} allocations a record read");
     }
     // The plain path keeps a few buffers a call: its place is the oracle's, not the hot loop's.

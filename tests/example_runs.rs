@@ -123,6 +123,15 @@ fn finetuning_takes_all_layers_but_the_renamed_one_and_trains_them() {
     let mut given: NetParameter = net_from_file(example("caffenet/deploy.prototxt")).unwrap().net;
     let fc6 = given.layer.iter().position(|layer| layer.name() == "fc6").unwrap();
     given.layer.truncate(fc6);
+    // A net for use says nothing of first values.
+    let gaussian = caffe_proto::FillerParameter {
+        r#type: Some("gaussian".to_owned()),
+        std: Some(0.05),
+        ..Default::default()
+    };
+    for setting in given.layer.iter_mut().filter_map(|layer| layer.convolution_param.as_mut()) {
+        setting.weight_filler = Some(gaussian.clone());
+    }
     let options = caffe::net::NetOptions { seed: 77, ..caffe::net::NetOptions::new(Phase::Test) };
     let mut given = caffe::net::Net::new(&given, &caffe::net::Origin::default(), &options).unwrap();
     let given = given.to_proto();

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-// Each test program uses a part of it.
-#[allow(dead_code)]
 mod quadratic;
 
 use std::time::Duration;

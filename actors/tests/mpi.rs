@@ -44,7 +44,8 @@ fn library() -> String {
 
 /// A line in the log of the tests, whether they pass or not: standard error itself is not captured.
 fn tell(text: &str) {
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    let mut log = std::io::stderr();
+    writeln!(log, "{text}").unwrap();
 }
 
 fn mpirun(ranks: usize, arguments: &[&str]) -> Option<Command> {

@@ -79,6 +79,7 @@ impl Inject {
     }
 
     /// Strikes if it is time.
+    #[expect(clippy::panic, reason = "a panic is what was asked for")]
     pub(super) fn strike(&self, post: &Post, phase: &str) -> Result<(), Halt> {
         let early = post.tracer.iter().unwrap_or(0) < self.iter;
         let elsewhere = self.rank.is_some_and(|rank| rank != post.rank) || self.phase != phase;

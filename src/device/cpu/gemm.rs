@@ -19,6 +19,8 @@
 //! # Ok::<(), caffe::device::cpu::onednn::Error>(())
 //! ```
 
+use smallvec::SmallVec;
+
 use super::onednn::Error;
 use super::threads::Threads;
 
@@ -28,6 +30,9 @@ const PANEL: [usize; 2] = [128, 64];
 
 /// Longest run of K that is summed before it is added to C.
 const BLOCK: usize = 320;
+
+/// A block of B the other way round: at most [`BLOCK`] by a panel's columns, on the stack.
+type Turned = SmallVec<[f32; 0x8000]>;
 
 /// Elements of C up to which the crate takes a way of its own.
 const SMALL: usize = 256;
@@ -140,7 +145,7 @@ pub fn sgemm(threads: Threads, g: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) -> 
         let (a_row, a_column) = if g.transa { (1, g.lda) } else { (g.lda, 1) };
         let (b_row, b_column) = if g.transb { (1, g.ldb) } else { (g.ldb, 1) };
         let mut beta = g.beta;
-        let mut turned = Vec::new();
+        let mut turned = Turned::new();
         for (from, len) in blocks(g.k) {
             let a = &a[row * a_row + from * a_column..];
             let b = &b[column * b_column + from * b_row..];

@@ -130,8 +130,8 @@ fn largest(line: &[f64], k: usize) -> Vec<(f64, usize)> {
 fn arg_max_with_ties_along_an_axis_or_a_record() {
     let x = Tensor::whole(&[3, 4, 2, 3], 5, 5);
     for k in [1, 2, 4] {
-        let mut places = Tensor::zeros(&[3, 1, k]);
-        let mut pairs = Tensor::zeros(&[3, 2, k]);
+        let mut places = Tensor::zeros(&[3, 1, k, 1]);
+        let mut pairs = Tensor::zeros(&[3, 2, k, 1]);
         for (n, line) in x.data.chunks(24).enumerate() {
             for (i, (value, place)) in largest(line, k).into_iter().enumerate() {
                 places.data[n * k + i] = place as f64;
