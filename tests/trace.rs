@@ -72,8 +72,9 @@ fn verdict(mode: Mode, iters: u64, link: Option<Link>, troubles: &[Trouble]) -> 
     last.strip_prefix("Verdict: ").unwrap().to_owned()
 }
 
+/// ssp with a bound so wide that rounds on a busy machine do not reach it.
 const MODES: [Mode; 4] =
-    [Mode::Sync, Mode::Hogwild, Mode::Ssp { staleness: 1 }, Mode::LocalSgd { every: 5 }];
+    [Mode::Sync, Mode::Hogwild, Mode::Ssp { staleness: 10 }, Mode::LocalSgd { every: 5 }];
 
 #[test]
 fn nothing_slow_is_bound_by_compute() {
