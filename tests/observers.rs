@@ -212,6 +212,9 @@ fn tensorboard_opens_the_event_file() {
 #[test]
 fn prometheus_is_served_while_training_and_a_taken_port_is_refused() {
     let folder = tempfile::tempdir().unwrap();
+    // A folder of its own: two jobs may not write the same snapshots.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = solver(elsewhere.path(), 10);
     let solver = solver(folder.path(), 1_000_000);
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -231,7 +234,7 @@ fn prometheus_is_served_while_training_and_a_taken_port_is_refused() {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    let second = train(1, &solver).arg(format!("--prometheus={port}")).output().unwrap();
+    let second = train(1, &other).arg(format!("--prometheus={port}")).output().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     for name in ["caffe_iteration ", "caffe_loss ", "caffe_time_share{part=\"compute\"} "] {

@@ -2,12 +2,10 @@
 //! fake replicas, readers and links in one process; and of a real run under `mpirun`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
 #[path = "../actors/tests/quadratic/mod.rs"]
 mod quadratic;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,8 +72,9 @@ fn verdict(mode: Mode, iters: u64, link: Option<Link>, troubles: &[Trouble]) -> 
     last.strip_prefix("Verdict: ").unwrap().to_owned()
 }
 
+/// ssp with a bound so wide that rounds on a busy machine do not reach it.
 const MODES: [Mode; 4] =
-    [Mode::Sync, Mode::Hogwild, Mode::Ssp { staleness: 1 }, Mode::LocalSgd { every: 5 }];
+    [Mode::Sync, Mode::Hogwild, Mode::Ssp { staleness: 10 }, Mode::LocalSgd { every: 5 }];
 
 #[test]
 fn nothing_slow_is_bound_by_compute() {
@@ -173,63 +172,77 @@ fn device_time_is_whole_and_on_one_axis() {
     assert!(error.contains("trace-rank-N.json"), "{error}");
 }
 
-/// A solver for a small net on a generated database.
-fn solver(folder: &Path) -> PathBuf {
-    caffe::data::synthetic::write_synthetic(folder, 400, 100, 5).unwrap();
-    let net = format!(
-        "layer {{ name: 'data' type: 'Data' top: 'data' top: 'label' \
-         data_param {{ source: '{}' batch_size: 20 backend: LEVELDB }} }}
-         layer {{ name: 'conv' type: 'Convolution' bottom: 'data' top: 'conv' \
-         convolution_param {{ num_output: 16 kernel_size: 5 weight_filler {{ type: 'xavier' }} }} }}
-         layer {{ name: 'ip' type: 'InnerProduct' bottom: 'conv' top: 'ip' \
-         inner_product_param {{ num_output: 10 weight_filler {{ type: 'xavier' }} }} }}
-         layer {{ name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }}",
-        folder.join("cifar10_train_leveldb").display()
-    );
-    std::fs::write(folder.join("net.prototxt"), net).unwrap();
-    let text = format!(
-        "net: '{}' base_lr: 0.0001 lr_policy: 'fixed' max_iter: 40 display: 10 random_seed: 1 \
-         snapshot_after_train: false snapshot_prefix: '{}'",
-        folder.join("net.prototxt").display(),
-        folder.join("snap").display()
-    );
-    std::fs::write(folder.join("solver.prototxt"), text).unwrap();
-    folder.join("solver.prototxt")
-}
-
-#[test]
 #[cfg(feature = "mpi")]
-fn a_real_run_of_two_ranks_is_reported() {
-    if Command::new("mpirun").arg("--version").output().is_err() {
-        println!("skipped: no mpirun on this machine");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (solver, trace) = (solver(folder.path()), folder.path().join("trace"));
-    let caffe = env!("CARGO_BIN_EXE_caffe");
-    let output = Command::new("mpirun")
-        .args(["-n", "2", "--oversubscribe", "--bind-to", "none", caffe, "train", "--mode=sync"])
-        .args(["--threads=1", &format!("--solver={}", solver.display())])
-        .arg(format!("--trace={}", trace.display()))
-        .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{log}");
+mod real {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
 
-    let output = Command::new(caffe).args(["trace", "report"]).arg(&trace).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    println!("{text}");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for part in [
-        "2 ranks, 2 replicas, mode sync",
-        "40 iterations",
-        "right within",
-        "Events lost: none",
-        "rank 1 device 0",
-        "batches of LevelDB ",
-        "Verdict: bound by ",
-    ] {
-        assert!(text.contains(part), "no `{part}` in\n{text}");
+    /// A solver for a small net on a generated database.
+    fn solver(folder: &Path) -> PathBuf {
+        caffe::data::synthetic::write_synthetic(folder, 400, 100, 5).unwrap();
+        let net = format!(
+            "layer {{ name: 'data' type: 'Data' top: 'data' top: 'label' \
+             data_param {{ source: '{}' batch_size: 20 backend: LEVELDB }} }}
+             layer {{ name: 'conv' type: 'Convolution' bottom: 'data' top: 'conv' \
+             convolution_param {{ num_output: 16 kernel_size: 5 weight_filler {{ type: 'xavier' }} }} }}
+             layer {{ name: 'ip' type: 'InnerProduct' bottom: 'conv' top: 'ip' \
+             inner_product_param {{ num_output: 10 weight_filler {{ type: 'xavier' }} }} }}
+             layer {{ name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }}",
+            folder.join("cifar10_train_leveldb").display()
+        );
+        std::fs::write(folder.join("net.prototxt"), net).unwrap();
+        let text = format!(
+            "net: '{}' base_lr: 0.0001 lr_policy: 'fixed' max_iter: 40 display: 10 random_seed: 1 \
+             snapshot_after_train: false snapshot_prefix: '{}'",
+            folder.join("net.prototxt").display(),
+            folder.join("snap").display()
+        );
+        std::fs::write(folder.join("solver.prototxt"), text).unwrap();
+        folder.join("solver.prototxt")
+    }
+
+    #[test]
+    fn a_real_run_of_two_ranks_is_reported() {
+        if Command::new("mpirun").arg("--version").output().is_err() {
+            println!("skipped: no mpirun on this machine");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (solver, trace) = (solver(folder.path()), folder.path().join("trace"));
+        let caffe = env!("CARGO_BIN_EXE_caffe");
+        let output = Command::new("mpirun")
+            .args([
+                "-n",
+                "2",
+                "--oversubscribe",
+                "--bind-to",
+                "none",
+                caffe,
+                "train",
+                "--mode=sync",
+            ])
+            .args(["--threads=1", &format!("--solver={}", solver.display())])
+            .arg(format!("--trace={}", trace.display()))
+            .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
+            .output()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+
+        let output = Command::new(caffe).args(["trace", "report"]).arg(&trace).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        println!("{text}");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for part in [
+            "2 ranks, 2 replicas, mode sync",
+            "40 iterations",
+            "right within",
+            "Events lost: none",
+            "rank 1 device 0",
+            "batches of LevelDB ",
+            "Verdict: bound by ",
+        ] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! `caffe doctor` and `caffe trace` on the command line.
 
-use std::process::Command;
-
-use crate::support::{Folder, caffe, fails, run, text};
+use crate::support::{Folder, fails, run, text};
 
 fn solver(folder: &Folder, source: &str, prefix: &str) -> String {
     let net = format!(
@@ -46,13 +44,14 @@ fn doctor_names_what_is_bad_with_the_fix() {
 #[test]
 #[cfg(feature = "mpi")]
 fn doctor_looks_at_ranks_clocks_and_link() {
+    use std::process::Command;
     if Command::new("mpirun").arg("--version").output().is_err() {
         println!("skipped: no mpirun on this machine");
         return;
     }
     let output = Command::new("mpirun")
         .args(["-n", "2", "--oversubscribe", "--bind-to", "none"])
-        .arg(caffe().get_program())
+        .arg(crate::support::caffe().get_program())
         .arg("doctor")
         .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
         .output()
