@@ -109,8 +109,23 @@ impl Database {
     /// # Errors
     /// [`DataError::NotADatabase`], [`DataError::OtherBackend`], or what is wrong with its files.
     pub fn open(path: impl AsRef<Path>, backend: Backend) -> Result<Self, DataError> {
+        Self::open_keeping(path, backend, 0)
+    }
+
+    /// [`open`](Self::open) for readers that come back to parts of it: about so many bytes of what
+    /// costs work to read again (a LevelDB's blocks) are kept in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_keeping(
+        path: impl AsRef<Path>,
+        backend: Backend,
+        bytes: u64,
+    ) -> Result<Self, DataError> {
         Ok(match backend {
-            Backend::LevelDb => Self::LevelDb(Box::new(leveldb::Database::open(path)?)),
+            Backend::LevelDb => {
+                Self::LevelDb(Box::new(leveldb::Database::open_keeping(path, bytes)?))
+            }
             Backend::Lmdb => Self::Lmdb(lmdb::Database::open(path)?),
         })
     }

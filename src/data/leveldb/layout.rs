@@ -16,6 +16,8 @@ pub(super) struct Layout {
     pub(super) manifest: Manifest,
     /// (number, path, size) of every live table.
     pub(super) tables: Vec<(u64, PathBuf, u64)>,
+    /// Mean size of the tables' blocks, more or less, bytes.
+    pub(super) block_bytes: u64,
     /// (number, path) of the logs whose records are in no table yet.
     pub(super) logs: Vec<(u64, PathBuf)>,
 }
@@ -35,16 +37,18 @@ impl Layout {
             Err(source) => return Err(DataError::io("read", &manifest_path, source)),
         };
         let manifest = Manifest::decode(&manifest_path, &bytes)?;
+        let (mut bytes, mut blocks) = (0, 0);
         let tables = manifest
             .tables
             .iter()
             .map(|(&(_, number), table)| {
-                let file = find_table(path, &manifest_path, number, table.size)?;
+                let (file, held) = find_table(path, &manifest_path, number, table.size)?;
+                (bytes, blocks) = (bytes + table.size, blocks + held);
                 Ok((number, file, table.size))
             })
             .collect::<Result<_, DataError>>()?;
         let logs = find_logs(path, &manifest_path, &manifest)?;
-        Ok(Self { manifest, tables, logs })
+        Ok(Self { manifest, tables, logs, block_bytes: bytes / blocks.max(1) })
     }
 }
 
@@ -77,14 +81,19 @@ fn current_manifest(path: &Path) -> Result<String, DataError> {
     }
 }
 
-/// Newer databases call tables `*.ldb`, those written before LevelDB 1.14 `*.sst`.
-fn find_table(dir: &Path, manifest: &Path, number: u64, size: u64) -> Result<PathBuf, DataError> {
+/// The file of a table, and its number of blocks. Newer databases call tables `*.ldb`, those written before LevelDB 1.14 `*.sst`.
+fn find_table(
+    dir: &Path,
+    manifest: &Path,
+    number: u64,
+    size: u64,
+) -> Result<(PathBuf, u64), DataError> {
     for extension in ["ldb", "sst"] {
         let file = dir.join(format!("{number:06}.{extension}"));
         match fs::metadata(&file) {
             Ok(found) if found.len() == size => {
-                check_footer(&file, size)?;
-                return Ok(file);
+                let blocks = check_footer(&file, size)?;
+                return Ok((file, blocks));
             }
             Ok(found) => {
                 let what = format!("is {} bytes long; {size} were written", found.len());

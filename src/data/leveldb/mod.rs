@@ -46,9 +46,12 @@ use env::ReadOnlyEnv;
 use layout::Layout;
 use table::NoFilter;
 
-/// Blocks kept in memory. A scan needs one a level; the crate counts entries, not bytes, and a
-/// block holds at least one record of whatever size.
+/// Blocks kept in memory at least. A scan needs one a level; the crate counts entries, not bytes, and
+/// a block holds at least one record of whatever size.
 const CACHED_BLOCKS: usize = 16;
+
+/// Blocks kept in memory at most.
+const MOST_CACHED: u64 = 16 * 1024;
 
 /// Table files kept open: Caffe's own figure, far below the usual limit of 1024 descriptors.
 const OPEN_TABLES: usize = 100;
@@ -71,15 +74,25 @@ impl Database {
     /// [`DataError::NotADatabase`] or [`DataError::OtherBackend`] when it is something else,
     /// [`DataError::MissingFile`] and [`DataError::Corrupt`] when it is not whole.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        Self::open_keeping(path, 0)
+    }
+
+    /// [`open`](Self::open) for readers that come back to blocks: about so many bytes of them are
+    /// kept, so that a block is read, checked and unpacked once and not for every record in it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_keeping(path: impl AsRef<Path>, bytes: u64) -> Result<Self, DataError> {
         let path = path.as_ref();
         let layout = Layout::read(path)?;
+        let blocks = (bytes / layout.block_bytes.max(1)).min(MOST_CACHED) as usize;
         let fault = FaultCell::default();
         let options = Options {
             env: Rc::new(Box::new(ReadOnlyEnv::new(&layout, fault.clone()))),
             create_if_missing: false,
             reuse_logs: false,
             reuse_manifest: false,
-            block_cache_capacity_bytes: CACHED_BLOCKS * Options::default().block_size,
+            block_cache_capacity_bytes: blocks.max(CACHED_BLOCKS) * Options::default().block_size,
             max_open_files: OPEN_TABLES,
             write_buffer_size: LOG_TABLE_BYTES,
             filter_policy: Rc::new(Box::new(NoFilter)),

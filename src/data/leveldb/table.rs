@@ -24,9 +24,12 @@ const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
 /// Compression type and checksum behind each block.
 const TRAILER: usize = 5;
 
+/// Bytes of the index for one block: its key of some ten bytes, its place, and what separates entries.
+const INDEX_ENTRY: u64 = 32;
+
 /// Checks that the table `file` of `size` bytes ends in a footer whose two block handles lie
-/// inside the file.
-pub(super) fn check_footer(file: &Path, size: u64) -> Result<(), DataError> {
+/// inside the file. Gives the table's number of blocks, as the length of its index lets guess.
+pub(super) fn check_footer(file: &Path, size: u64) -> Result<u64, DataError> {
     let start = match size.checked_sub(FOOTER as u64) {
         Some(start) => start,
         None => return Err(Damage::new(file, size, "too short for a table").into()),
@@ -41,6 +44,7 @@ pub(super) fn check_footer(file: &Path, size: u64) -> Result<(), DataError> {
         return Err(Damage::new(file, start + HANDLES as u64, what).into());
     }
     let mut fields = Fields(handles);
+    let mut blocks = 1;
     for block in ["metaindex", "index"] {
         let (Ok(offset), Ok(length)) = (fields.number(), fields.number()) else {
             return Err(Damage::new(file, start, "bad table footer").into());
@@ -50,8 +54,9 @@ pub(super) fn check_footer(file: &Path, size: u64) -> Result<(), DataError> {
             let what = format!("the footer puts the {block} block outside the file");
             return Err(Damage::new(file, start, what).into());
         }
+        blocks = length.div_ceil(INDEX_ENTRY);
     }
-    Ok(())
+    Ok(blocks)
 }
 
 /// A table on disk whose footer has been checked.

@@ -14,6 +14,10 @@ use crate::data::records::RecordCursor;
 use crate::data::transform::Transformer;
 use crate::data::{DataError, Database, Reading, RecordProblem};
 
+/// Bytes of a database that stay in memory for a shuffled order, which draws from a window of some
+/// thousand records: for images of 32 × 32 all of it.
+const KEPT: u64 = 48 << 20;
+
 /// The records of a `Data` layer's database.
 pub struct DatabaseItems {
     path: PathBuf,
@@ -56,7 +60,8 @@ pub fn open(
         true => Order::Blocks { seed: reading.seed },
         false => Order::Sequential,
     };
-    let mut database = Database::open(path, data.backend().into())?;
+    let kept = if order.is_shuffled() { KEPT } else { 0 };
+    let mut database = Database::open_keeping(path, data.backend().into(), kept)?;
     let items = DatabaseItems {
         path: path.to_owned(),
         cursor: RecordCursor::new(&mut database, order)?,
