@@ -1,7 +1,7 @@
 //! The glue between engine and actors: a solver prototxt, a mode and a number of workers become a
 //! running job.
 //!
-//! * [`job`](self): everything equal on all replicas. `replica`, `source`: the engine behind the
+//! * `options`: what to train and how. `job`: everything equal on all replicas. `replica`, `source`: the engine behind the
 //!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
 //!   [`observe`]: all who listen, and the numbers for files and dashboards. `identity`: what all
 //!   ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM. `guard`: what a
@@ -19,6 +19,7 @@ mod job;
 mod nodes;
 pub mod observe;
 mod on_nan;
+mod options;
 mod record_log;
 mod replica;
 mod report;
@@ -26,15 +27,10 @@ mod signals;
 mod source;
 mod tuning;
 
-use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use caffe_actors::{Config, Digest, Factories, Identity, Requests};
+use caffe_actors::{Config, Factories, Requests};
 pub use caffe_actors::{Link, Loss, Mode, Wire, measure_link};
-
 use caffe_proto::solver_from_file;
 
 use crate::log::Log;
@@ -44,157 +40,11 @@ use crate::{Error, Result, ensure};
 pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
 pub use on_nan::OnNan;
+pub use options::{BatchMeaning, Options};
 use replica::SolverReplica;
 pub use signals::{Effect, Effects};
 use source::Records;
 pub use tuning::{LrScaling, Tuning};
-
-/// What a train net's batch_size means when there are several replicas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BatchMeaning {
-    /// Each replica's batch, as in Caffe.
-    #[default]
-    Replica,
-    /// The whole job's batch; each replica takes its part.
-    Global,
-}
-
-impl BatchMeaning {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            BatchMeaning::Replica => "replica",
-            BatchMeaning::Global => "global",
-        }
-    }
-}
-
-/// What to train and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The solver prototxt.
-    pub solver: PathBuf,
-    /// Weights to start from, by layer name.
-    pub weights: Vec<PathBuf>,
-    /// A `.solverstate` to resume from.
-    pub snapshot: Option<PathBuf>,
-    /// Resume from the newest whole snapshot under the solver's prefix, if there is one.
-    pub resume_auto: bool,
-    /// Level for include/exclude rules.
-    pub level: i32,
-    /// Stages for include/exclude rules.
-    pub stages: Vec<String>,
-    /// How replicas share what they learn.
-    pub mode: Mode,
-    /// How much of what they cannot see replicas allow for, in hogwild: 1 all, 0 nothing.
-    pub look_ahead: f32,
-    /// Number format of what ranks send each other.
-    pub wire: Wire,
-    /// What several replicas change in the solver.
-    pub tuning: Tuning,
-    /// A peer or device that is silent for so long is named in a warning.
-    pub stall_warning: Duration,
-    /// A peer that is silent for so long ends the job; zero: never.
-    pub stall_timeout: Duration,
-    /// Nodes of a job inside this process.
-    pub nodes: usize,
-    /// A link to emulate between nodes.
-    pub link: Option<Link>,
-    /// Devices to emulate instead of computing.
-    pub device: Option<DeviceSpec>,
-    /// By what emulated times are multiplied.
-    pub dilate: Dilation,
-    /// Device actors of each node of this process.
-    pub workers: usize,
-    /// CPU threads of this process, divided among its workers.
-    pub threads: usize,
-    /// Threads of this process that read and decode records; left out: one, or as many as compute
-    /// when images have to be decoded.
-    pub readers: Option<usize>,
-    /// Read databases in another order every epoch.
-    pub shuffle: bool,
-    /// Plain path only, for bit-comparisons.
-    pub exact: bool,
-    /// What batch_size means.
-    pub batch: BatchMeaning,
-    /// Folder for a Chrome trace of every rank.
-    pub trace: Option<PathBuf>,
-    /// Folder for the black box of every rank.
-    pub black_box: PathBuf,
-    /// A span for every layer in the trace.
-    pub trace_layers: bool,
-    /// What signals do.
-    pub effects: Effects,
-    /// Which snapshots stay.
-    pub keep: Keep,
-    /// What a loss or gradient that is no finite number does.
-    pub on_nan: OnNan,
-    /// Folder for a list of the records that every replica trains on.
-    pub log_records: Option<PathBuf>,
-    /// Record what every thread does. Off only to measure what it costs.
-    pub record: bool,
-    /// A file for the run's numbers, as JSON lines.
-    pub metrics: Option<PathBuf>,
-    /// A folder for an event file of TensorBoard.
-    pub tensorboard: Option<PathBuf>,
-    /// Where Prometheus may ask for the numbers.
-    pub prometheus: Option<SocketAddr>,
-}
-
-impl Options {
-    /// Caffe's defaults for a solver file: one worker on one thread.
-    pub fn new(solver: impl Into<PathBuf>) -> Self {
-        Options {
-            solver: solver.into(),
-            weights: Vec::new(),
-            snapshot: None,
-            resume_auto: false,
-            level: 0,
-            stages: Vec::new(),
-            mode: Mode::Hogwild,
-            look_ahead: 1.0,
-            wire: Wire::F32,
-            tuning: Tuning::default(),
-            stall_warning: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(300),
-            nodes: 1,
-            link: None,
-            device: None,
-            dilate: Dilation::Auto,
-            workers: 1,
-            threads: 1,
-            readers: None,
-            shuffle: false,
-            exact: false,
-            batch: BatchMeaning::Replica,
-            trace: None,
-            black_box: black_box_folder(),
-            trace_layers: false,
-            effects: Effects::default(),
-            keep: Keep::default(),
-            on_nan: OnNan::default(),
-            log_records: None,
-            record: true,
-            metrics: None,
-            tensorboard: None,
-            prometheus: None,
-        }
-    }
-}
-
-/// Where black boxes are, unless told otherwise.
-pub fn black_box_folder() -> PathBuf {
-    std::env::temp_dir().join("caffe-blackbox")
-}
-
-impl Options {
-    /// What is emulated, which all ranks must agree on.
-    fn emulated(&self) -> Identity {
-        let mut digest = Digest::default();
-        format!("{:?} {:?} {:?}", self.link, self.device, self.dilate).hash(&mut digest);
-        Identity { what: "--link, --device or --dilate".into(), hash: digest.finish() }
-    }
-}
 
 /// Trains to the end, to a request to stop, or to the first error anywhere in the job.
 ///
