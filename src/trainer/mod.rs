@@ -40,7 +40,7 @@ use crate::{Error, Result, ensure};
 pub use emulation::{Blueprint, DeviceSpec, Dilation};
 use job::Job;
 pub use on_nan::OnNan;
-pub use options::{BatchMeaning, Options};
+pub use options::{BatchMeaning, Options, black_box_folder};
 use replica::SolverReplica;
 pub use signals::{Effect, Effects};
 use source::Records;

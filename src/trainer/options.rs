@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use caffe_actors::{Digest, Identity};
 
-use super::{Best, DeviceSpec, Dilation, Effects, Keep, Link, Mode, OnNan, Tuning, Wire};
+use super::{DeviceSpec, Dilation, Effects, Keep, Link, Mode, OnNan, Tuning, Wire};
 
 /// What a train net's batch_size means when there are several replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Options {
 }
 
 /// Where black boxes are, unless told otherwise.
-fn black_box_folder() -> PathBuf {
+pub fn black_box_folder() -> PathBuf {
     std::env::temp_dir().join("caffe-blackbox")
 }
 
