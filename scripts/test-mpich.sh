@@ -31,7 +31,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 END
 cat >"$work/solver.prototxt" <<END
-net: "$work/net.prototxt" base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" max_iter: 20 display: 10
+net: "$work/net.prototxt" base_lr: 0.001 momentum: 0.9 lr_policy: "fixed" max_iter: 20 display: 10
 snapshot_prefix: "$work/snap" random_seed: 1
 END
 for flags in "--mode=sync --wire=bf16" "--mode=hogwild"; do

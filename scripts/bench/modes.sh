@@ -61,3 +61,51 @@ for seed in ${SEEDS:-1 2 3}; do
     done
   done
 done
+
+# Means over the seeds, in Markdown: accuracy at the end by mode (rows) and replicas (columns), and seconds.
+summary() {
+  awk '
+    { key = $3 SUBSEP $1 SUBSEP $2; n[key]++; last[key] += $NF; time[key] += $5
+      if (!($3 in rates)) { rates[$3]; order[++count] = $3 } modes[$1] }
+    END {
+      columns = split("1 2 4 8", replicas, " "); rows = split("sync hogwild ssp local-sgd hogwild:0", names, " ")
+      for (r = 1; r <= count; r++) {
+        rate = order[r]
+        printf "\nrate x%s | 1 replica | 2 | 4 | 8 | seconds with 1, 2, 4, 8 | runs each\n---|---|---|---|---|---|---\n", rate
+        for (m = 1; m <= rows; m++) if (names[m] in modes) {
+          line = "`" names[m] "`"; times = ""; least = 1e9
+          for (c = 1; c <= columns; c++) {
+            key = rate SUBSEP (replicas[c] == 1 ? "sync" : names[m]) SUBSEP replicas[c]
+            if (!(key in n)) { line = line " | –"; times = times " –"; continue }
+            line = line sprintf(" | %.3f", last[key] / n[key]); times = times sprintf(" %.0f", time[key] / n[key])
+            if (n[key] < least) least = n[key]
+          }
+          print line " |" times " | " least
+        }
+      }
+    }' "$out/runs.txt"
+}
+
+# One picture for each rate and number of replicas: test accuracy over iterations (96 images each) and seconds.
+pictures() {
+  local rate replicas mode logs log runs
+  for rate in ${RATES:-1 3}; do
+    for replicas in ${REPLICAS:-1 2 4 8}; do
+      [ "$replicas" -gt 1 ] || continue
+      logs=()
+      for mode in one ${MODES:-sync hogwild ssp local-sgd}; do
+        runs=()
+        for seed in ${SEEDS:-1 2 3}; do
+          log=$out/$mode-$replicas-$rate-$seed.log
+          [ "$mode" != one ] || log=$out/sync-1-$rate-$seed.log
+          [ ! -f "$log" ] || runs+=("$log")
+        done
+        [ ${#runs[@]} -eq 0 ] || logs+=("${mode/one/one replica}=$(IFS=,; echo "${runs[*]}")")
+      done
+      "$caffe" plot --outputs=accuracy "${logs[@]}" "$out/accuracy-rate$rate-replicas$replicas.png" 2>>"$out/plot.log"
+    done
+  done
+}
+
+summary | tee "$out/means.md"
+pictures

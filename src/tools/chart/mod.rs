@@ -1,8 +1,8 @@
 //! Charts: lines, dots and bars over linear or logarithmic axes, in one or several panels under one
 //! legend, as SVG or PNG.
 //!
-//! A [`Chart`] is plain data; [`Chart::save`] lays it out once ([`layout`]) and draws the same strokes
-//! and words to either form ([`canvas`]). `tiny-skia` rasterises, `ab_glyph` sets the words in DejaVu
+//! A [`Chart`] is plain data; [`Chart::save`] lays it out once (`layout`) and draws the same strokes
+//! and words to either form (`canvas`). `tiny-skia` rasterises, `ab_glyph` sets the words in DejaVu
 //! Sans, which comes as a crate: no font, program or library of the system takes part.
 //!
 //! Not here: what is worth drawing ([`plot`](super::plot) for training logs), and nothing that moves.

@@ -1,8 +1,8 @@
 //! Who listens to a run: the log, and whoever asked for its numbers.
 //!
-//! The machine tells one [`Observer`]; [`FanOut`] passes it on to the [`Report`] (Caffe's log
-//! lines) and, on rank 0, to [`Numbers`], which makes entries of it for the sinks that were asked
-//! for: [`metrics`] (JSON lines), [`tensorboard`] (event files), [`prometheus`] (an endpoint).
+//! The machine tells one [`Observer`]; `FanOut` passes it on to the `Report` (Caffe's log
+//! lines) and, on rank 0, to `Numbers`, which makes entries of it for the sinks that were asked
+//! for: `metrics` (JSON lines), `tensorboard` (event files), [`prometheus`] (an endpoint).
 //! A sink that fails is named in a warning and left out; training goes on.
 
 mod metrics;
