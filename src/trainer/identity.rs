@@ -11,7 +11,7 @@ use crate::data::identity;
 use crate::{Error, Result};
 
 impl Job {
-    /// Solver, nets, weights, data, program and settings, by hash.
+    /// Solver, nets, weights, program and settings, by hash.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -20,7 +20,7 @@ impl Job {
         let (train, tests) = (&self.plans.train.param, &self.plans.test);
         let tests = tests.iter().map(|net| caffe_proto::text::print(&net.param));
         let files = self.weights.iter().chain(&self.snapshot);
-        let mut all = vec![
+        Ok(vec![
             of("the version", hashed(env!("CARGO_PKG_VERSION"))),
             of("the program (its executable file)", program()),
             of("the solver", hashed(caffe_proto::text::print(&self.solver))),
@@ -35,16 +35,23 @@ impl Job {
                 folder that all ranks share)",
                 self.of_files(files)?,
             ),
-        ];
+        ])
+    }
+
+    /// What the data layers read, by hash.
+    ///
+    /// # Errors
+    /// A source that cannot be opened.
+    pub fn data_identities(&self) -> Result<[Identity; 2]> {
+        let of = |what: &str, hash: u64| Identity { what: what.into(), hash };
         let (train, tests) = self.data(1)?;
         let digest = |layers: &crate::solver::DataLayers| -> Result<u64> {
             let each = layers.layers.iter().map(|layer| Ok(identity::digest(layer)?));
             Ok(hashed(each.collect::<Result<Vec<_>>>()?))
         };
-        all.push(of("the train data", digest(&train)?));
+        let train = of("the train data", digest(&train)?);
         let tests = tests.iter().map(digest).collect::<Result<Vec<_>>>()?;
-        all.push(of("the test data", hashed(tests)));
-        Ok(all)
+        Ok([train, of("the test data", hashed(tests))])
     }
 
     /// Content of weights, or of a state and what lies beside it.

@@ -82,6 +82,7 @@ pub fn run(options: &Options, log: &Log) -> Result<()> {
     if let Some(device) = &options.device {
         return emulation::run(&job, options, device, config, log);
     }
+    config.identities.extend(job.data_identities()?);
     let own = options.threads.div_ceil(options.nodes);
     config.threads = divide(own, options.workers);
     config.adders = adders(options.threads);
