@@ -149,7 +149,7 @@ signalled() { # NAME SIGNAL TARGET WANTED CODE FLAGS...
   wait_for 'Iteration 250 |Iteration 300 '
   begin=$(date +%s.%N)
   if [ "$target" = mpirun ]; then kill -s "$signal" "$pid"; else
-    kill -s "$signal" "$(pgrep -P "$pid" -x caffe | sed -n "$((target + 1))p")"
+    kill -s "$signal" "$(pgrep -P "$pid" -x "$(basename "$caffe")" | sed -n "$((target + 1))p")"
   fi
   if [ "$expected" = goes-on ]; then
     for _ in $(seq 100); do grep -aqE "$wanted" "$dir/log" && break; sleep 0.1; done
@@ -234,7 +234,7 @@ murder() {
       for _ in $(seq 1000); do grep -aq '] Solving' "$dir/log" && break; sleep 0.01; done
     fi
     sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.7 * r / 32768 }')"
-    victim=$(pgrep -P "$pid" -x caffe | shuf -n 1)
+    victim=$(pgrep -P "$pid" -x "$(basename "$caffe")" | shuf -n 1)
     if [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null; then
       killed=$((killed + 1))
       ls "$dir"/killed/.*.tmp >/dev/null 2>&1 && within=$((within + 1))
