@@ -21,4 +21,4 @@ else
     echo "$python lacks lmdb or plyvel: python3 -m venv venv && venv/bin/pip install lmdb plyvel," >&2
     echo "then PYTHON=venv/bin/python $0; measuring ours alone" >&2
 fi
-exec cargo bench --no-default-features --bench data -- "$@"
+exec cargo bench --bench data -- "$@"
