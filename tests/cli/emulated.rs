@@ -55,7 +55,7 @@ fn an_emulated_job_needs_no_database() {
     let folder = Folder::new();
     let net = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/googlenet/train_val.prototxt");
     let solver =
-        format!("net: '{net}' base_lr: 0.01 lr_policy: 'fixed' max_iter: 3 random_seed: 1");
+        format!("net: '{net}' base_lr: 0.01 lr_policy: 'fixed' max_iter: 8 random_seed: 1");
     fs::write(folder.path("solver.prototxt"), solver).unwrap();
     let (_, log) = succeeds(&line(&format!(
         "train --solver={} --mode=sync --nodes=2 --dilate=1 --device=emulated:total=40ms",
