@@ -187,18 +187,20 @@ mod tests {
         }
     }
 
-    /// Best of some runs, in GB/s.
-    fn speed(bytes: usize, mut body: impl FnMut()) -> f64 {
-        let mut best = f64::INFINITY;
-        for _ in 0..12 {
-            let start = Instant::now();
-            body();
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        bytes as f64 / best / 1e9
+    /// GB/s of one run.
+    fn speed(bytes: usize, body: impl FnOnce()) -> f64 {
+        let start = Instant::now();
+        body();
+        bytes as f64 / start.elapsed().as_secs_f64() / 1e9
     }
 
-    /// Bytes read and written per second, against a plain copy by as many threads.
+    fn median(mut values: Vec<f64>) -> f64 {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+
+    /// Bytes read and written per second, against a plain copy by as many threads: in turns, as
+    /// other work on the machine comes and goes.
     #[test]
     #[ignore = "a measurement: scripts/bench/communication.sh"]
     fn bandwidth() {
@@ -207,21 +209,32 @@ mod tests {
         for threads in [1, 2, 4].into_iter().filter(|threads| *threads <= cores) {
             let hands = Hands::new(threads).unwrap();
             let (source, mut target) = (vec![1.0f32; len], vec![0.0f32; len]);
-            let copy = speed(8 * len, || {
-                let body = |index: usize, out: &mut [f32]| {
-                    out.copy_from_slice(&source[index * CHUNK..index * CHUNK + out.len()]);
-                };
-                hands.over(&mut target, 2 * len, body);
-            });
+            // One long copy a thread, as `memcpy` likes it best.
+            let share = len.div_ceil(threads);
+            let mut copy = || match &hands.pool {
+                Some(pool) => pool.install(|| {
+                    let shares = target.par_chunks_mut(share).zip(source.par_chunks(share));
+                    shares.for_each(|(target, source)| target.copy_from_slice(source));
+                }),
+                None => target.copy_from_slice(&source),
+            };
             for count in [2, 4] {
-                let parts = parts(count, len);
+                let (parts, mut sum) = (parts(count, len), vec![0.0f32; len]);
                 let bytes = 4 * (count + 1) * len;
-                let add = speed(bytes, || hands.add_all(&parts, 0.25, &mut target));
+                let (mut copies, mut adds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+                for _ in 0..25 {
+                    let copied = speed(8 * len, &mut copy);
+                    let added = speed(bytes, || hands.add_all(&parts, 0.25, &mut sum));
+                    copies.push(copied);
+                    adds.push(added);
+                    ratios.push(added / copied);
+                }
+                let (copied, added) = (median(copies), median(adds));
                 println!(
-                    "{threads} thread(s), {count} gradients of 28 MB: memcpy {copy:.1} GB/s, \
-                     sum and mean {add:.1} GB/s, {:.0} %, {:.1} ms",
-                    100.0 * add / copy,
-                    bytes as f64 / add / 1e6
+                    "{threads} thread(s), {count} gradients of 28 MB: memcpy {copied:.1} GB/s, \
+                     sum and mean {added:.1} GB/s, {:.0} %, {:.1} ms",
+                    100.0 * median(ratios),
+                    bytes as f64 / added / 1e6
                 );
             }
         }
