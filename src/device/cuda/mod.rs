@@ -11,6 +11,7 @@
 //! }
 //! ```
 
+pub mod library;
 pub mod source;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
