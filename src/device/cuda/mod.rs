@@ -1,7 +1,8 @@
 //! CUDA devices: which there are.
 //!
 //! The driver is opened at run time, so one program runs with and without it. This module only
-//! looks; it creates no context, takes no device memory, and nothing computes here yet.
+//! looks; it creates no context, takes no device memory, and nothing computes here yet. [`source`] is
+//! the text of kernels.
 //!
 //! ```
 //! match caffe::device::cuda::probe() {
@@ -9,6 +10,9 @@
 //!     Err(why) => println!("{why}"),
 //! }
 //! ```
+
+pub mod library;
+pub mod source;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
