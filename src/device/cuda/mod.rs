@@ -11,8 +11,14 @@
 //! }
 //! ```
 
+pub mod backend;
+pub mod emulator;
 pub mod library;
+pub mod memory;
+mod run;
 pub mod source;
+
+pub use run::{CudaDevice, CudaRun};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
