@@ -1,5 +1,6 @@
 //! This host: processor, memory, libraries, devices, and which cores the process may use.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::Finding;
@@ -126,25 +127,30 @@ fn cuda_libraries(devices: usize) -> Vec<Finding> {
         // One device has nobody to talk to.
         let needed = devices > usize::from(library == Library::Nccl);
         match library.open() {
-            Ok(found) => {
-                let path = found.path.display();
-                there.push(format!("{} {} ({path})", library.name(), found.version));
-            }
+            Ok(found) => there.push((library, found)),
             Err(why) if needed => {
                 all.push(Finding::warn(library.name(), why.reason(), why.fix));
             }
             Err(_) => unneeded.push(library.name()),
         }
     }
+    let mut text: Vec<String> = there
+        .chunk_by(|(_, a), (_, b)| a.path.parent() == b.path.parent())
+        .map(|together| {
+            let names: Vec<_> = together
+                .iter()
+                .map(|(l, found)| format!("{} {}", l.name(), found.version))
+                .collect();
+            let folder = together[0].1.path.parent().unwrap_or(Path::new("."));
+            format!("{} in {}", names.join(", "), folder.display())
+        })
+        .collect();
     if !unneeded.is_empty() {
-        there.push(format!(
-            "not found and not needed by {devices} devices: {} (`caffe device_query` says how to \
-             install them)",
-            unneeded.join(", ")
-        ));
+        let names = unneeded.join(", ");
+        text.push(format!("not found, nor needed for {devices} device(s): {names}"));
     }
-    if !there.is_empty() {
-        all.insert(0, Finding::ok("CUDA libraries", there.join(", ")));
+    if !text.is_empty() {
+        all.insert(0, Finding::ok("CUDA libraries", text.join("; ")));
     }
     all
 }

@@ -38,7 +38,7 @@ pub struct Architecture {
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sm_{}{}", self.major, self.minor)
+        f.pad(&format!("sm_{}{}", self.major, self.minor))
     }
 }
 
