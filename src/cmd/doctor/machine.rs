@@ -147,7 +147,10 @@ fn cuda_libraries(devices: usize) -> Vec<Finding> {
         .collect();
     if !unneeded.is_empty() {
         let names = unneeded.join(", ");
-        text.push(format!("not found, nor needed for {devices} device(s): {names}"));
+        text.push(format!(
+            "not found, nor needed for {devices} device(s): {names} (`caffe device_query` says how to \
+             install them)"
+        ));
     }
     if !text.is_empty() {
         all.insert(0, Finding::ok("CUDA libraries", text.join("; ")));
