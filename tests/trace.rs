@@ -121,6 +121,9 @@ fn a_slow_link_is_communication() {
         let text = verdict(mode, 30, Some(link.clone()), &[]);
         assert!(text.starts_with("bound by communication: "), "{mode}: {text}");
     }
+    // Rounds go on in the background: devices hold tickets for as long as one takes.
+    let text = verdict(Mode::Hogwild, 400, Some(link), &[]);
+    assert!(text.starts_with("bound by compute: "), "{text}");
 }
 
 #[test]

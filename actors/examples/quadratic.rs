@@ -6,8 +6,10 @@
 //!
 //! Arguments: `sync`, `hogwild`, `ssp` or `local-sgd`; `iters=N`, `workers=K`, `compute=MS`, `trace=DIR`, and
 //! trouble: `panic=RANK@ITER`, `error=RANK@ITER`, `reader=RANK@TICKET`, `stuck=RANK@ITER`, `slow=REPLICA@MS`,
-//! `othernet=RANK`, `case=NAME` (of `tests/suite`; nothing else then), `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
+//! `othernet=RANK`, `case=NAME` (of `tests/suite`; nothing else then), `count` (allocations; nothing else but mode and wire then), `launch=mpi`, `wire=bf16`, `stall=SECONDS` (warning; the job ends after three times that).
 
+#[path = "../tests/counting/mod.rs"]
+mod counting;
 #[path = "../tests/quadratic/mod.rs"]
 mod quadratic;
 #[path = "../tests/suite/mod.rs"]
@@ -131,6 +133,17 @@ fn main() -> ExitCode {
         return case(&name, rank);
     }
     let (config, behaviour) = configure(std::env::args().skip(1));
+    if std::env::args().any(|argument| argument == "count") {
+        let (marks, counted) = std::sync::mpsc::channel();
+        counting::train(config.mode, config.wire, config.launch, marks);
+        let marks: Vec<_> = counted.into_iter().collect();
+        // Rank 0 alone hears of progress.
+        if rank == 0 {
+            let [count, bytes] = counting::per_iteration(&marks);
+            println!("{count:.2} allocations, {bytes:.0} bytes an iteration");
+        }
+        return ExitCode::SUCCESS;
+    }
     match caffe_actors::run(config, factories(&behaviour), Box::new(Print { rank })) {
         Ok(RunReport { rank, iter, checksum, steps, rounds, .. }) => {
             println!(

@@ -1,6 +1,8 @@
 //! What every node tells every other at the start of a round: [`Header`], a fixed number of
 //! 64-bit words, so that one small all-gather carries it.
 
+use arrayvec::ArrayVec;
+
 use crate::trace::TALLY_WORDS;
 
 /// Iterations whose losses one header can report; more wait for the next round.
@@ -16,6 +18,9 @@ const DIRTY: u64 = 2;
 const STOP: u64 = 4;
 /// Somebody asked this node for a snapshot.
 const SNAPSHOT: u64 = 8;
+
+/// Beside the count of a [`LossPart`]: it has outputs.
+const SHOWN: u64 = 1 << 63;
 
 /// One ticket's loss and train outputs (the latter only when they are shown).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,9 +83,8 @@ pub(crate) struct Header {
     pub(crate) dirty: bool,
     pub(crate) stop: bool,
     pub(crate) snapshot: bool,
-    /// At most [`REPORTS`].
-    pub(crate) losses: Vec<LossPart>,
-    /// What each device of this node has spent its time on, packed.
+    pub(crate) losses: ArrayVec<LossPart, REPORTS>,
+    /// What each device of this node has spent its time on, packed; filled in by the communicator.
     pub(crate) tallies: Vec<[u64; TALLY_WORDS]>,
 }
 
@@ -91,8 +95,14 @@ impl Header {
         FIXED + REPORTS * (3 + outputs) + devices * TALLY_WORDS
     }
 
-    /// Writes the header into `words`, all of one length.
-    pub(crate) fn encode(&self, outputs: usize, devices: usize, words: &mut Vec<u64>) {
+    /// Writes the header, but with these tallies, into `words`: always of one length.
+    pub(crate) fn encode(
+        &self,
+        outputs: usize,
+        devices: usize,
+        tallies: impl IntoIterator<Item = [u64; TALLY_WORDS]>,
+        words: &mut Vec<u64>,
+    ) {
         words.clear();
         let mut flags = 0;
         for (set, flag) in [
@@ -105,19 +115,21 @@ impl Header {
         }
         words.extend([self.round, self.finished, self.outstanding, self.oldest, self.want]);
         words.extend([self.hash, flags]);
-        for part in self.losses.iter().take(REPORTS) {
-            words.extend([part.iter, part.count, part.loss.to_bits()]);
+        for part in &self.losses {
+            let shown = if part.outputs.is_empty() { 0 } else { SHOWN };
+            words.extend([part.iter, part.count | shown, part.loss.to_bits()]);
             words.extend((0..outputs).map(|i| part.outputs.get(i).map_or(0, |v| v.to_bits())));
         }
         words.resize(Self::words(outputs, 0), 0);
-        words.extend(self.tallies.iter().take(devices).flatten());
+        words.extend(tallies.into_iter().take(devices).flatten());
         words.resize(Self::words(outputs, devices), 0);
     }
 
-    /// Reads what [`encode`](Header::encode) wrote; `None` if the length is wrong.
-    pub(crate) fn decode(words: &[u64], outputs: usize, devices: usize) -> Option<Header> {
+    /// Becomes what [`encode`](Header::encode) wrote, in the memory it has; false if the length is
+    /// wrong.
+    pub(crate) fn decode(&mut self, words: &[u64], outputs: usize, devices: usize) -> bool {
         if words.len() != Self::words(outputs, devices) {
-            return None;
+            return false;
         }
         let (words, tallies) = words.split_at(Self::words(outputs, 0));
         let flags = words[6];
@@ -126,12 +138,18 @@ impl Header {
             .filter(|part| part[1] > 0)
             .map(|part| LossPart {
                 iter: part[0],
-                count: part[1],
+                count: part[1] & !SHOWN,
                 loss: f64::from_bits(part[2]),
-                outputs: part[3..].iter().map(|bits| f64::from_bits(*bits)).collect(),
+                outputs: match part[1] & SHOWN {
+                    0 => Vec::new(),
+                    _ => part[3..].iter().map(|bits| f64::from_bits(*bits)).collect(),
+                },
             })
             .collect();
-        Some(Header {
+        let mut own = std::mem::take(&mut self.tallies);
+        own.clear();
+        own.extend(tallies.as_chunks().0);
+        *self = Header {
             round: words[0],
             finished: words[1],
             outstanding: words[2],
@@ -143,8 +161,9 @@ impl Header {
             stop: flags & STOP != 0,
             snapshot: flags & SNAPSHOT != 0,
             losses,
-            tallies: tallies.as_chunks().0.to_vec(),
-        })
+            tallies: own,
+        };
+        true
     }
 }
 
@@ -168,13 +187,18 @@ mod tests {
             dirty: false,
             stop: false,
             snapshot: true,
-            losses: vec![part; 2],
+            losses: [part, LossPart { iter: 13, count: 1, ..LossPart::default() }]
+                .into_iter()
+                .collect(),
             tallies: vec![[1, 2, 3], [4, 5, 6]],
         };
         let mut words = Vec::new();
-        header.encode(2, 2, &mut words);
+        header.encode(2, 2, header.tallies.clone(), &mut words);
         assert_eq!(words.len(), Header::words(2, 2));
-        assert_eq!(Header::decode(&words, 2, 2), Some(header));
-        assert_eq!(Header::decode(&words, 3, 2), None);
+        let mut read =
+            Header { tallies: vec![[7; TALLY_WORDS]; 3], stop: true, ..Header::default() };
+        assert!(read.decode(&words, 2, 2));
+        assert_eq!(read, header);
+        assert!(!read.decode(&words, 3, 2));
     }
 }

@@ -1,7 +1,7 @@
 //! Rank 0's book of losses: parts come in from all nodes in any order, displays go out in order
 //! of iteration.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::header::LossPart;
 use crate::observe::Display;
@@ -14,7 +14,8 @@ pub(crate) struct Ledger {
     schedule: Schedule,
     /// The first iteration not yet closed.
     next: u64,
-    open: BTreeMap<u64, LossPart>,
+    /// By iteration; never many.
+    open: VecDeque<LossPart>,
     /// Losses of the last `average_loss` iterations that count.
     window: VecDeque<f64>,
 }
@@ -22,22 +23,23 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(schedule: Schedule, replicas: u64) -> Self {
         let next = schedule.start_iter;
-        Ledger { replicas, schedule, next, open: BTreeMap::new(), window: VecDeque::new() }
+        Ledger { replicas, schedule, next, open: VecDeque::new(), window: VecDeque::new() }
     }
 
     /// Enters a part; returns the displays that are complete now.
     pub(crate) fn add(&mut self, part: &LossPart) -> Vec<Display> {
-        let page = self.open.entry(part.iter).or_default();
-        page.iter = part.iter;
-        page.merge(part);
+        match self.open.binary_search_by_key(&part.iter, |page| page.iter) {
+            Ok(place) => self.open[place].merge(part),
+            Err(place) => self.open.insert(place, part.clone()),
+        }
         let mut displays = Vec::new();
-        while let Some(page) = self.open.first_entry() {
-            let iter = *page.key();
+        while let Some(page) = self.open.front() {
+            let iter = page.iter;
             let skipped = (self.next..iter).any(|before| self.schedule.loss_wanted(before));
-            if skipped || page.get().count < self.replicas {
+            if skipped || page.count < self.replicas {
                 break;
             }
-            let page = page.remove();
+            let Some(page) = self.open.pop_front() else { break };
             self.next = iter + 1;
             let loss = self.enter(page.loss / page.count as f64);
             if self.schedule.display_due(iter) {

@@ -29,6 +29,7 @@ mod digest;
 mod fault;
 mod hands;
 mod header;
+mod inbox;
 mod ledger;
 mod messages;
 mod mode;

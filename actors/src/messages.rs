@@ -4,7 +4,7 @@
 //!            Feed                                     Order, Cue
 //!  reader ◄─────────────── communicator ─────────────────────────► device (one per replica)
 //!    │  ▲                   ▲   │    ▲                               │   │  ▲
-//!    │  │ Feed::Returned    │   │    │ Wake                          │   │  │
+//!    │  │ Feed::Returned    │   │    │ Note::News                    │   │  │
 //!    │  └───────────────────┼───┼────┼───────────────────────────────┘   │  │
 //!    │                      │   │    │             Note                  │  │
 //!    │                      └───┼────┼───────────────────────────────────┘  │
@@ -17,8 +17,8 @@
 //! Rank 0's first device gives a snapshot's copy to the writer (`Write`), which tells the
 //! communicator when the files are there ([`Note::Written`]).
 //!
-//!
-//! * **Mailboxes** (actix) carry [`Order`], [`Note`], [`Feed`] and [`Wake`]: small, by value.
+//! * **Mailboxes** carry what is small, by value: actix's carry [`Order`], a few between segments,
+//!   and an [`Inbox`](crate::inbox::Inbox), which allocates nothing, carries [`Note`] and [`Feed`].
 //! * **Bounded channels** (crossbeam) carry bulk: batches from reader to device and back, bucket
 //!   gradients from device to communicator ([`Gradient`]) and back ([`Cue::Mean`]), exchange
 //!   buffers between communicator and pump. Each channel is as deep as there are buffers in its
@@ -120,10 +120,11 @@ pub(crate) struct HistoryStream {
     pub(crate) empty: Sender<Vec<f32>>,
 }
 
-/// Device, reader or writer → communicator.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+/// Device, reader, writer or pump → communicator.
+#[derive(Debug)]
 pub(crate) enum Note {
+    /// Something lies in the channel of finished operations.
+    News,
     /// A reader has opened its source.
     Opened,
     /// A device has built its replica.
@@ -168,8 +169,7 @@ pub(crate) enum Note {
 }
 
 /// Anybody → reader.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Clone, Debug)]
 pub(crate) enum Feed {
     /// Open the source.
     Open,
@@ -182,8 +182,3 @@ pub(crate) enum Feed {
     /// End.
     Leave,
 }
-
-/// Pump → communicator: something lies in the channel of finished operations.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct Wake;

@@ -8,11 +8,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use actix::{Actor, ActorContext, Context, Handler, Recipient};
+use actix::{Actor, ActorContext, AsyncContext, Context, StreamHandler};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::SourceFactory;
 use crate::fault::{Halt, Post, enter, guarded};
+use crate::inbox::{AlarmClock, Inbox, Item, Port};
 use crate::messages::{Feed, Load, Note, TestLoad};
 use crate::source::{BatchSource, ReaderPlace};
 use crate::trace::Kind;
@@ -90,7 +91,9 @@ pub(crate) struct Reader<S: BatchSource> {
     pub(crate) place: ReaderPlace,
     pub(crate) factory: Arc<SourceFactory<S>>,
     pub(crate) source: Option<S>,
-    pub(crate) notes: Recipient<Note>,
+    pub(crate) notes: Port<Note>,
+    /// Until the actor opens it.
+    pub(crate) inbox: Option<Inbox<Feed>>,
     pub(crate) queues: Vec<Queue<S::Batch>>,
     pub(crate) tests: Vec<TestQueue<S::Batch>>,
     pub(crate) empties: Receiver<Empty<S::Batch>>,
@@ -108,15 +111,17 @@ impl<S: BatchSource> Unpin for Reader<S> {}
 impl<S: BatchSource> Actor for Reader<S> {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, context: &mut Self::Context) {
         enter(Some(self.post.clone()));
+        if let Some(inbox) = self.inbox.take() {
+            context.add_stream(inbox.open(AlarmClock::default()));
+        }
     }
 }
 
-impl<S: BatchSource> Handler<Feed> for Reader<S> {
-    type Result = ();
-
-    fn handle(&mut self, feed: Feed, context: &mut Self::Context) {
+impl<S: BatchSource> StreamHandler<Item<Feed>> for Reader<S> {
+    fn handle(&mut self, item: Item<Feed>, context: &mut Self::Context) {
+        let Item::Message(feed) = item else { return };
         let post = self.post.clone();
         let leave = matches!(feed, Feed::Leave);
         if guarded(&post, || self.take(feed)).is_none() || leave {
@@ -138,7 +143,7 @@ impl<S: BatchSource> Reader<S> {
             Feed::Returned => {}
             Feed::Leave => {
                 self.source = None;
-                self.notes.do_send(Note::Left);
+                self.notes.send(Note::Left);
                 return Ok(());
             }
         }
@@ -166,7 +171,7 @@ impl<S: BatchSource> Reader<S> {
             test.free.extend((0..TEST_BUFFERS).map(|_| S::Batch::default()));
         }
         self.source = Some(source);
-        self.notes.do_send(Note::Opened);
+        self.notes.send(Note::Opened);
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 //! training goes on. One snapshot at a time: the communicator orders the next one when this one
 //! has been reported, and the job ends after the last one has.
 
-use actix::{Actor, ActorContext, Context, Handler, Message, Recipient};
+use actix::{Actor, ActorContext, Context, Handler, Message};
 
 use crate::fault::{Post, enter, guarded};
+use crate::inbox::Port;
 use crate::messages::Note;
 use crate::replica::Writing;
 use crate::trace::Kind;
@@ -20,7 +21,7 @@ pub(crate) struct Write {
 /// The actor.
 pub(crate) struct Writer {
     pub(crate) post: Post,
-    pub(crate) notes: Recipient<Note>,
+    pub(crate) notes: Port<Note>,
 }
 
 impl Actor for Writer {
@@ -43,7 +44,7 @@ impl Handler<Write> for Writer {
             Ok((write.work)()?)
         });
         match done {
-            Some(()) => self.notes.do_send(Note::Written),
+            Some(()) => self.notes.send(Note::Written),
             None => context.stop(),
         }
     }

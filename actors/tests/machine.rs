@@ -78,7 +78,7 @@ fn one_replica_is_the_bare_loop_bit_for_bit() {
             config.schedule.iter_size = iter_size;
             let behaviour = Behaviour::default();
             succeed(&config, &[1], &behaviour);
-            let machine = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
+            let machine = behaviour.log.with(|seen| seen.final_weights.clone());
             assert!(bare_loop(&config) == machine, "{mode}, iter_size {iter_size}");
         }
     }
@@ -121,7 +121,7 @@ fn sync_is_reproducible_and_alike_for_any_layout() {
         let behaviour = Behaviour::default();
         let (reports, _) = succeed(&config(Mode::Sync, 20), workers, &behaviour);
         assert!(reports.iter().all(|report| report.checksum == reports[0].checksum));
-        let weights = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
+        let weights = behaviour.log.with(|seen| seen.final_weights.clone());
         all.push((reports[0].checksum, weights));
         let tickets = behaviour.log.with(|seen| seen.tickets.clone());
         assert_eq!(tickets.len(), 80);
@@ -153,7 +153,7 @@ fn sync_of_replicas_equals_one_replica_with_iter_size() {
         v = 0.5 * v + rate * (w - mean(4 * iter..4 * iter + 4));
         w -= v;
     }
-    let weights = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
+    let weights = behaviour.log.with(|seen| seen.final_weights.clone());
     assert!((weights[3] - w).abs() < 1e-5, "{} {w}", weights[3]);
 }
 
@@ -215,7 +215,7 @@ fn rounding_changes_little_and_the_same_configuration_gives_the_same_bits() {
             let config = Config { wire, ..config(mode, 30) };
             let behaviour = Behaviour::default();
             succeed(&config, &[1, 2, 1], &behaviour);
-            behaviour.log.with(|seen| seen.final_weights.pop().unwrap())
+            behaviour.log.with(|seen| seen.final_weights.clone())
         };
         let exact = weights(Wire::F32);
         for wire in [Wire::Bf16, Wire::Fp16] {
@@ -233,7 +233,7 @@ fn every_mode_learns() {
         let config = config(mode, 60);
         let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
         succeed(&config, &[2, 1], &behaviour);
-        let weights = behaviour.log.with(|seen| seen.final_weights.pop().unwrap());
+        let weights = behaviour.log.with(|seen| seen.final_weights.clone());
         for i in [0, 3, 999, 39_999] {
             let mean = (0..180).map(|q| quadratic::target(q, i)).sum::<f32>() / 180.0;
             assert!((weights[i] - mean).abs() < 0.25, "{mode} {i}: {} for {mean}", weights[i]);
@@ -250,7 +250,7 @@ fn averages_after_every_iteration_are_sync_with_local_histories() {
         config.schedule.test_interval = 0;
         let behaviour = Behaviour::default();
         succeed(&config, &[2, 1], &behaviour);
-        behaviour.log.with(|seen| seen.final_weights.pop().unwrap())
+        behaviour.log.with(|seen| seen.final_weights.clone())
     };
     let (sync, local) = (weights(Mode::Sync), weights(Mode::LocalSgd { every: 1 }));
     for (a, b) in sync.iter().zip(&local) {

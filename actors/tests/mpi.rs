@@ -125,6 +125,27 @@ fn the_suite_holds_over_mpi() {
     tell(&format!("{number} cases over {} with 2, 3 and 4 ranks in {seconds} s", library()));
 }
 
+/// `tests/allocations.rs` counts for nodes of one process.
+#[test]
+fn a_round_over_mpi_allocates_nothing() {
+    for (mode, wire) in [
+        ("sync", "wire=f32"),
+        ("sync", "wire=bf16"),
+        ("hogwild", "wire=f32"),
+        ("local-sgd", "wire=f32"),
+    ] {
+        let Some((success, text, _)) = run(2, &["count", mode, wire], Duration::from_secs(60))
+        else {
+            return;
+        };
+        assert!(success, "{text}");
+        let line = text.lines().find(|line| line.contains("allocations")).unwrap();
+        println!("{mode}, {wire}: {line}");
+        let count: f64 = line.split_once(' ').unwrap().0.parse().unwrap();
+        assert!(count < 0.5, "{mode}, {wire}: {line}");
+    }
+}
+
 #[test]
 fn sync_twice_gives_the_same_bits() {
     for wire in ["wire=f32", "wire=bf16", "wire=fp16"] {

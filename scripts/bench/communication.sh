@@ -12,7 +12,7 @@ mpirun=${MPIRUN:-mpirun}
 program=$(cargo test --release --package caffe-actors --lib --no-run --message-format=json 2>/dev/null |
   grep -oE '"executable":"[^"]+/deps/caffe_actors-[^"]+"' | tail -1 | cut -d'"' -f4)
 
-echo "within a node (reads and writes counted, best of 12):"
+echo "within a node (reads and writes counted, medians of 25 in turns):"
 "$program" --ignored --nocapture --test-threads=1 hands::tests::bandwidth | grep thread
 
 open_mpi=()

@@ -208,7 +208,7 @@ impl Communicator {
         let first = self.iter * self.replicas() as u64;
         let ticket = first * self.parts.schedule.iter_size as u64;
         let feed = Feed::Train { queue, first, stride: 1, count: 1 };
-        self.parts.readers[reader].do_send(feed);
+        self.parts.readers[reader].send(feed);
         self.order(0, Order::Evaluate { iter: self.iter, ticket });
         self.awaiting = 1;
     }
@@ -235,7 +235,7 @@ impl Communicator {
 
     fn feed_readers(&mut self, feed: &Feed) {
         for reader in &self.parts.readers {
-            reader.do_send(feed.clone());
+            reader.send(feed.clone());
         }
         self.awaiting += self.parts.readers.len();
     }
@@ -279,6 +279,7 @@ impl Communicator {
             self.rests = lens().map(rest).collect();
             let mean = |len| Arc::new(if self.draws() { Vec::new() } else { vec![0.0; len] });
             self.means = lens().map(mean).collect();
+            self.other_means = vec![Arc::default(); self.means.len()];
             *self.parts.board.weights.lock() = lens().map(|len| vec![0.0; len]).collect();
             *self.parts.board.statistics.lock() = vec![0.0; plan.statistics];
         }

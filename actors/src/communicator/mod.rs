@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient};
+use actix::{Actor, ActorContext, AsyncContext, Context, Recipient, StreamHandler};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
@@ -31,8 +31,10 @@ use crate::config::{Mode, Requests};
 use crate::deck::Gate;
 use crate::fault::{Fault, Halt, Origin, Post, enter, guarded};
 use crate::hands::Hands;
+use crate::header::Header;
+use crate::inbox::{AlarmClock, Inbox, Item, Port};
 use crate::ledger::Ledger;
-use crate::messages::{Cue, Feed, Gradient, Note, Order, Wake};
+use crate::messages::{Cue, Feed, Gradient, Note, Order};
 use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::{Complaint, Plan};
@@ -74,13 +76,16 @@ pub(crate) struct Parts {
     pub(crate) observer: SharedObserver,
     pub(crate) line: Line,
     pub(crate) devices: Vec<DevicePort>,
-    pub(crate) readers: Vec<Recipient<Feed>>,
+    pub(crate) readers: Vec<Port<Feed>>,
     pub(crate) outcome: Sender<RunReport>,
 }
 
 /// The actor.
 pub(crate) struct Communicator {
     parts: Parts,
+    /// Until the actor opens it.
+    inbox: Option<Inbox<Note>>,
+    alarm: AlarmClock,
     plan: Option<Plan>,
     machine: Option<Box<dyn Machine>>,
     events: VecDeque<Event>,
@@ -120,7 +125,11 @@ pub(crate) struct Communicator {
     rests: Vec<Vec<f32>>,
     /// The last mean gradient per bucket.
     means: Vec<Arc<Vec<f32>>>,
+    /// Where the next goes while a device reads the last.
+    other_means: Vec<Arc<Vec<f32>>>,
     words: Vec<u64>,
+    /// All nodes' headers of the last round.
+    headers: Arc<Vec<Header>>,
     /// The round whose header was posted last.
     round: u64,
     /// Hash of a mean, to be compared in the next header; 0 for none.
@@ -137,12 +146,14 @@ pub(crate) struct Communicator {
 }
 
 impl Communicator {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, inbox: Inbox<Note>) -> Self {
         let devices = parts.devices.len();
         let schedule = parts.schedule.clone();
         let lanes = parts.devices.iter().map(|device| device.tracer.clone()).collect();
         let paces = Paces::new(lanes, parts.meeting.rank, &parts.meeting.workers);
         Communicator {
+            inbox: Some(inbox),
+            alarm: AlarmClock::default(),
             paces,
             plan: None,
             machine: None,
@@ -171,7 +182,9 @@ impl Communicator {
             wires: Vec::new(),
             rests: Vec::new(),
             means: Vec::new(),
+            other_means: Vec::new(),
             words: Vec::new(),
+            headers: Arc::new(vec![Header::default(); parts.meeting.nodes()]),
             round: 0,
             mean_hash: 0,
             merging: false,
@@ -263,14 +276,8 @@ impl Communicator {
         }
         if let Some(at) = self.wake_at.take() {
             let clock = &self.parts.clock;
-            let delay = clock.lasts(at.saturating_sub(clock.now()));
-            context.run_later(delay, Self::alarm_clock);
+            self.alarm.set(clock.lasts(at.saturating_sub(clock.now())));
         }
-    }
-
-    fn alarm_clock(&mut self, context: &mut Context<Self>) {
-        let timer: fn(&mut Self) -> Result<(), Halt> = |actor| actor.feed(Event::Timer);
-        self.turn(context, timer);
     }
 
     fn take(&mut self, note: Note) -> Result<(), Halt> {
@@ -298,6 +305,12 @@ impl Communicator {
                 if self.duty == Some(Duty::Written) { self.arrived() } else { Ok(()) }
             }
             Note::Parked { iter } => self.feed(Event::Parked { iter }),
+            Note::News => {
+                while let Some(news) = self.parts.line.next() {
+                    self.completed(news)?;
+                }
+                Ok(())
+            }
             Note::Slow { local, what, seconds } => {
                 let rank = self.parts.meeting.rank;
                 let text = format!("rank {rank}, device {local}: {what} for {seconds} s");
@@ -339,31 +352,22 @@ impl Actor for Communicator {
 
     fn started(&mut self, context: &mut Self::Context) {
         enter(Some(self.parts.post.clone()));
+        if let Some(inbox) = self.inbox.take() {
+            context.add_stream(inbox.open(self.alarm.clone()));
+        }
         self.turn(context, Communicator::start);
     }
 }
 
-impl Handler<Note> for Communicator {
-    type Result = ();
-
-    fn handle(&mut self, note: Note, context: &mut Self::Context) {
+impl StreamHandler<Item<Note>> for Communicator {
+    fn handle(&mut self, item: Item<Note>, context: &mut Self::Context) {
         let last = matches!(self.duty, Some(Duty::Leave));
-        self.turn(context, |actor| actor.take(note));
+        self.turn(context, |actor| match item {
+            Item::Message(note) => actor.take(note),
+            Item::Alarm => actor.feed(Event::Timer),
+        });
         if last && self.awaiting == 0 {
             context.stop();
         }
-    }
-}
-
-impl Handler<Wake> for Communicator {
-    type Result = ();
-
-    fn handle(&mut self, _: Wake, context: &mut Self::Context) {
-        self.turn(context, |actor| {
-            while let Some(news) = actor.parts.line.next() {
-                actor.completed(news)?;
-            }
-            Ok(())
-        });
     }
 }

@@ -28,8 +28,8 @@ impl Paces {
     }
 
     /// This node's part of a header.
-    pub(super) fn own(&self) -> Vec<Packed> {
-        self.lanes.iter().map(|lane| lane.tally().pack()).collect()
+    pub(super) fn own(&self) -> impl Iterator<Item = Packed> {
+        self.lanes.iter().map(|lane| lane.tally().pack())
     }
 
     /// All nodes' headers have come.
@@ -43,7 +43,7 @@ impl Paces {
 
     /// What all replicas have done since this was asked last.
     fn since_shown(&mut self) -> Vec<Pace> {
-        self.now[self.rank] = self.own();
+        self.now[self.rank] = self.own().collect();
         let mut paces = Vec::new();
         for (rank, (now, shown)) in self.now.iter().zip(&self.shown).enumerate() {
             for (device, (now, shown)) in now.iter().zip(shown).enumerate() {

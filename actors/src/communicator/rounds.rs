@@ -78,7 +78,7 @@ impl Communicator {
                 let first_step = first * stride + base + local as u64;
                 let count = to.saturating_sub(first);
                 let feed = Feed::Train { queue, first: first_step, stride, count };
-                self.parts.readers[reader].do_send(feed);
+                self.parts.readers[reader].send(feed);
             }
             self.fed = self.fed.max(to);
         }
@@ -97,7 +97,7 @@ impl Communicator {
             if offset < count {
                 let count = (count - offset).div_ceil(readers);
                 let first = first + offset;
-                port.do_send(Feed::Train { queue: 0, first, stride: readers, count });
+                port.send(Feed::Train { queue: 0, first, stride: readers, count });
             }
         }
     }
@@ -107,15 +107,15 @@ impl Communicator {
             self.parts.requests.take_snapshot();
         }
         if self.nodes() == 1 {
-            self.events.push_back(Event::Headers(vec![header]));
+            Arc::make_mut(&mut self.headers)[0] = header;
+            self.events.push_back(Event::Headers(self.headers.clone()));
             return Ok(());
         }
         self.round = header.round;
         header.hash = self.hash(header.round);
-        header.tallies = self.paces.own();
         let outputs = self.plan()?.train_outputs;
         let mut words = std::mem::take(&mut self.words);
-        header.encode(outputs, self.most_devices(), &mut words);
+        header.encode(outputs, self.most_devices(), self.paces.own(), &mut words);
         self.post(Op::Header { words })
     }
 
@@ -146,21 +146,23 @@ impl Communicator {
             return self.compared(&words);
         }
         let (outputs, devices) = (self.plan()?.train_outputs, self.most_devices());
-        let headers: Option<Vec<Header>> = words
-            .chunks(Header::words(outputs, devices))
-            .map(|words| Header::decode(words, outputs, devices))
-            .collect();
+        // The machine keeps no event, so the last round's headers are ours alone again.
+        let headers = Arc::make_mut(&mut self.headers);
+        let parts = words.chunks(Header::words(outputs, devices));
+        let whole = parts.len() == headers.len()
+            && headers
+                .iter_mut()
+                .zip(parts)
+                .all(|(header, words)| header.decode(words, outputs, devices));
         self.words = words;
-        match headers {
-            Some(headers) => {
-                self.paces.heard(&headers);
-                let own = self.parts.meeting.rank;
-                let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
-                self.coming = others.map(|(_, header)| header.finished).sum();
-                self.feed(Event::Headers(headers))
-            }
-            None => Err("received a header of the wrong length".to_owned().into()),
+        if !whole {
+            return Err("received a header of the wrong length".to_owned().into());
         }
+        self.paces.heard(headers);
+        let own = self.parts.meeting.rank;
+        let others = headers.iter().enumerate().filter(|(rank, _)| *rank != own);
+        self.coming = others.map(|(_, header)| header.finished).sum();
+        self.feed(Event::Headers(self.headers.clone()))
     }
 
     /// The devices have all they need for an iteration or an average.
@@ -263,14 +265,21 @@ impl Communicator {
 
     /// The mean of a bucket is here.
     fn summed(&mut self, bucket: usize, mean: Vec<f32>) {
-        // All devices have dropped the last mean: they gave this bucket after using it.
-        match Arc::get_mut(&mut self.means[bucket]) {
-            Some(last) => self.wires[bucket] = std::mem::replace(last, mean),
-            None => {
-                self.wires[bucket] = vec![0.0; mean.len()];
-                self.means[bucket] = Arc::new(mean);
-            }
+        if Arc::get_mut(&mut self.means[bucket]).is_none() {
+            // A device has yet to read the last one, as may be after an average.
+            std::mem::swap(&mut self.means[bucket], &mut self.other_means[bucket]);
         }
+        let floats = mean.len();
+        let place = &mut self.means[bucket];
+        let wire = match Arc::get_mut(place) {
+            Some(free) => std::mem::replace(free, mean),
+            None => {
+                *place = Arc::new(mean);
+                Vec::new()
+            }
+        };
+        self.wires[bucket] = wire;
+        self.wires[bucket].resize(floats, 0.0);
     }
 
     fn mean(&mut self, bucket: usize) {

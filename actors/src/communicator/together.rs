@@ -59,7 +59,7 @@ impl Communicator {
             let (reader, queue) = device.test;
             let first = base + local as u64;
             let feed = Feed::Test { net, cursor, queue, first, stride, rows: count };
-            self.parts.readers[reader].do_send(feed);
+            self.parts.readers[reader].send(feed);
         }
         self.order_all(|| Order::Test { net, count });
         Ok(())

@@ -100,7 +100,7 @@ impl<R: Replica> Device<R> {
             self.board.scores.lock()[place..place + width].copy_from_slice(&scores);
             let port = &self.ends.readers[self.ends.test_reader];
             drop(port.empties.try_send(Empty::Test(self.ends.test_queue, load.batch)));
-            port.feed.do_send(crate::messages::Feed::Returned);
+            port.feed.send(crate::messages::Feed::Returned);
             row += self.place.replicas as u64;
         }
         self.note(Note::Tested);

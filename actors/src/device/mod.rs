@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, Context, Handler, Recipient};
-use crossbeam_channel::{Receiver, Sender, after, select};
+use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::board::Board;
 use crate::config::{Mode, ReplicaFactory, Requests};
 use crate::deck::Deck;
 use crate::fault::{Halt, Never, Post, enter, guarded};
+use crate::inbox::Port;
 use crate::messages::{Cue, Feed, Gradient, Load, Note, Order, TestLoad};
 use crate::reader::Empty;
 use crate::replica::{Plan, Replica, ReplicaPlace};
@@ -28,7 +29,7 @@ use crate::writer::Write;
 /// Where a device gives buffers back.
 pub(crate) struct ReaderPort<B> {
     pub(crate) empties: Sender<Empty<B>>,
-    pub(crate) feed: Recipient<Feed>,
+    pub(crate) feed: Port<Feed>,
 }
 
 /// A device's ends of all channels.
@@ -40,7 +41,7 @@ pub(crate) struct Ends<B> {
     pub(crate) tests: Receiver<TestLoad<B>>,
     pub(crate) cues: Receiver<Cue>,
     pub(crate) gradients: Sender<Gradient>,
-    pub(crate) notes: Recipient<Note>,
+    pub(crate) notes: Port<Note>,
     pub(crate) writer: Recipient<Write>,
     /// By reader.
     pub(crate) readers: Vec<ReaderPort<B>>,
@@ -148,7 +149,7 @@ impl<R: Replica> Device<R> {
     }
 
     fn note(&self, note: Note) {
-        self.ends.notes.do_send(note);
+        self.ends.notes.send(note);
     }
 
     fn alone(&self) -> bool {
@@ -166,7 +167,7 @@ impl<R: Replica> Device<R> {
             select! {
                 recv(channel) -> value => return value.map_err(|_| Halt::Stopped),
                 recv(self.stop) -> _ => return Err(Halt::Stopped),
-                recv(after(self.patience)) -> _ => self.slow(kind, start),
+                default(self.patience) => self.slow(kind, start),
             }
         }
     }
@@ -181,6 +182,6 @@ impl<R: Replica> Device<R> {
         let port = &self.ends.readers[load.reader];
         // A reader that has left needs no buffers.
         drop(port.empties.try_send(Empty::Load(self.ends.queue, load)));
-        port.feed.do_send(Feed::Returned);
+        port.feed.send(Feed::Returned);
     }
 }

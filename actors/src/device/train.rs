@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::{after, select};
+use crossbeam_channel::select;
 
 use super::{Device, Own};
 use crate::config::Mode;
@@ -190,7 +190,7 @@ impl<R: Replica> Device<R> {
                     Err(_) => return Err(Halt::Stopped),
                 },
                 recv(self.stop) -> _ => return Err(Halt::Stopped),
-                recv(after(self.patience)) -> _ => self.slow(kind, start),
+                default(self.patience) => self.slow(kind, start),
             }
         }
     }

@@ -117,7 +117,8 @@ pub(crate) struct Alarm {
 
 impl Default for Alarm {
     fn default() -> Self {
-        let (keep_open, stop) = bounded(0);
+        // Of size 1, not 0: waiting on a channel without room takes memory each time.
+        let (keep_open, stop) = bounded(1);
         Alarm {
             fault: Mutex::default(),
             raised: AtomicBool::new(false),

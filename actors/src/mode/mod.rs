@@ -19,6 +19,7 @@ mod sync;
 #[cfg(test)]
 mod simulation;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Mode;
@@ -74,7 +75,7 @@ pub(crate) enum Event {
     /// A local device's update of a step ticket is in the node's weights.
     Finished { ticket: u64, sample: Option<Sample> },
     /// All nodes' headers of the round this node posted last.
-    Headers(Vec<Header>),
+    Headers(Arc<Vec<Header>>),
     /// The exchange of a bucket has ended.
     Summed { bucket: usize },
     /// A local device has left the segment; it has done all iterations below `iter` if it is
@@ -87,6 +88,10 @@ pub(crate) enum Event {
 /// What is to be done, in this order. An exchange that is not `exact` may leave a part of what it
 /// was given behind, for the next one of its bucket; in an `exact` one everything arrives.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a header in a box would be an allocation every round"
+)]
 pub(crate) enum Action {
     /// All local devices run iterations `from..to`.
     Run { from: u64, to: u64 },

@@ -75,7 +75,7 @@ impl Sync {
             oldest: (self.iter + 1) * self.job.replicas(),
             stop: moment.stop,
             snapshot: moment.snapshot,
-            losses: vec![part],
+            losses: [part].into_iter().collect(),
             ..Header::default()
         }));
     }

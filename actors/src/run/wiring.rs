@@ -14,7 +14,8 @@ use crate::deck::Deck;
 use crate::device::{Device, Ends, ReaderPort};
 use crate::fault::Post;
 use crate::hands::Hands;
-use crate::messages::{Load, TestLoad, Wake};
+use crate::inbox::{Inbox, Port, inbox};
+use crate::messages::{Feed, Load, Note, TestLoad};
 use crate::observe::RunReport;
 use crate::reader::{Empty, MOST, Queue, Reader, TEST_BUFFERS, TestQueue};
 use crate::replica::{MAX_BUCKETS, Replica, ReplicaPlace};
@@ -57,8 +58,18 @@ fn launch<A: Actor<Context = Context<A>>>(
     });
 }
 
+/// An actor that has an inbox of its own and no address.
+fn launch_alone<A: Actor<Context = Context<A>>>(
+    arbiter: &Arbiter,
+    make: impl FnOnce() -> A + Send + 'static,
+) {
+    arbiter.spawn_fn(move || {
+        Context::new().run(make());
+    });
+}
+
 /// Where to give a reader's buffers back, and whom to tell.
-type ReaderHandle<B, S> = (Sender<Empty<B>>, Addr<Reader<S>>);
+type ReaderHandle<B> = (Sender<Empty<B>>, Port<Feed>);
 
 /// The channels of one reader while they are dealt out.
 struct ReaderEnds<B> {
@@ -89,27 +100,28 @@ impl Wires<'_> {
     {
         let (readers, batches) = self.channels::<R::Batch>();
         let board = Arc::new(Board::new(self.config.threads.len()));
-        let (communicator, inbox) = address::<Communicator>();
+        let (communicator, notes) = inbox();
         let mut arbiters = Vec::new();
 
-        let mut reader_addresses = Vec::new();
+        let mut reader_ports = Vec::new();
         let mut ports = Vec::new();
         let count = readers.len();
         for (index, ends) in readers.into_iter().enumerate() {
             let arbiter = Arbiter::new();
-            let (reader, inbox) = address::<Reader<S>>();
+            let (reader, feeds) = inbox();
             ports.push((ends.empties.0.clone(), reader.clone()));
-            let parts = self.reader(index, count, ends, factories.source.clone(), &communicator);
-            launch(&arbiter, inbox, parts);
-            reader_addresses.push(reader.recipient());
+            let factory = factories.source.clone();
+            let make = self.reader(index, count, ends, factory, feeds, communicator.clone());
+            launch_alone(&arbiter, make);
+            reader_ports.push(reader);
             arbiters.push(arbiter);
         }
 
         let arbiter = Arbiter::new();
         let (writer, writer_inbox) = address::<Writer>();
         let writer = writer.recipient();
-        let (post, notes) = (self.post_of("writer"), communicator.clone().recipient());
-        launch(&arbiter, writer_inbox, move || Writer { post, notes });
+        let (post, to) = (self.post_of("writer"), communicator.clone());
+        launch(&arbiter, writer_inbox, move || Writer { post, notes: to });
         arbiters.push(arbiter);
 
         let bounded = matches!(self.config.mode, Mode::Ssp { .. });
@@ -143,27 +155,26 @@ impl Wires<'_> {
             observer: self.observer.clone(),
             line: self.line,
             devices,
-            readers: reader_addresses,
+            readers: reader_ports,
             outcome: self.outcome,
         };
-        launch(&arbiter, inbox, move || Communicator::new(parts));
+        launch_alone(&arbiter, move || Communicator::new(parts, notes));
         arbiters.push(arbiter);
-        (arbiters, Box::new(move || communicator.do_send(Wake)))
+        (arbiters, Box::new(move || communicator.send(Note::News)))
     }
 
     /// Both ends of a device's channels.
-    fn ends<R, S>(
+    fn ends<R>(
         batches: Batches<R::Batch>,
         deck: &Arc<Deck<R::Batch>>,
         device: &Addr<Device<R>>,
-        readers: &[ReaderHandle<R::Batch, S>],
-        communicator: &Addr<Communicator>,
+        readers: &[ReaderHandle<R::Batch>],
+        communicator: &Port<Note>,
         writer: &Recipient<Write>,
         tracer: &Tracer,
     ) -> (DevicePort, Ends<R::Batch>)
     where
         R: Replica,
-        S: BatchSource<Batch = R::Batch>,
     {
         let (cues, cues_in) = bounded(MAX_BUCKETS + 2);
         let (gradients_out, gradients) = bounded(MAX_BUCKETS);
@@ -177,10 +188,9 @@ impl Wires<'_> {
             train: batches.train,
             test: batches.test,
         };
-        let readers = readers.iter().map(|(empties, reader)| ReaderPort {
-            empties: empties.clone(),
-            feed: reader.clone().recipient(),
-        });
+        let readers = readers
+            .iter()
+            .map(|(empties, reader)| ReaderPort { empties: empties.clone(), feed: reader.clone() });
         let ends = Ends {
             loads: batches.loads,
             deck: deck.clone(),
@@ -188,7 +198,7 @@ impl Wires<'_> {
             tests: batches.tests,
             cues: cues_in,
             gradients: gradients_out,
-            notes: communicator.clone().recipient(),
+            notes: communicator.clone(),
             writer: writer.clone(),
             readers: readers.collect(),
             test_reader: batches.test.0,
@@ -243,7 +253,8 @@ impl Wires<'_> {
         count: usize,
         ends: ReaderEnds<S::Batch>,
         factory: Arc<crate::config::SourceFactory<S>>,
-        communicator: &Addr<Communicator>,
+        inbox: Inbox<Feed>,
+        notes: Port<Note>,
     ) -> impl FnOnce() -> Reader<S> + Send + 'static {
         let post = self.post_of(&format!("reader {index}"));
         let place = ReaderPlace {
@@ -257,13 +268,13 @@ impl Wires<'_> {
         let passes = self.config.schedule.iter_size;
         let per_load = if self.draws() { passes } else { 1 };
         let prefetch_bytes = self.config.prefetch_bytes / count;
-        let notes = communicator.clone().recipient();
         move || Reader {
             post,
             place,
             factory,
             source: None,
             notes,
+            inbox: Some(inbox),
             queues: ends.queues,
             tests: ends.tests,
             empties: ends.empties.1,

@@ -99,7 +99,7 @@ pub struct Seen {
     pub snapshots: Vec<Snapshot>,
     /// Iterations of the snapshots that the writer has written.
     pub written: Vec<u64>,
-    pub final_weights: Vec<Vec<f32>>,
+    pub final_weights: Vec<f32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -213,7 +213,7 @@ impl Bowl {
     }
 
     fn range(&self, bucket: usize) -> Range<usize> {
-        self.plan().buckets[bucket].clone()
+        bucket_ranges()[bucket].clone()
     }
 
     fn make_update(&mut self, iter: u64) {
@@ -256,6 +256,11 @@ impl Bowl {
     }
 }
 
+/// Last parameters first.
+fn bucket_ranges() -> [Range<usize>; 3] {
+    [20_000..PARAMS, 10..20_000, 0..10]
+}
+
 impl Replica for Bowl {
     type Batch = Batch;
 
@@ -263,7 +268,7 @@ impl Replica for Bowl {
         let other = self.behaviour.troubles.contains(&Trouble::OtherNet { rank: self.place.rank });
         Plan {
             params: PARAMS,
-            buckets: vec![20_000..PARAMS, 10..20_000, 0..10],
+            buckets: bucket_ranges().to_vec(),
             statistics: 2,
             history: PARAMS,
             train_outputs: 1,
@@ -368,8 +373,7 @@ impl Replica for Bowl {
 
     fn read_weights(&mut self, bucket: usize, out: &mut [f32]) -> Result<(), Cause> {
         if bucket == 0 {
-            let weights = self.w.clone();
-            self.behaviour.log.with(|seen| seen.final_weights.push(weights));
+            self.behaviour.log.with(|seen| seen.final_weights.clone_from(&self.w));
         }
         let range = self.range(bucket);
         out.copy_from_slice(&self.w[range]);

@@ -13,10 +13,16 @@
 //! }
 //! ```
 
+pub mod backend;
 pub mod cache;
 pub mod compiler;
+pub mod emulator;
 pub mod library;
+pub mod memory;
+mod run;
 pub mod source;
+
+pub use run::{CudaDevice, CudaRun};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};

@@ -13,7 +13,7 @@
 mod grants;
 mod pace;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use self::pace::Pace;
@@ -44,8 +44,8 @@ pub(super) struct Hogwild {
     next: u64,
     /// No ticket from here on is granted in this segment. Equal on all nodes.
     limit: u64,
-    /// Tickets granted to this node and not finished.
-    running: BTreeSet<u64>,
+    /// Tickets granted to this node and not finished, in order: they finish nearly so.
+    running: VecDeque<u64>,
     /// Tickets finished since the last header.
     finished: u64,
     /// An update has been pushed since the last header.
@@ -68,7 +68,7 @@ impl Hogwild {
             round: 0,
             next: 0,
             limit: 0,
-            running: BTreeSet::new(),
+            running: VecDeque::new(),
             finished: 0,
             dirty: false,
             owing: false,
@@ -86,7 +86,7 @@ impl Hogwild {
 
     /// The lowest ticket not finished on this node.
     pub(super) fn oldest(&self) -> u64 {
-        self.running.first().copied().unwrap_or(self.next)
+        self.running.front().copied().unwrap_or(self.next)
     }
 
     fn begin(&mut self, moment: &Moment, from: u64, to: u64, actions: &mut Vec<Action>) {
@@ -193,7 +193,9 @@ impl Hogwild {
     }
 
     fn finished(&mut self, ticket: u64, sample: Option<Sample>) {
-        self.running.remove(&ticket);
+        if let Ok(place) = self.running.binary_search(&ticket) {
+            self.running.remove(place);
+        }
         self.finished += 1;
         self.dirty = true;
         // What is pushed while a round is under way may have missed its swaps.

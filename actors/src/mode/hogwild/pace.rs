@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_millis(500);
 const PART: f64 = 0.5;
 /// How much of the past a round forgets.
 const FORGET: f64 = 1.0 / 16.0;
-/// The same for a node's own speed, which may change at once.
+/// The same for a node's own speed.
 const FORGET_OWN: f64 = 0.25;
 
 /// Running means. [`round_iters`](Pace::round_iters) depends on headers alone and is equal on
@@ -28,7 +28,7 @@ pub(super) struct Pace {
     /// Decaying sums: tickets of all nodes, and the seconds they took.
     tickets: f64,
     seconds: f64,
-    /// Mean number of tickets that this node finishes in a round.
+    /// About the most tickets that this node finishes in a round.
     own: f64,
     last: Duration,
 }
@@ -50,9 +50,12 @@ impl Pace {
         self.last = now;
     }
 
-    /// This node has finished so many tickets in a round.
+    /// This node has finished so many tickets in a round. Rises at once and falls slowly: a node
+    /// that had too few tickets finished no more than those, and each round that follows at least
+    /// doubles what it holds.
     pub(super) fn own(&mut self, finished: u64) {
         self.own += (finished as f64 - self.own) * FORGET_OWN;
+        self.own = self.own.max(finished as f64);
     }
 
     /// A header is known: `finished` tickets on all nodes. True when ρ has changed.
@@ -144,6 +147,21 @@ mod tests {
         let mut pace = Pace::new(2);
         pace.round(Duration::from_millis(10), 8, true);
         assert_eq!(pace.ahead(1), 0.125 * (1.0 + 2.0 + 3.5));
+    }
+
+    #[test]
+    fn holds_enough_for_long_rounds_soon() {
+        // A link so slow that a device could do 40 tickets in a round.
+        let (mut pace, mut rounds) = (Pace::new(2), 0);
+        while pace.pool(1) < 80 {
+            pace.own(pace.pool(1).min(40));
+            rounds += 1;
+        }
+        assert!(rounds <= 6, "{rounds}");
+        for _ in 0..30 {
+            pace.own(1);
+        }
+        assert_eq!(pace.pool(1), 5);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 mod devices;
@@ -387,6 +388,7 @@ impl World {
         if slot.iter().all(Option::is_some) {
             let all: Vec<Header> =
                 self.headers.remove(&round).unwrap().into_iter().flatten().collect();
+            let all = Arc::new(all);
             for node in 0..nodes {
                 let delay = self.delay();
                 self.later(delay, Due::Machine(node, Event::Headers(all.clone())));

@@ -1,5 +1,7 @@
 //! What the last node to arrive at a collective makes of all nodes' loads.
 
+use smallvec::SmallVec;
+
 use crate::wire::{self, CHUNK, Pieces, Wire};
 
 /// What a collective carries.
@@ -46,7 +48,7 @@ pub(super) fn rounded_sum(
     loads: &mut [Option<Load>],
     scratch: &mut Scratch,
 ) -> Result<(), String> {
-    let mut parts: Vec<(&mut [f32], &mut [f32])> = Vec::new();
+    let mut parts: SmallVec<[(&mut [f32], &mut [f32]); 16]> = SmallVec::new();
     for load in loads {
         match load {
             Some(Load::Rounded(data, rest)) if data.len() == rest.len() => parts.push((data, rest)),

@@ -79,11 +79,14 @@ pub(super) struct MpiLane {
     flights: VecDeque<Flight>,
     /// Buffers that no chunk uses.
     spare: Vec<Packed>,
+    /// Windows that no flight uses.
+    windows: Vec<VecDeque<Chunk>>,
 }
 
 impl MpiLane {
     pub(super) fn new([comm, second]: [Comm; 2], rank: usize, nodes: usize) -> Self {
-        MpiLane { comm, second, rank, nodes, flights: VecDeque::new(), spare: Vec::new() }
+        let (flights, spare, windows) = (VecDeque::new(), Vec::new(), Vec::new());
+        MpiLane { comm, second, rank, nodes, flights, spare, windows }
     }
 
     pub(super) fn open(&self) -> bool {
@@ -110,7 +113,7 @@ impl MpiLane {
             }
             Op::Header { .. } => return Err("a header has a lane of its own".into()),
         };
-        let open = VecDeque::with_capacity(WINDOW);
+        let open = self.windows.pop().unwrap_or_else(|| VecDeque::with_capacity(WINDOW));
         self.flights.push_back(Flight { course, op, data, rest, started: 0, open });
         self.fill_window()
     }
@@ -132,6 +135,7 @@ impl MpiLane {
             |flight: &mut Flight| flight.open.is_empty() && flight.started == flight.data.len();
         while let Some(flight) = self.flights.pop_front_if(landed) {
             let (data, rest) = (flight.data, flight.rest);
+            self.windows.push(flight.open);
             done.push(match flight.op {
                 Op::Sum { lane, id, .. } => Done::Sum { lane, id, data, rest },
                 Op::Broadcast { id, .. } => Done::Broadcast { id, data },

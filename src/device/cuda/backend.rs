@@ -1,0 +1,195 @@
+//! What a CUDA device does for the engine: [`Backend`].
+//!
+//! There are two: [`nvidia`](super::nvidia) drives a GPU; [`emulator`](super::emulator) compiles the
+//! same kernels as plain C++ and runs them on the host, so that the layers' device code is tested
+//! where there is no GPU. Nothing here knows a layer: addresses and sizes go in.
+//!
+//! All work of one backend is done in the order in which it was asked for. Only
+//! [`download`](Backend::download) waits.
+
+use super::source::Source;
+use crate::Result;
+use crate::device::cpu::gemm::Gemm;
+
+/// Threads of every block of every kernel.
+pub const BLOCK: usize = 256;
+
+/// A place in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The place so many floats further on.
+    pub fn plus(self, floats: usize) -> Address {
+        Address(self.0 + (floats * size_of::<f32>()) as u64)
+    }
+}
+
+/// An argument of a kernel, of the type that its declaration has there.
+#[derive(Clone, Copy, Debug)]
+pub enum Arg {
+    /// A pointer.
+    Address(Address),
+    /// `int`.
+    Int(i32),
+    /// `long long`.
+    Long(i64),
+    /// `float`.
+    Float(f32),
+}
+
+impl Arg {
+    /// The argument's bytes at the start of a word, as a launch wants them.
+    pub(super) fn word(self) -> u64 {
+        match self {
+            Arg::Address(address) => address.0,
+            Arg::Int(value) => u64::from(value.cast_unsigned()),
+            Arg::Long(value) => value.cast_unsigned(),
+            Arg::Float(value) => u64::from(value.to_bits()),
+        }
+    }
+}
+
+impl From<Address> for Arg {
+    fn from(address: Address) -> Arg {
+        Arg::Address(address)
+    }
+}
+
+impl From<i32> for Arg {
+    fn from(value: i32) -> Arg {
+        Arg::Int(value)
+    }
+}
+
+impl From<usize> for Arg {
+    fn from(value: usize) -> Arg {
+        Arg::Long(value as i64)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(value: f32) -> Arg {
+        Arg::Float(value)
+    }
+}
+
+/// One spatial axis of a [`Correlation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Axis {
+    /// Extent of the image.
+    pub image: usize,
+    /// Kernel elements.
+    pub kernel: usize,
+    /// Distance of two kernel positions.
+    pub stride: usize,
+    /// Zeros before and behind the image.
+    pub pad: usize,
+    /// Distance of two kernel elements.
+    pub dilation: usize,
+    /// Kernel positions.
+    pub positions: usize,
+}
+
+/// y_o = Σ_c w_oc ∗ x_c over the channels of o's group: x is (images, channels, image…), w is (outputs,
+/// channels / groups, kernel…), y is (images, outputs, positions…), all in plain order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correlation {
+    /// Number of images.
+    pub images: usize,
+    /// Channels of x.
+    pub channels: usize,
+    /// Channels of y.
+    pub outputs: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// The spatial axes, one to three.
+    pub axes: Vec<Axis>,
+}
+
+/// A device with one queue of work. Used by the thread that made it.
+pub trait Backend {
+    /// What it is, for the log.
+    fn describe(&self) -> String;
+
+    /// So many floats of memory, not initialised.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn allocate(&self, floats: usize) -> Result<Address>;
+
+    /// Gives memory back; work that uses it may still be waiting.
+    fn free(&self, at: Address);
+
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn upload(&self, from: &[f32], to: Address) -> Result<()>;
+
+    /// Copies to the host, when everything asked for before is done.
+    ///
+    /// # Errors
+    /// A device that failed, now or in earlier work.
+    fn download(&self, from: Address, to: &mut [f32]) -> Result<()>;
+
+    /// Copies within the device.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()>;
+
+    /// Sets so many floats to zero.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn zero(&self, at: Address, floats: usize) -> Result<()>;
+
+    /// Runs a kernel on `blocks` blocks of [`BLOCK`] threads.
+    ///
+    /// # Errors
+    /// A kernel that does not compile, or a device that failed.
+    fn launch(
+        &self,
+        source: &'static Source,
+        function: &'static str,
+        blocks: usize,
+        args: &[Arg],
+    ) -> Result<()>;
+
+    /// C ← alpha · op(A) · op(B) + beta · C.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()>;
+
+    /// y ← w ∗ x.
+    ///
+    /// # Errors
+    /// A device that failed, or a shape it has no code for.
+    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()>;
+
+    /// dx ← the gradient of x.
+    ///
+    /// # Errors
+    /// As [`correlate`](Backend::correlate).
+    fn correlate_back(
+        &self,
+        shape: &Correlation,
+        w: Address,
+        dy: Address,
+        dx: Address,
+    ) -> Result<()>;
+
+    /// dw ← dw + the gradient of w.
+    ///
+    /// # Errors
+    /// As [`correlate`](Backend::correlate).
+    fn correlate_weights(
+        &self,
+        shape: &Correlation,
+        x: Address,
+        dy: Address,
+        dw: Address,
+    ) -> Result<()>;
+}
