@@ -13,6 +13,7 @@ use caffe::device::cuda::compiler::{Architecture, Compiler, Error, holds};
 use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::source::{AXPY, Source};
 use caffe::device::cuda::sources;
+use caffe::layers::LAYERS;
 
 const ARCHITECTURES: [Architecture; 3] = [
     Architecture { major: 7, minor: 5 },
@@ -33,12 +34,24 @@ fn compiler() -> Option<Compiler> {
     }
 }
 
+/// The engine's and the layers', each once though several layers may share it.
+fn all() -> Vec<Source> {
+    let of_layers = LAYERS.iter().flat_map(|def| def.kernels).map(|source| **source);
+    let mut all: Vec<Source> = Vec::new();
+    for source in sources().into_iter().chain(of_layers) {
+        if !all.contains(&source) {
+            all.push(source);
+        }
+    }
+    all
+}
+
 #[test]
 fn names_are_unique() {
-    let sources = sources();
-    let names: BTreeSet<_> = sources.iter().map(|source| source.name).collect();
-    assert_eq!(names.len(), sources.len(), "two sources of one name: {names:?}");
-    assert!(sources.iter().all(|source| !source.functions.is_empty()));
+    let all = all();
+    let names: BTreeSet<_> = all.iter().map(|source| source.name).collect();
+    assert_eq!(names.len(), all.len(), "two sources of one name: {names:?}");
+    assert!(all.iter().all(|source| !source.functions.is_empty()));
 }
 
 #[test]
@@ -48,7 +61,7 @@ fn every_kernel_compiles_for_every_architecture() {
     let names = ARCHITECTURES.map(|architecture| format!("{architecture:>8}"));
     println!("{:<24} {:>7} {}", "source", "kernels", names.concat());
     let mut failures = Vec::new();
-    for source in sources() {
+    for source in all() {
         let mut row = format!("{:<24} {:>7} ", source.name, source.functions.len());
         for architecture in ARCHITECTURES {
             match compiler.compile(&source, architecture) {

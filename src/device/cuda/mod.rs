@@ -104,7 +104,7 @@ pub struct Limits {
     pub timeout: bool,
 }
 
-/// Every kernel of the program: what CI compiles where there is no device.
+/// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
     vec![source::AXPY]
 }
