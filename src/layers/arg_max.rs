@@ -203,7 +203,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `ArgMax`.
-pub static DEF: LayerDef = LayerDef::new("ArgMax", "the places of the top_k largest values", build).kernels(&[&KERNELS]);
+pub static DEF: LayerDef =
+    LayerDef::new("ArgMax", "the places of the top_k largest values", build).kernels(&[&KERNELS]);
 
 #[cfg(test)]
 mod tests {

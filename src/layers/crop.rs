@@ -163,7 +163,12 @@ impl CudaLayer for Crop {
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.crop_param.as_deref().cloned().unwrap_or_default();
     let offsets = param.offset.iter().map(|&o| o as usize).collect();
-    Ok(Box::new(Crop { axis: param.axis(), offsets, axes: Vec::new(), axes_on_device: Scratch::default() }))
+    Ok(Box::new(Crop {
+        axis: param.axis(),
+        offsets,
+        axes: Vec::new(),
+        axes_on_device: Scratch::default(),
+    }))
 }
 
 /// `Crop`.

@@ -167,11 +167,7 @@ impl CudaLayer for Im2col {
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.convolution_param.as_deref().cloned().unwrap_or_default();
-    Ok(Box::new(Im2col {
-        param,
-        patches: Patches::default(),
-        axes_on_device: Scratch::default(),
-    }))
+    Ok(Box::new(Im2col { param, patches: Patches::default(), axes_on_device: Scratch::default() }))
 }
 
 /// `Im2col`.

@@ -15,11 +15,11 @@ use super::per_channel::{self, Channels, Sums};
 use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cpu::threads::Threads;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
-use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
 
@@ -231,8 +231,7 @@ impl CudaLayer for PRelu {
         let dx = if io.in_place() { dy } else { io.bottom_diff_mut(0)? };
         let (channels, inner) = (around.extent.into(), around.inner.into());
         let shared = i32::from(self.is_shared()).into();
-        let args =
-            [x.into(), io.param(0)?.into(), dy.into(), dx.into(), channels, inner, shared];
+        let args = [x.into(), io.param(0)?.into(), dy.into(), dx.into(), channels, inner, shared];
         cuda.each(&KERNELS, "prelu_backward", n, &args)
     }
 }

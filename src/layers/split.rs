@@ -65,7 +65,7 @@ impl Layer for Split {
     }
 }
 
-static KERNELS: Source = Source {
+pub(super) static KERNELS: Source = Source {
     name: "split",
     text: r#"
 // dx = a + b.

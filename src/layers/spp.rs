@@ -11,10 +11,15 @@
 
 use caffe_proto::spp_parameter::PoolMethod;
 
-use super::pooling::{Kernel, Planes};
-use super::{Io, Layer, LayerDef, Setup};
+use super::parts::{self, Parts};
+use super::pooling::{self, Kernel, Planes};
+use super::split;
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::memory::Scratch;
 use crate::{Result, bail, ensure};
 
 /// What is taken from a bin.
@@ -26,6 +31,7 @@ enum Method {
 
 /// One level of the pyramid.
 struct Level {
+    kernels: [Kernel; 2],
     planes: Planes,
     /// The level's pooled images, and where their elements come from (MAX).
     pooled: Vec<f32>,
@@ -33,6 +39,7 @@ struct Level {
     /// Elements of one image, and their place in its vector.
     len: usize,
     first: usize,
+    places_on_device: Scratch,
 }
 
 /// The layer.
@@ -44,6 +51,10 @@ struct Spp {
     len: usize,
     /// A level's share of the bottom's gradient.
     share: Vec<f32>,
+    /// The levels in the vector; a level's pooled images, and the share, on a device.
+    parts: Parts,
+    pooled_on_device: Scratch,
+    share_on_device: Scratch,
 }
 
 /// The windows along one axis of a level with so many bins.
@@ -58,11 +69,12 @@ fn kernel(image: usize, bins: usize) -> Result<Kernel> {
 }
 
 /// The windows of a level on images of this size.
-fn planes(images: [usize; 2], bins: usize) -> Result<Planes> {
+fn planes(images: [usize; 2], bins: usize) -> Result<([Kernel; 2], Planes)> {
     let mut kernels = [kernel(images[0], bins)?, kernel(images[1], bins)?];
     let clip = kernels.iter().any(|k| k.pad > 0);
     kernels.iter_mut().for_each(|k| k.clip = clip);
-    Ok(Planes::new(kernels[0].windows(images[0])?, kernels[1].windows(images[1])?))
+    let planes = Planes::new(kernels[0].windows(images[0])?, kernels[1].windows(images[1])?);
+    Ok((kernels, planes))
 }
 
 impl Layer for Spp {
@@ -74,14 +86,24 @@ impl Layer for Spp {
         self.levels.clear();
         self.len = 0;
         for level in 0..self.height {
-            let planes = planes([h, w], 1 << level)?;
+            let (kernels, planes) = planes([h, w], 1 << level)?;
             let (rows, columns) = planes.positions();
             let len = channels * rows * columns;
             let places = if self.method == Method::Max { n * len } else { 0 };
             let (pooled, places) = (vec![0.0; n * len], vec![0; places]);
-            self.levels.push(Level { planes, pooled, places, len, first: self.len });
+            self.levels.push(Level {
+                kernels,
+                planes,
+                pooled,
+                places,
+                len,
+                first: self.len,
+                places_on_device: Scratch::default(),
+            });
             self.len += len;
         }
+        let shapes: Vec<_> = self.levels.iter().map(|level| Shape::from([n, level.len])).collect();
+        self.parts = Parts::new(1, &shapes);
         if self.height == 1 {
             return Ok(vec![Shape::from([n, channels, 1, 1])]);
         }
@@ -91,7 +113,7 @@ impl Layer for Spp {
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let (threads, x, y) = (run.threads(), io.bottom(0)?, io.top_mut(0)?);
-        for Level { planes, pooled, places, len, first } in &mut self.levels {
+        for Level { planes, pooled, places, len, first, .. } in &mut self.levels {
             match self.method {
                 Method::Max => planes.max(threads, x, pooled, places),
                 Method::Ave => planes.mean(threads, x, pooled),
@@ -109,7 +131,7 @@ impl Layer for Spp {
         }
         let (threads, dy, dx) = (run.threads(), io.top_diff(0)?, io.bottom_diff_mut(0)?);
         for (i, level) in self.levels.iter_mut().enumerate() {
-            let Level { planes, pooled, places, len, first } = level;
+            let Level { planes, pooled, places, len, first, .. } = level;
             for (dy, pooled) in dy.chunks(self.len.max(1)).zip(pooled.chunks_mut((*len).max(1))) {
                 pooled.copy_from_slice(&dy[*first..*first + *len]);
             }
@@ -120,6 +142,85 @@ impl Layer for Spp {
             }
             if i > 0 {
                 dx.iter_mut().zip(&self.share).for_each(|(dx, share)| *dx += share);
+            }
+        }
+        Ok(())
+    }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl Level {
+    /// Launches one of Pooling's kernels over `n` elements.
+    fn launch(
+        &self,
+        cuda: &CudaRun,
+        (function, n): (&'static str, usize),
+        args: &[Arg],
+        [height, width]: [usize; 2],
+    ) -> Result<()> {
+        let (rows, columns) = self.planes.positions();
+        let [[kh, sh, ph], [kw, sw, pw]] = self.kernels.map(|k| [k.size, k.stride, k.pad]);
+        let windows = [height, width, rows, columns, kh, kw, sh, sw, ph, pw];
+        let windows = windows.map(|size| Arg::Int(size as i32));
+        let args: smallvec::SmallVec<[Arg; 16]> = args.iter().chain(&windows).copied().collect();
+        cuda.each(&pooling::cuda::KERNELS, function, n, &args)
+    }
+}
+
+impl Spp {
+    /// Room for the largest level's pooled images.
+    fn pooled_on(&mut self, cuda: &CudaRun, images: usize) -> Result<Address> {
+        let longest = self.levels.iter().map(|level| level.len).max().unwrap_or(0);
+        self.pooled_on_device.room(&cuda.device, images * longest)
+    }
+}
+
+impl CudaLayer for Spp {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let [images, _, height, width] = io.bottom_shape(0).nchw()?;
+        let (x, y, pooled) = (io.bottom(0)?, io.top_mut(0)?, self.pooled_on(cuda, images)?);
+        for (i, level) in self.levels.iter_mut().enumerate() {
+            let (n, [x, to]) = (images * level.len, [x, pooled].map(Arg::from));
+            match self.method {
+                Method::Max => {
+                    let places = level.places_on_device.room(&cuda.device, n)?.into();
+                    level.launch(cuda, ("pool_max", n), &[x, to, places], [height, width])?;
+                }
+                Method::Ave => level.launch(cuda, ("pool_mean", n), &[x, to], [height, width])?,
+            }
+            self.parts.place_on(cuda, i, pooled, y)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let [images, _, height, width] = io.bottom_shape(0).nchw()?;
+        let (n, dy, dx) = (io.bottom_shape(0).count(), io.top_diff(0)?, io.bottom_diff_mut(0)?);
+        let pooled = self.pooled_on(cuda, images)?;
+        let share = self.share_on_device.room(&cuda.device, n)?;
+        for (i, level) in self.levels.iter_mut().enumerate() {
+            self.parts.cut_on(cuda, i, dy, pooled)?;
+            let to = if i == 0 { dx } else { share };
+            match self.method {
+                Method::Max => {
+                    let places = level.places_on_device.room(&cuda.device, images * level.len)?;
+                    let args = [pooled.into(), places.into(), to.into()];
+                    level.launch(cuda, ("pool_to_places", n), &args, [height, width])?;
+                }
+                Method::Ave => {
+                    let args = [pooled.into(), to.into()];
+                    level.launch(cuda, ("pool_spread", n), &args, [height, width])?;
+                }
+            }
+            if i > 0 {
+                let args = [dx.into(), share.into(), dx.into()];
+                cuda.each(&split::KERNELS, "split_add", n, &args)?;
             }
         }
         Ok(())
@@ -135,12 +236,22 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     };
     ensure!(param.pyramid_height() > 0, "needs pyramid_height, the number of its levels");
     let height = param.pyramid_height();
-    Ok(Box::new(Spp { height, method, levels: Vec::new(), len: 0, share: Vec::new() }))
+    Ok(Box::new(Spp {
+        height,
+        method,
+        levels: Vec::new(),
+        len: 0,
+        share: Vec::new(),
+        parts: Parts::default(),
+        pooled_on_device: Scratch::default(),
+        share_on_device: Scratch::default(),
+    }))
 }
 
 /// `SPP`.
 pub static DEF: LayerDef =
-    LayerDef::new("SPP", "images of any size pooled into a pyramid of 1, 4, 16, … bins", build);
+    LayerDef::new("SPP", "images of any size pooled into a pyramid of 1, 4, 16, … bins", build)
+        .kernels(&[&pooling::cuda::KERNELS, &parts::KERNELS, &split::KERNELS]);
 
 #[cfg(test)]
 mod tests {

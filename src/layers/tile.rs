@@ -98,7 +98,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Tile`.
-pub static DEF: LayerDef = LayerDef::new("Tile", "the bottom several times along axis", build).kernels(&[&KERNELS]);
+pub static DEF: LayerDef =
+    LayerDef::new("Tile", "the bottom several times along axis", build).kernels(&[&KERNELS]);
 
 #[cfg(test)]
 mod tests {

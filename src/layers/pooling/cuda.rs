@@ -11,7 +11,7 @@ use crate::{Result, bail};
 
 /// Every kernel takes the windows as height, width, rows, columns, then extent, stride and padding of
 /// each axis. Outputs and inputs look for their counterparts, so nothing is added by two threads.
-pub(super) static KERNELS: Source = Source {
+pub(in crate::layers) static KERNELS: Source = Source {
     name: "pooling",
     text: concat!(
         philox_cuda!(),

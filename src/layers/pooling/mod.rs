@@ -12,7 +12,7 @@
 //! difference.
 
 mod blocked;
-mod cuda;
+pub(super) mod cuda;
 mod plain;
 mod window;
 

@@ -11,11 +11,15 @@
 //! for num_output: W_xc (4D × elements of x), b_c (4D), W_xc_static, W_hc (4D × D).
 
 use super::cell::{self, Done};
+use super::cuda::{self, Gradients, KERNELS, Step};
 use super::{At, Cell, History, Recurrence, no_gradient, sizes::States};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
-use crate::layers::{Count, Differentiable, Io, Layer, LayerDef, Setup};
+use crate::device::cuda::CudaRun;
+use crate::layers::{
+    Count, CudaLayer, DeviceIo, Differentiable, Io, Layer, LayerDef, Setup, per_channel,
+};
 use crate::params::ParamDef;
 
 /// The cell, for all streams.
@@ -54,6 +58,17 @@ impl Cell for LstmCell {
             cell::backward(&done, &dh[here], dc, dgates);
         });
     }
+
+    fn forward_on(at: Step<'_>) -> Result<()> {
+        let [_, before] = at.states;
+        let [h, c] = at.after();
+        cuda::lstm_forward(at, [before, c, h])
+    }
+
+    fn backward_on(at: Step<'_>, gradients: Gradients) -> Result<()> {
+        let ([_, before], [_, c]) = (at.states, at.after());
+        cuda::lstm_backward(at, [before, c], gradients)
+    }
 }
 
 /// The layer.
@@ -80,6 +95,24 @@ impl Layer for Lstm {
         }
         self.0.backward(run, &io, io.top_diff(0)?)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for Lstm {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.0.forward_on(cuda, &io)?;
+        cuda.device.copy(self.0.outputs_on(cuda)?, io.top_mut(0)?, io.top_shape(0).count())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.top_has_diff(0) {
+            return cuda::no_gradient(cuda, &io, 0);
+        }
+        self.0.backward_on(cuda, &io, io.top_diff(0)?)
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -89,5 +122,6 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `LSTM`.
 pub static DEF: LayerDef = LayerDef::new("LSTM", "long short-term memory over sequences", build)
+    .kernels(&[&KERNELS, &per_channel::cuda::KERNELS])
     .counts(Count::Between(2, 5), Count::Between(1, 3))
     .differentiable(Differentiable::AllBut(1));

@@ -9,9 +9,13 @@
 
 use super::GRAIN;
 use super::cell::{self, Done};
+use super::cuda::{self, Gradients, KERNELS, Step};
 use crate::blob::Shape;
 use crate::device::Run;
-use crate::layers::{Count, Io, Layer, LayerDef, Setup, dims};
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::memory::Scratch;
+use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::{Result, ensure};
 
 /// The layer.
@@ -24,6 +28,17 @@ struct LstmUnit {
     dc: Vec<f32>,
     dh: Vec<f32>,
     dgates: Vec<f32>,
+    on_device: OnDevice,
+}
+
+/// The same in device memory.
+#[derive(Default)]
+struct OnDevice {
+    gates: Scratch,
+    cells: Scratch,
+    dc: Scratch,
+    dh: Scratch,
+    dgates: Scratch,
 }
 
 impl Layer for LstmUnit {
@@ -90,6 +105,51 @@ impl Layer for LstmUnit {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl LstmUnit {
+    /// The step, and c after it.
+    fn step_on<'a>(&mut self, cuda: &'a CudaRun, io: &DeviceIo<'_>) -> Result<(Step<'a>, Address)> {
+        let (len, before) = (io.bottom_shape(0).count(), io.bottom(0)?);
+        let gates = self.on_device.gates.room(&cuda.device, 4 * len)?;
+        let (cont, states) = (io.bottom(2)?, [before; 2]);
+        let step = Step { cuda, len, hidden: self.hidden, cont, gates, states };
+        Ok((step, self.on_device.cells.room(&cuda.device, len)?))
+    }
+}
+
+impl CudaLayer for LstmUnit {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (step, c) = self.step_on(cuda, &io)?;
+        cuda.device.copy(io.bottom(1)?, step.gates, 4 * step.len)?;
+        cuda::lstm_forward(step, [step.states[0], c, io.top_mut(1)?])?;
+        cuda.device.copy(c, io.top_mut(0)?, step.len)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (step, c) = self.step_on(cuda, &io)?;
+        let dc = self.on_device.dc.room(&cuda.device, step.len)?;
+        let dh = self.on_device.dh.room(&cuda.device, step.len)?;
+        let dgates = self.on_device.dgates.room(&cuda.device, 4 * step.len)?;
+        for (top, gradient) in [(0, dc), (1, dh)] {
+            match io.top_has_diff(top) {
+                true => cuda.device.copy(io.top_diff(top)?, gradient, step.len)?,
+                false => cuda.device.zero(gradient, step.len)?,
+            }
+        }
+        cuda::lstm_backward(step, [step.states[0], c], Gradients { dh, dc, dgates })?;
+        for (bottom, gradient) in [(0, dc), (1, dgates)] {
+            if io.propagate_down(bottom) {
+                let n = io.bottom_shape(bottom).count();
+                cuda.device.copy(gradient, io.bottom_diff_mut(bottom)?, n)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -100,12 +160,14 @@ fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         dc: Vec::new(),
         dh: Vec::new(),
         dgates: Vec::new(),
+        on_device: OnDevice::default(),
     }))
 }
 
 /// `LSTMUnit`.
 pub static DEF: LayerDef =
     LayerDef::new("LSTMUnit", "one step of an LSTM, without its weights", build)
+        .kernels(&[&KERNELS])
         .counts(Count::Exactly(3), Count::Exactly(2))
         .gradient_bottoms(2);
 

@@ -15,6 +15,7 @@
 //! matter of a [`Cell`]. Nothing is unrolled into a net: the recurrence is a loop.
 
 mod cell;
+mod cuda;
 pub mod lstm;
 pub mod lstm_unit;
 pub mod rnn;
@@ -61,6 +62,12 @@ trait Cell {
         dc: &mut [f32],
         dgates: &mut [f32],
     );
+
+    /// [`forward`](Cell::forward) on a device.
+    fn forward_on(at: cuda::Step<'_>) -> Result<()>;
+
+    /// [`backward`](Cell::backward) on a device.
+    fn backward_on(at: cuda::Step<'_>, gradients: cuda::Gradients) -> Result<()>;
 }
 
 /// Which step.
@@ -103,6 +110,7 @@ struct Recurrence<C> {
     carried: [Vec<f32>; 2],
     /// Per stream: the share of the input that is the same in all steps, or its gradient.
     fixed: Vec<f32>,
+    on_device: cuda::Kept,
     cell: PhantomData<C>,
 }
 
@@ -117,6 +125,7 @@ impl<C: Cell> Recurrence<C> {
             dgates: Vec::new(),
             carried: Default::default(),
             fixed: Vec::new(),
+            on_device: cuda::Kept::default(),
             cell: PhantomData,
         })
     }
@@ -155,6 +164,7 @@ impl<C: Cell> Recurrence<C> {
         self.sizes.expect_weights_of(&old, bottoms)?;
         let Sizes { streams, hidden, steps, .. } = self.sizes;
         if old != self.sizes || self.history[0].is_empty() {
+            self.on_device.forget();
             for state in self.history.iter_mut().take(C::STATES.len()) {
                 state.clear();
                 state.resize((steps + 1) * streams * hidden, 0.0);

@@ -10,12 +10,19 @@
 //! Bottoms and tops are those of LSTM, with one state, h (h_0 and h_T with `expose_hidden`).
 //! Parameters: W_xh, b_h, W_xh_static (if there is such a bottom), W_hh, W_ho, b_o.
 
+use super::cuda::{self, Gradients, KERNELS, Step};
 use super::{At, Cell, GRAIN, History, Recurrence, no_gradient, sizes::States};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::gemm::Gemm;
-use crate::layers::{Count, Differentiable, Io, Layer, LayerDef, Setup, inner_product};
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::memory::Scratch;
+use crate::layers::{
+    Count, CudaLayer, DeviceIo, Differentiable, Io, Layer, LayerDef, Setup, inner_product,
+    per_channel,
+};
 use crate::params::ParamDef;
 
 /// h_t = tanh(a_t), for all streams.
@@ -45,6 +52,17 @@ impl Cell for TanhCell {
             *da = dh * (1.0 - h * h);
         }
     }
+
+    fn forward_on(at: Step<'_>) -> Result<()> {
+        let (gates, [h, _]) = (at.gates.into(), at.after());
+        let args = [gates, h.into(), gates, at.hidden.into(), 0.into()];
+        at.cuda.each(&KERNELS, "rnn_forward", at.len, &args)
+    }
+
+    fn backward_on(at: Step<'_>, by: Gradients) -> Result<()> {
+        let args = [at.gates.into(), by.dh.into(), by.dgates.into()];
+        at.cuda.each(&KERNELS, "rnn_backward", at.len, &args)
+    }
 }
 
 /// The layer.
@@ -55,6 +73,8 @@ struct Rnn {
     /// Gradients by W_ho · h_t + b_o, and by h_t.
     doutputs: Vec<f32>,
     dh: Vec<f32>,
+    /// The same three on a device.
+    on_device: [Scratch; 3],
 }
 
 impl Rnn {
@@ -115,6 +135,57 @@ impl Layer for Rnn {
         run.cpu()?.sgemm(product, &self.doutputs, io.param(w_ho)?, &mut self.dh)?;
         self.recurrence.backward(run, &io, &self.dh)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl Rnn {
+    /// On a device: outputs, and gradients by their sums and by h_t.
+    fn room(&mut self, cuda: &CudaRun) -> Result<[Address; 3]> {
+        let sizes = &self.recurrence.sizes;
+        let mut at = [Address(0); 3];
+        for (at, scratch) in at.iter_mut().zip(&mut self.on_device) {
+            *at = scratch.room(&cuda.device, sizes.rows() * sizes.hidden)?;
+        }
+        Ok(at)
+    }
+}
+
+impl CudaLayer for Rnn {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.recurrence.forward_on(cuda, &io)?;
+        let (rows, hidden) = (self.recurrence.sizes.rows(), self.recurrence.sizes.hidden);
+        let ([y, ..], h) = (self.room(cuda)?, self.recurrence.outputs_on(cuda)?);
+        let product = Gemm::dense(false, true, rows, hidden, hidden);
+        cuda.product(product, h, io.param(self.w_ho())?, y)?;
+        let (top, b) = (io.top_mut(0)?.into(), io.param(self.w_ho() + 1)?.into());
+        let args = [y.into(), top, b, hidden.into(), 1.into()];
+        cuda.each(&KERNELS, "rnn_forward", rows * hidden, &args)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.top_has_diff(0) {
+            return cuda::no_gradient(cuda, &io, 0);
+        }
+        let (rows, hidden) = (self.recurrence.sizes.rows(), self.recurrence.sizes.hidden);
+        let ([y, dy, dh], w_ho) = (self.room(cuda)?, self.w_ho());
+        let args = [y.into(), io.top_diff(0)?.into(), dy.into()];
+        cuda.each(&KERNELS, "rnn_backward", rows * hidden, &args)?;
+        if io.param_needs_diff(w_ho) {
+            let product = Gemm::dense(true, false, hidden, hidden, rows).accumulate();
+            let h = self.recurrence.outputs_on(cuda)?;
+            cuda.product(product, dy, h, io.param_diff_mut(w_ho)?)?;
+        }
+        if io.param_needs_diff(w_ho + 1) {
+            let db = io.param_diff_mut(w_ho + 1)?;
+            cuda::columns(rows, hidden).sums_on(cuda, dy, None, (db, true))?;
+        }
+        let product = Gemm::dense(false, false, rows, hidden, hidden);
+        cuda.product(product, dy, io.param(w_ho)?, dh)?;
+        self.recurrence.backward_on(cuda, &io, dh)
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -124,10 +195,12 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         outputs: Vec::new(),
         doutputs: Vec::new(),
         dh: Vec::new(),
+        on_device: Default::default(),
     }))
 }
 
 /// `RNN`.
 pub static DEF: LayerDef = LayerDef::new("RNN", "the plain recurrent layer over sequences", build)
+    .kernels(&[&KERNELS, &per_channel::cuda::KERNELS])
     .counts(Count::Between(2, 4), Count::Between(1, 2))
     .differentiable(Differentiable::AllBut(1));
