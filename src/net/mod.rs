@@ -385,13 +385,16 @@ impl Net {
         let node = &self.nodes[index];
         for (place, &id) in node.params.iter().enumerate() {
             match pass {
-                Pass::Forward if self.phase == Phase::Train => {
-                    if self.params.params()[id].maintained {
+                Pass::Forward => {
+                    if self.phase == Phase::Train && self.params.params()[id].maintained {
                         self.params.fetch_values(id)?;
                     }
                 }
-                Pass::Backward if node.param_needs_diff[place] => self.params.fetch_diff(id)?,
-                _ => {}
+                Pass::Backward => {
+                    if node.param_needs_diff[place] {
+                        self.params.fetch_diff(id)?;
+                    }
+                }
             }
         }
         Ok(())

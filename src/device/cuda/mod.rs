@@ -19,6 +19,7 @@ pub mod compiler;
 pub mod emulator;
 pub mod library;
 pub mod memory;
+pub mod nvidia;
 mod run;
 pub mod source;
 

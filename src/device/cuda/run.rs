@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::backend::{Address, Arg, BLOCK, Backend};
-use super::source::Source;
+use super::backend::{Address, Arg, Backend};
+use super::source::{BLOCK, Source};
 use crate::Result;
 use crate::device::cpu::CpuRun;
 use crate::device::cpu::gemm::Gemm;
@@ -44,7 +44,7 @@ impl CudaRun {
         if n == 0 {
             return Ok(());
         }
-        self.run(source, function, n.div_ceil(BLOCK).min(MOST), n, args)
+        self.run(source, function, n.div_ceil(BLOCK as usize).min(MOST), n, args)
     }
 
     /// Runs a kernel with one block for each of `n` rows. Its first parameter is `long long n`, its
