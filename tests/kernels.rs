@@ -34,11 +34,11 @@ fn compiler() -> Option<Compiler> {
     }
 }
 
-/// The engine's and the layers', each once though several layers may share it.
+/// The engine's, the solver's and the layers', each once though several layers may share it.
 fn all() -> Vec<Source> {
     let of_layers = LAYERS.iter().flat_map(|def| def.kernels).map(|source| **source);
     let mut all: Vec<Source> = Vec::new();
-    for source in sources().into_iter().chain(of_layers) {
+    for source in sources().into_iter().chain(caffe::solver::sources()).chain(of_layers) {
         if !all.contains(&source) {
             all.push(source);
         }
