@@ -137,9 +137,11 @@ fn test_and_time_run_on_a_device() {
         return;
     }
     let job = Job::new(LAYERS);
+    job.weights(&[]);
     let model = format!("--model={}", job.path("net.prototxt").display());
+    let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
     let accuracy = |flags: &[&str]| {
-        let mut arguments = vec!["test", model.as_str(), "--iterations=2"];
+        let mut arguments = vec!["test", model.as_str(), weights.as_str(), "--iterations=2"];
         arguments.extend(flags);
         let output = job.caffe(&arguments);
         let log = String::from_utf8_lossy(&output.stderr).into_owned();

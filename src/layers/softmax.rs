@@ -181,4 +181,5 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Softmax`.
-pub static DEF: LayerDef = LayerDef::new("Softmax", "y_c = e^x_c / sum of e^x along axis", build).kernels(&[&KERNELS]);
+pub static DEF: LayerDef =
+    LayerDef::new("Softmax", "y_c = e^x_c / sum of e^x along axis", build).kernels(&[&KERNELS]);

@@ -141,8 +141,7 @@ impl CudaLayer for SoftmaxWithLoss {
         let (labels, terms) = (io.bottom(1)?, self.terms.room(cuda, positions)?);
         let [has_ignore, ignore] = self.labels.ignore_args();
         let (prob_arg, sizes) = (prob.into(), [extent.into(), inner.into()]);
-        let args =
-            [prob_arg, labels.into(), terms.into(), sizes[0], sizes[1], has_ignore, ignore];
+        let args = [prob_arg, labels.into(), terms.into(), sizes[0], sizes[1], has_ignore, ignore];
         cuda.each(&KERNELS, "softmax_loss_terms", positions, &args)?;
         self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
         if io.tops() == 2 {
