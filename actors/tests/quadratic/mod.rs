@@ -7,6 +7,7 @@
 // Shared by a test and an example: neither uses all of it, and both may panic.
 #![allow(dead_code, clippy::panic, clippy::unwrap_used)]
 
+mod guard;
 pub mod told;
 
 use std::ops::Range;
@@ -15,9 +16,10 @@ use std::time::Duration;
 
 use caffe_actors::trace::{Kind, Tracer};
 use caffe_actors::{
-    BatchSource, Cause, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
+    BatchSource, Cause, Complaint, Config, Factories, Plan, Ready, Replica, ReplicaPlace, Requests,
     SnapshotRequest, Step, Writing,
 };
+use guard::Guard;
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
 pub const PARAMS: usize = 40_010;
@@ -71,6 +73,13 @@ pub enum Trouble {
         rank: usize,
         iter: u64,
     },
+    /// Once, from this iteration on, the gradient of a replica is NaN, and it may want the job to go
+    /// back to a snapshot.
+    NotFinite {
+        replica: usize,
+        iter: u64,
+        back: bool,
+    },
 }
 
 /// How the fakes behave.
@@ -100,6 +109,10 @@ pub struct Seen {
     /// Iterations of the snapshots that the writer has written.
     pub written: Vec<u64>,
     pub final_weights: Vec<f32>,
+    /// The last snapshot that was written.
+    pub saved: Option<(u64, Vec<f32>)>,
+    /// Replicas that have gone back to it, in order.
+    pub reloads: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -185,6 +198,7 @@ pub struct Bowl {
     v: Vec<f32>,
     statistics: Vec<f32>,
     last_loss: f32,
+    guard: Guard,
 }
 
 const MOMENTUM: f32 = 0.5;
@@ -209,6 +223,7 @@ impl Bowl {
             v: vec![0.0; PARAMS],
             statistics: vec![0.0; 2],
             last_loss: 0.0,
+            guard: Guard::default(),
         })
     }
 
@@ -302,6 +317,9 @@ impl Replica for Bowl {
             *g += w - x;
             loss += f64::from((w - x) * (w - x));
         }
+        if self.guard.meets(&self.behaviour.troubles, &self.place, step.iter) {
+            self.g.fill(f32::NAN);
+        }
         self.statistics[0] += 1.0;
         self.statistics[1] += self.place.replica as f32;
         if step.last() {
@@ -348,12 +366,16 @@ impl Replica for Bowl {
     }
 
     fn set_gradient(&mut self, bucket: usize, gradient: &[f32]) -> Result<(), Cause> {
+        self.guard.look(gradient);
         let range = self.range(bucket);
         self.g[range].copy_from_slice(gradient);
         Ok(())
     }
 
     fn update(&mut self, iter: u64) -> Result<(), Cause> {
+        if self.guard.drops() {
+            return Ok(());
+        }
         self.make_update(iter);
         for (w, v) in self.w.iter_mut().zip(&self.v) {
             *w -= v;
@@ -362,8 +384,31 @@ impl Replica for Bowl {
     }
 
     fn solve(&mut self, iter: u64) -> Result<(), Cause> {
-        self.make_update(iter);
+        match self.guard.drops() {
+            true => self.v.fill(0.0),
+            false => self.make_update(iter),
+        }
         Ok(())
+    }
+
+    fn complaint(&mut self) -> Option<Complaint> {
+        self.guard.complaint()
+    }
+
+    /// On all replicas but the first to weights that are wrong: the first one's have to reach them.
+    fn reload(&mut self) -> Result<String, Cause> {
+        let saved = self.behaviour.log.with(|seen| seen.saved.clone());
+        let (iter, weights) = saved.ok_or("there is no snapshot to go back to")?;
+        self.behaviour.log.with(|seen| seen.reloads.push(self.place.replica));
+        self.v.fill(0.0);
+        self.w.fill(-1.0);
+        if self.place.replica == 0 {
+            self.w.clone_from(&weights);
+        }
+        if self.place.replicas > 1 {
+            self.guard.expect(weights);
+        }
+        Ok(format!("the snapshot of iteration {iter}"))
     }
 
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause> {
@@ -386,6 +431,7 @@ impl Replica for Bowl {
 
     fn write_weights(&mut self, bucket: usize, weights: &[f32]) -> Result<(), Cause> {
         let range = self.range(bucket);
+        self.guard.given(range.clone(), weights);
         self.w[range].copy_from_slice(weights);
         Ok(())
     }
@@ -433,9 +479,12 @@ impl Replica for Bowl {
         self.behaviour
             .log
             .with(|seen| seen.snapshots.push(Snapshot { iter, ticket, cursors, mean, replicas }));
-        let log = self.behaviour.log.clone();
+        let (log, weights) = (self.behaviour.log.clone(), self.w.clone());
         Ok(Box::new(move || {
-            log.with(|seen| seen.written.push(iter));
+            log.with(|seen| {
+                seen.written.push(iter);
+                seen.saved = Some((iter, weights));
+            });
             Ok(())
         }))
     }

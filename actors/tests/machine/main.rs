@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod not_finite;
+#[path = "../quadratic/mod.rs"]
 mod quadratic;
+#[path = "../suite/mod.rs"]
 mod suite;
 
 use std::collections::BTreeSet;
