@@ -6,13 +6,16 @@
 //! weights). Every parameter starts on a 64-byte boundary; the gaps stay zero. Packed or device
 //! copies are a layer's private caches, valid for one [`ParamArena::version`].
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::ops::Range;
+use std::rc::Rc;
 
 use caffe_proto::{FillerParameter, ParamSpec};
 
 use crate::blob::{Epoch, Lent, Shape};
 use crate::device::cpu::aligned::AlignedBuf;
+use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::memory::Memory;
 use crate::{Result, ensure};
 
 /// Number of a parameter in its net (owners only; sharers have their owner's number).
@@ -73,6 +76,18 @@ pub struct ParamArena {
     diff: UnsafeCell<AlignedBuf>,
     learnable: usize,
     version: Cell<u64>,
+    device: OnceCell<OnDevice>,
+}
+
+/// The arena's copy on a CUDA device. The host's is the one that counts: values go to the device when
+/// they have changed, gradients and statistics come back after the layer that made them.
+struct OnDevice {
+    data: Memory,
+    diff: Memory,
+    /// The version of the values there.
+    version: Cell<u64>,
+    /// The gradients there are to be zero.
+    cleared: Cell<bool>,
 }
 
 /// A parameter before the arena is laid out.
@@ -125,6 +140,7 @@ impl ParamArena {
             diff: UnsafeCell::new(AlignedBuf::zeroed(len)),
             learnable,
             version: Cell::new(1),
+            device: OnceCell::new(),
         }
     }
 
@@ -217,6 +233,76 @@ impl ParamArena {
         self.lent[id].1.write(now, "a parameter gradient")?;
         // SAFETY: as in `lend_mut`.
         Ok(unsafe { self.range_mut(&self.diff, id) })
+    }
+
+    /// Sets all gradients to zero, wherever they are.
+    pub fn clear_diff(&mut self) {
+        self.diff().fill(0.0);
+        if let Some(device) = self.device.get() {
+            device.cleared.set(true);
+        }
+    }
+
+    fn on(&self, device: &Rc<dyn Backend>) -> Result<&OnDevice> {
+        if let Some(there) = self.device.get() {
+            return Ok(there);
+        }
+        // SAFETY: only the length is read.
+        let floats = unsafe { (&*self.data.get()).len() };
+        let (data, diff) = (Memory::new(device, floats)?, Memory::new(device, floats)?);
+        let (version, cleared) = (Cell::new(0), Cell::new(true));
+        Ok(self.device.get_or_init(|| OnDevice { data, diff, version, cleared }))
+    }
+
+    /// Values on a device, during a layer call.
+    pub(crate) fn lend_on(&self, id: ParamId, device: &Rc<dyn Backend>) -> Result<Address> {
+        let there = self.on(device)?;
+        if there.version.get() != self.version() {
+            // SAFETY: no layer writes values on the host while another uses them on the device: the
+            // net runs one at a time, and `fetch` below is over before the next.
+            there.data.upload(unsafe { &*self.data.get() })?;
+            there.version.set(self.version());
+        }
+        Ok(there.data.at().plus(self.params[id].range.start))
+    }
+
+    /// Gradient on a device, to be added to during a layer call.
+    pub(crate) fn lend_diff_on(&self, id: ParamId, device: &Rc<dyn Backend>) -> Result<Address> {
+        let there = self.on(device)?;
+        if there.cleared.replace(false) {
+            there.diff.zero()?;
+        }
+        Ok(there.diff.at().plus(self.params[id].range.start))
+    }
+
+    /// Brings the gradient that a layer has added to on the device.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub(crate) fn fetch_diff(&mut self, id: ParamId) -> Result<()> {
+        let range = self.params[id].range.clone();
+        match self.device.get() {
+            Some(there) if !there.cleared.get() => {
+                let from = there.diff.at().plus(range.start);
+                there.diff.device().download(from, &mut self.diff.get_mut()[range])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings values that a layer maintains (statistics) and has changed on the device.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub(crate) fn fetch_values(&mut self, id: ParamId) -> Result<()> {
+        let range = self.params[id].range.clone();
+        match self.device.get() {
+            Some(there) if there.version.get() == self.version.get() => {
+                let from = there.data.at().plus(range.start);
+                there.data.device().download(from, &mut self.data.get_mut()[range])
+            }
+            _ => Ok(()),
+        }
     }
 
     /// # Safety

@@ -43,6 +43,11 @@ impl Philox {
         philox([low, high, self.stream[0], self.stream[1]], self.key)
     }
 
+    /// Key and stream, as [`philox_cuda`] takes them.
+    pub(crate) const fn words(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.stream[0], self.stream[1]]
+    }
+
     /// A number in [0, 1) from block `counter`.
     #[inline]
     pub fn uniform(&self, counter: u64) -> f32 {
@@ -54,6 +59,36 @@ impl Philox {
         Sequence { philox: self, counter: 0, block: [0; 4], left: 0, spare: None }
     }
 }
+
+/// [`Philox::at`] and [`unit_f32`] for kernels, to be put before their text.
+macro_rules! philox_cuda {
+    () => {
+        r#"
+static __device__ __forceinline__ void philox(uint64 counter, uint32 key0, uint32 key1,
+                                              uint32 stream0, uint32 stream1, uint32* out) {
+  uint32 c0 = (uint32)counter, c1 = (uint32)(counter >> 32), c2 = stream0, c3 = stream1;
+  for (int round = 0; round < 10; ++round) {
+    uint64 p0 = 0xd2511f53ull * c0, p1 = 0xcd9e8d57ull * c2;
+    uint32 n0 = (uint32)(p1 >> 32) ^ c1 ^ key0, n2 = (uint32)(p0 >> 32) ^ c3 ^ key1;
+    c1 = (uint32)p1;
+    c3 = (uint32)p0;
+    c0 = n0;
+    c2 = n2;
+    key0 += 0x9e3779b9u;
+    key1 += 0xbb67ae85u;
+  }
+  out[0] = c0;
+  out[1] = c1;
+  out[2] = c2;
+  out[3] = c3;
+}
+
+// A number in [0, 1).
+static __device__ __forceinline__ float unit(uint32 word) { return (word >> 8) * (1.0f / 16777216.0f); }
+"#
+    };
+}
+pub(crate) use philox_cuda;
 
 /// A stream number for a name, such as a layer's; equal on all machines (64-bit FNV-1a).
 pub fn stream_id(name: &str) -> u64 {

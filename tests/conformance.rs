@@ -5,6 +5,7 @@
 //! A case runs on the plain path at the recordings' tolerance, and on the fast path at 1e-3 of each
 //! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
 //! ReLU), and with its four-axis inputs and output gradients handed over in channel blocks.
+//! Once more on a CUDA device, or where there is none on the emulated one.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use caffe::Result;
 use caffe::blob::{BlobId, Layout, SlabId};
 use caffe::device::cpu::threads::Threads;
+use caffe::device::cuda::CudaDevice;
 use caffe::net::{Net, NetOptions, Origin};
 use caffe_proto::{NetParameter, Phase};
 
@@ -26,6 +28,7 @@ enum Way {
     Fast,
     Planned,
     Blocked(Layout),
+    Cuda,
 }
 
 const WAYS: [Way; 5] = [
@@ -62,12 +65,13 @@ impl Case {
         })
     }
 
-    fn run(&self, way: Way) -> Result<Worst> {
+    fn run(&self, way: Way, cuda: Option<&CudaDevice>) -> Result<Worst> {
         let phase = if self.arrays["phase"][0] == 1.0 { Phase::Test } else { Phase::Train };
         let options = NetOptions {
             exact: way == Way::Exact,
             keep_all: way != Way::Planned,
             threads: 2,
+            cuda: cuda.cloned(),
             ..NetOptions::new(phase)
         };
         let mut net = Net::new(&self.param, &Origin::default(), &options)?;
@@ -168,13 +172,13 @@ fn compare(worst: &mut Worst, way: Way, array: &str, ours: &[f32], theirs: &[f32
 }
 
 /// Runs all cases in all ways.
-fn run(folders: &[PathBuf]) {
+fn run(folders: &[PathBuf], ways: &[Way], cuda: Option<&CudaDevice>) {
     let (mut passed, mut failed) = (0, Vec::new());
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let case = Case::read(folder);
-        for way in WAYS {
-            let (good, what) = match case.run(way) {
+        for &way in ways {
+            let (good, what) = match case.run(way, cuda) {
                 Ok(worst) if worst.off <= 1.0 => {
                     (true, format!("pass, worst {:.3} of allowed at {}", worst.off, worst.text))
                 }
@@ -198,12 +202,31 @@ fn run(folders: &[PathBuf]) {
 #[test]
 fn layers_do_what_caffe_does() {
     if let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers") {
-        run(&folders);
+        run(&folders, &WAYS, None);
     }
 }
 
 #[test]
 fn layers_do_what_they_are_defined_to_do() {
-    let folders = common::folders(&common::repository().join("tests/definitions/cases")).unwrap();
-    run(&folders);
+    run(&definitions(), &WAYS, None);
+}
+
+fn definitions() -> Vec<PathBuf> {
+    common::folders(&common::repository().join("tests/definitions/cases")).unwrap()
+}
+
+#[test]
+fn layers_do_on_cuda_what_they_are_defined_to_do() {
+    if let Some(device) = common::cuda_device() {
+        run(&definitions(), &[Way::Cuda], Some(&device));
+    }
+}
+
+#[test]
+fn layers_do_on_cuda_what_caffe_does() {
+    if let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers")
+        && let Some(device) = common::cuda_device()
+    {
+        run(&folders, &[Way::Cuda], Some(&device));
+    }
 }

@@ -1,20 +1,24 @@
-//! Slabs: the memory of one alias group, in up to two layouts.
+//! Slabs: the memory of one alias group, in up to two layouts and on a device.
 //!
 //! Several blobs may live in one slab: in-place layers, `Split`, `Flatten` and `Reshape` alias on
 //! purpose, and the memory planner gives blobs whose lifetimes never meet the same slab. A slab
 //! keeps a plain and a blocked *representation*; reading one that is stale converts it from the
 //! other, once; writing one makes the other stale. Conversions are counted, since a reorder in the
-//! hot path is a defect.
+//! hot path is a defect. A net on a CUDA device has a third representation, plain, in device memory:
+//! what crosses between host and device is counted with them.
 //!
 //! Inside one layer call a slab hands out slices under runtime borrow rules: any number of readers
 //! or one writer per representation. A layer that breaks the rule gets [`Error::Borrow`].
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::rc::Rc;
 
 use super::{Layout, Shape};
 use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cpu::reorder::{self, reorder};
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::memory::Memory;
 use crate::{Error, Result};
 
 /// Number of a layer call; borrows of earlier calls have ended.
@@ -87,11 +91,20 @@ impl Rep {
     }
 }
 
+/// The representation in device memory.
+#[derive(Default)]
+struct DeviceRep {
+    memory: RefCell<Option<Memory>>,
+    valid: Cell<bool>,
+    lent: Lent,
+}
+
 /// Memory of one alias group.
 #[derive(Default)]
 pub struct Slab {
     plain: Rep,
     blocked: Rep,
+    device: DeviceRep,
     /// Layout and shape of the blocked representation when it was last written.
     blocked_as: Cell<Layout>,
     blocked_shape: UnsafeCell<Shape>,
@@ -182,6 +195,102 @@ impl Slab {
         self.write(now, layout, shape)
     }
 
+    /// The blob in device memory, plain, to be read.
+    ///
+    /// # Errors
+    /// [`Error::Borrow`] when it is lent for writing in this call; a device that failed.
+    pub fn read_on(
+        &self,
+        device: &Rc<dyn Backend>,
+        now: Epoch,
+        shape: &Shape,
+        threads: Threads,
+    ) -> Result<Address> {
+        self.bring(device, now, shape, threads)?;
+        self.device.lent.read(now, "a blob")?;
+        self.room_on(device, shape.count())
+    }
+
+    /// The blob in device memory, to be written; what was in it is unspecified.
+    ///
+    /// # Errors
+    /// [`Error::Borrow`] when it is lent in this call; a device without memory.
+    pub fn write_on(&self, device: &Rc<dyn Backend>, now: Epoch, shape: &Shape) -> Result<Address> {
+        self.device.lent.write(now, "a blob")?;
+        let at = self.room_on(device, shape.count())?;
+        self.plain.valid.set(false);
+        self.blocked.valid.set(false);
+        self.device.valid.set(true);
+        Ok(at)
+    }
+
+    /// The blob in device memory with its present values, to be changed where it stands.
+    ///
+    /// # Errors
+    /// As [`read_on`](Slab::read_on).
+    pub fn update_on(
+        &self,
+        device: &Rc<dyn Backend>,
+        now: Epoch,
+        shape: &Shape,
+        threads: Threads,
+    ) -> Result<Address> {
+        self.bring(device, now, shape, threads)?;
+        self.write_on(device, now, shape)
+    }
+
+    /// host → device, if only the host has it.
+    fn bring(
+        &self,
+        device: &Rc<dyn Backend>,
+        now: Epoch,
+        shape: &Shape,
+        threads: Threads,
+    ) -> Result<()> {
+        if self.device.valid.get() {
+            return Ok(());
+        }
+        self.make_valid(now, Layout::Plain, shape, threads)?;
+        self.room_on(device, shape.count())?;
+        // SAFETY: whoever writes the plain memory makes the device's copy stale, so no writer of this
+        // call can come after; one that came before has been told to write first.
+        let values = unsafe { self.plain.slice(shape.count()) };
+        if let Some(memory) = &*self.device.memory.borrow() {
+            memory.upload(values)?;
+        }
+        self.device.valid.set(true);
+        self.reorders.set(self.reorders.get() + 1);
+        Ok(())
+    }
+
+    /// device → host, if only the device has it.
+    fn fetch(&self, now: Epoch, shape: &Shape) -> Result<()> {
+        let host = self.plain.valid.get() || self.blocked.valid.get();
+        let memory = self.device.memory.borrow();
+        let (false, true, Some(memory)) = (host, self.device.valid.get(), &*memory) else {
+            return Ok(());
+        };
+        self.plain.lent.write(now, "a blob")?;
+        self.plain.reserve(shape.count(), self.capacity);
+        // SAFETY: the write borrow was just granted.
+        memory.download(unsafe { self.plain.slice_mut(shape.count()) })?;
+        self.plain.lent.0.set((0, false));
+        self.plain.valid.set(true);
+        self.reorders.set(self.reorders.get() + 1);
+        Ok(())
+    }
+
+    fn room_on(&self, device: &Rc<dyn Backend>, floats: usize) -> Result<Address> {
+        let mut memory = self.device.memory.borrow_mut();
+        match &*memory {
+            Some(memory) if memory.floats() >= floats => Ok(memory.at()),
+            _ => {
+                let fresh = Memory::new(device, floats.max(self.capacity))?;
+                Ok(memory.insert(fresh).at())
+            }
+        }
+    }
+
     fn rep(&self, layout: Layout) -> &Rep {
         if layout == Layout::Plain { &self.plain } else { &self.blocked }
     }
@@ -195,6 +304,7 @@ impl Slab {
     fn becomes(&self, layout: Layout, shape: &Shape) {
         self.plain.valid.set(layout == Layout::Plain);
         self.blocked.valid.set(layout != Layout::Plain);
+        self.device.valid.set(false);
         if layout != Layout::Plain {
             self.describe(layout, shape);
         }
@@ -216,6 +326,7 @@ impl Slab {
         shape: &Shape,
         threads: Threads,
     ) -> Result<()> {
+        self.fetch(now, shape)?;
         let same_blocks = self.blocked_as.get() == layout && self.blocked_shape() == shape;
         let valid = match layout {
             Layout::Plain => self.plain.valid.get() || !self.blocked.valid.get(),

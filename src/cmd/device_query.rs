@@ -6,6 +6,7 @@ use super::gpu::Wanted;
 use super::{host, print};
 use crate::Result;
 use crate::device::cpu::{memory, onednn};
+use crate::device::cuda::library::Library;
 use crate::device::cuda::{self, Device};
 
 const EXAMPLES: &str = "\
@@ -36,11 +37,15 @@ impl DeviceQueryArgs {
             (Ok(driver), wanted) => {
                 let (major, minor) = driver.version;
                 line(&mut text, "CUDA driver", format!("for CUDA {major}.{minor}"));
+                libraries(&mut text);
                 for device in wanted.unwrap_or(Wanted::All).of(&driver)? {
                     gpu(&mut text, device);
                 }
             }
-            (Err(why), None) => line(&mut text, "CUDA driver", why),
+            (Err(why), None) => {
+                line(&mut text, "CUDA driver", why);
+                libraries(&mut text);
+            }
             (Err(why), Some(_)) => crate::bail!("-gpu {}: {why}", self.gpu),
         }
         print(&text)
@@ -68,6 +73,26 @@ fn cpu(text: &mut String) {
             format!("{major}.{minor}.{patch}")
         }),
         Err(why) => line(text, "oneDNN", format!("{why}; the plain path is used, which is slower")),
+    }
+}
+
+/// What else a GPU needs, and where it lies.
+fn libraries(text: &mut String) {
+    let mut searched = None;
+    for library in Library::BESIDE_DRIVER {
+        match library.open() {
+            Ok(found) => {
+                let found = format!("{}, {}", found.version, found.path.display());
+                line(text, library.name(), found);
+            }
+            Err(missing) => {
+                line(text, library.name(), format!("{}; {}", missing.reason(), missing.fix));
+                searched = Some(missing.places);
+            }
+        }
+    }
+    if let Some(places) = searched {
+        line(text, "Searched", places);
     }
 }
 

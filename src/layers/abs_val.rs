@@ -5,11 +5,13 @@
 //! layer { name: "size" type: "AbsVal" bottom: "x" top: "y" }
 //! ```
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct AbsVal;
@@ -31,6 +33,18 @@ impl Layer for AbsVal {
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         elementwise::backward(run, &io, From::Bottom, |x, dy| sign(x) * dy)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!("abs_val", "fabsf(x)", "dy * ((v > 0) - (v < 0))");
+
+impl UnaryLayer for AbsVal {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [0.0; 3], value: Value::Bottom }
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -38,4 +52,4 @@ fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `AbsVal`.
-pub static DEF: LayerDef = LayerDef::new("AbsVal", "y = |x|", build);
+pub static DEF: LayerDef = LayerDef::new("AbsVal", "y = |x|", build).kernels(&[&KERNELS]);

@@ -11,11 +11,13 @@ use std::ops::Range;
 
 use caffe_proto::BiasParameter;
 
-use super::per_channel::Channels;
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::dims::Around;
+use super::per_channel::{Channels, cuda::KERNELS};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::params::ParamDef;
 
 /// The layer.
@@ -89,6 +91,33 @@ impl Layer for Bias {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for Bias {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        let b = if self.from_bottom { io.bottom(1)? } else { io.param(0)? };
+        let (x, y) = io.through()?;
+        channels.add_on(cuda, x, b, y)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        let dy = io.top_diff(0)?;
+        if self.from_bottom && io.propagate_down(1) {
+            channels.sums_on(cuda, dy, None, (io.bottom_diff_mut(1)?, false))?;
+        } else if !self.from_bottom && io.param_needs_diff(0) {
+            channels.sums_on(cuda, dy, None, (io.param_diff_mut(0)?, true))?;
+        }
+        if io.propagate_down(0) && !io.in_place() {
+            cuda.device.copy(dy, io.bottom_diff_mut(0)?, io.bottom_shape(0).count())?;
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -105,5 +134,6 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `Bias`.
 pub static DEF: LayerDef = LayerDef::new("Bias", "y = x + b along some axes", build)
+    .kernels(&[&KERNELS])
     .counts(Count::Between(1, 2), Count::Exactly(1))
     .in_place();

@@ -7,12 +7,14 @@
 //! In place the gradient is what BVLC Caffe makes of it: the slope is taken at y, since x is gone.
 //! Nets that were trained so keep training so; with a top of another name the gradient is right.
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
 use super::sigmoid::sigmoid;
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Bnll;
@@ -34,6 +36,19 @@ impl Layer for Bnll {
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         elementwise::backward(run, &io, From::Bottom, |x, dy| dy * sigmoid(x))
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source =
+    unary_kernels!("bnll", "fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)))", "dy / (1 + expf(-v))");
+
+impl UnaryLayer for Bnll {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [0.0; 3], value: Value::Bottom }
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -41,4 +56,5 @@ fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `BNLL`.
-pub static DEF: LayerDef = LayerDef::new("BNLL", "y = ln(1 + e^x)", build).in_place();
+pub static DEF: LayerDef =
+    LayerDef::new("BNLL", "y = ln(1 + e^x)", build).kernels(&[&KERNELS]).in_place();

@@ -6,10 +6,12 @@
 //! The gradient passes where min ≤ x ≤ max. In place, where x is gone, it passes everywhere, as it
 //! does in BVLC Caffe: a clipped value lies within the limits, too.
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 use crate::{Result, bail, ensure};
 
 /// The layer.
@@ -45,6 +47,19 @@ impl Layer for Clip {
         let inside = |x: f32| if x >= min && x <= max { 1.0 } else { 0.0 };
         elementwise::backward(run, &io, From::Bottom, |x, dy| dy * inside(x))
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source =
+    unary_kernels!("clip", "x < a ? a : x > b ? b : x", "v >= a && v <= b ? dy : 0.0f * dy");
+
+impl UnaryLayer for Clip {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [self.min, self.max, 0.0], value: Value::Bottom }
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -55,8 +70,9 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Clip`.
-pub static DEF: LayerDef =
-    LayerDef::new("Clip", "y = x, at least min and at most max", build).in_place();
+pub static DEF: LayerDef = LayerDef::new("Clip", "y = x, at least min and at most max", build)
+    .kernels(&[&KERNELS])
+    .in_place();
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,11 @@
 //! ```
 //! Along the channels of blocked blobs it copies blocks, where the bottoms' channels fill them.
 
-use super::parts::Parts;
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::parts::{KERNELS, Parts};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -49,6 +50,23 @@ impl Layer for Concat {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for Concat {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let y = io.top_mut(0)?;
+        (0..io.bottoms()).try_for_each(|i| self.parts.place_on(cuda, i, io.bottom(i)?, y))
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let dy = io.top_diff(0)?;
+        let mut wanted = (0..io.bottoms()).filter(|&i| io.propagate_down(i));
+        wanted.try_for_each(|i| self.parts.cut_on(cuda, i, dy, io.bottom_diff_mut(i)?))
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -60,4 +78,5 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `Concat`.
 pub static DEF: LayerDef =
     LayerDef::new("Concat", "the bottoms one behind the other along axis", build)
+        .kernels(&[&KERNELS])
         .counts(Count::AtLeast(1), Count::Exactly(1));

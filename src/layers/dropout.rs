@@ -9,10 +9,13 @@
 
 use caffe_proto::Phase;
 
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
-use crate::rng::Philox;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::source::Source;
+use crate::rng::{Philox, philox_cuda};
 use crate::{Result, ensure};
 
 /// The layer.
@@ -109,6 +112,78 @@ impl Layer for Dropout {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "dropout",
+    text: concat!(
+        philox_cuda!(),
+        r#"
+// Four neighbouring elements of a record share one call of the generator.
+extern "C" __global__ void dropout(int64 n, const float* x, float* y, int64 len, int64 quads,
+                                   int64 first_record, int key0, int key1, int stream0, int stream1,
+                                   int threshold, float scale) {
+  KERNEL_LOOP(q, n) {
+    int64 record = q / quads, quad = q % quads;
+    uint32 words[4];
+    philox((uint64)(first_record + record) * (uint64)quads + quad, key0, key1, stream0, stream1,
+           words);
+    for (int k = 0; k < 4 && 4 * quad + k < len; ++k) {
+      int64 at = record * len + 4 * quad + k;
+      y[at] = words[k] < (uint32)threshold ? 0.0f : x[at] * scale;
+    }
+  }
+}
+"#
+    ),
+    functions: &["dropout"],
+};
+
+impl Dropout {
+    /// y from x, also in place.
+    fn apply_on(&self, cuda: &CudaRun, shape: &Shape, x: Address, y: Address) -> Result<()> {
+        if !self.train {
+            return if x == y { Ok(()) } else { cuda.device.copy(x, y, shape.count()) };
+        }
+        let records = shape.dims().first().copied().unwrap_or(1);
+        let len = shape.count() / records.max(1);
+        let quads = len.div_ceil(QUAD);
+        let [key0, key1, stream0, stream1] = self.random.words().map(u32::cast_signed);
+        let args = [
+            x.into(),
+            y.into(),
+            len.into(),
+            quads.into(),
+            Arg::Long(self.first_record.cast_signed()),
+            key0.into(),
+            key1.into(),
+            stream0.into(),
+            stream1.into(),
+            self.threshold.cast_signed().into(),
+            self.scale.into(),
+        ];
+        cuda.each(&KERNELS, "dropout", records * quads, &args)
+    }
+}
+
+impl CudaLayer for Dropout {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.first_record = cuda.host.step.first_record;
+        let (x, y) = io.through()?;
+        self.apply_on(cuda, io.bottom_shape(0), x, y)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (dy, dx) = io.back_through()?;
+        self.apply_on(cuda, io.bottom_shape(0), dy, dx)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -128,7 +203,9 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `Dropout`.
 pub static DEF: LayerDef =
-    LayerDef::new("Dropout", "drops a random share of the elements in training", build).in_place();
+    LayerDef::new("Dropout", "drops a random share of the elements in training", build)
+        .kernels(&[&KERNELS])
+        .in_place();
 
 #[cfg(test)]
 mod tests {

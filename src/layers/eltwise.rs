@@ -11,9 +11,13 @@
 use caffe_proto::eltwise_parameter::EltwiseOp;
 use smallvec::SmallVec;
 
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// Elements per task, small enough that a task's piece of the top stays in the first-level cache
@@ -23,11 +27,18 @@ const CHUNK: usize = 4 * 1024;
 /// The bottoms' values; up to eight need no memory of their own.
 type Values<'a> = SmallVec<[&'a [f32]; 8]>;
 
-/// The layer.
-struct Eltwise {
+/// What is computed.
+struct Rule {
     operation: EltwiseOp,
     coeff: Vec<f32>,
     stable_prod_grad: bool,
+}
+
+/// The layer.
+struct Eltwise {
+    rule: Rule,
+    /// On a device: where each largest value came from.
+    winners: Scratch,
 }
 
 /// Whether bottom `i` is the one that the largest value at `at` came from.
@@ -46,7 +57,7 @@ fn fold(y: &mut [f32], x: &[f32], op: impl Fn(f32, f32) -> f32) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = op(*y, *x));
 }
 
-impl Eltwise {
+impl Rule {
     /// The piece of the top that starts at `from`.
     fn value(&self, xs: &[&[f32]], from: usize, y: &mut [f32]) {
         let len = y.len();
@@ -125,16 +136,17 @@ impl Layer for Eltwise {
         let layout = dims::first_blocked((0..io.bottoms()).map(|i| io.bottom_layout(i)));
         let xs =
             (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<Values<'_>>>()?;
+        let rule = &self.rule;
         run.threads().par_chunks_mut(io.top_mut_in(0, layout)?, CHUNK, |i, y| {
-            self.value(&xs, i * CHUNK, y);
+            rule.value(&xs, i * CHUNK, y);
         });
         Ok(())
     }
 
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         let mut layout = io.top_diff_layout(0);
-        if self.operation == EltwiseOp::Prod
-            && !self.stable_prod_grad
+        if self.rule.operation == EltwiseOp::Prod
+            && !self.rule.stable_prod_grad
             && io.top_shape(0).is_padded_in(layout)
         {
             // y / x of padding channels is 0 / 0.
@@ -142,15 +154,141 @@ impl Layer for Eltwise {
         }
         let dy = io.top_diff_in(0, layout)?;
         let (mut xs, mut y) = (Values::new(), &[][..]);
-        if self.needs_values() {
+        if self.rule.needs_values() {
             xs = (0..io.bottoms()).map(|i| io.bottom_in(i, layout)).collect::<Result<_>>()?;
             y = io.top_in(0, layout)?;
         }
+        let rule = &self.rule;
         for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
             let dx = io.bottom_diff_mut_in(i, layout)?;
             run.threads().par_chunks_mut(dx, CHUNK, |at, dx| {
-                self.slope(&xs, y, dy, i, (at * CHUNK, dx));
+                rule.slope(&xs, y, dy, i, (at * CHUNK, dx));
             });
+        }
+        Ok(())
+    }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "eltwise",
+    text: r#"
+// y = ca * a + cb * b.
+extern "C" __global__ void eltwise_sum(int64 n, const float* a, const float* b, float* y, float ca,
+                                       float cb) {
+  KERNEL_LOOP(i, n) { y[i] = ca * a[i] + cb * b[i]; }
+}
+
+extern "C" __global__ void eltwise_product(int64 n, const float* a, const float* b, float* y) {
+  KERNEL_LOOP(i, n) { y[i] = a[i] * b[i]; }
+}
+
+// y = the larger; who = the number of the bottom it came from, b's being j. For the first pair
+// (j = 1) a is bottom 0.
+extern "C" __global__ void eltwise_max(int64 n, const float* a, const float* b, float* y, float* who,
+                                       int j) {
+  KERNEL_LOOP(i, n) {
+    float va = a[i], vb = b[i];
+    if (j == 1) who[i] = va > vb ? 0 : 1;
+    else if (vb > va) who[i] = j;
+    y[i] = fmaxf(va, vb);
+  }
+}
+
+extern "C" __global__ void eltwise_scale(int64 n, const float* dy, float* dx, float c) {
+  KERNEL_LOOP(i, n) { dx[i] = c * dy[i]; }
+}
+
+// The product of the others as y / x.
+extern "C" __global__ void eltwise_quotient(int64 n, const float* y, const float* x, const float* dy,
+                                            float* dx) {
+  KERNEL_LOOP(i, n) { dx[i] = y[i] / x[i] * dy[i]; }
+}
+
+extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const float* dy, float* dx,
+                                          int j) {
+  KERNEL_LOOP(i, n) { dx[i] = who[i] == j ? dy[i] : 0.0f; }
+}
+"#,
+    functions: &[
+        "eltwise_sum",
+        "eltwise_product",
+        "eltwise_max",
+        "eltwise_scale",
+        "eltwise_quotient",
+        "eltwise_chosen",
+    ],
+};
+
+impl Eltwise {
+    /// The gradient of bottom `i`.
+    fn slope_on(
+        &mut self,
+        cuda: &CudaRun,
+        io: &DeviceIo<'_>,
+        i: usize,
+        (dy, dx): (Address, Address),
+    ) -> Result<()> {
+        let n = io.top_shape(0).count();
+        match self.rule.operation {
+            EltwiseOp::Sum => {
+                let args = [dy.into(), dx.into(), self.rule.coeff[i].into()];
+                cuda.each(&KERNELS, "eltwise_scale", n, &args)
+            }
+            EltwiseOp::Prod if self.rule.stable_prod_grad => {
+                let mut from = dy;
+                for j in (0..io.bottoms()).filter(|j| *j != i) {
+                    let args = [from.into(), io.bottom(j)?.into(), dx.into()];
+                    cuda.each(&KERNELS, "eltwise_product", n, &args)?;
+                    from = dx;
+                }
+                Ok(())
+            }
+            EltwiseOp::Prod => {
+                let args = [io.top(0)?.into(), io.bottom(i)?.into(), dy.into(), dx.into()];
+                cuda.each(&KERNELS, "eltwise_quotient", n, &args)
+            }
+            EltwiseOp::Max => {
+                let who = self.winners.room(&cuda.device, n)?;
+                let args = [who.into(), dy.into(), dx.into(), (i as i32).into()];
+                cuda.each(&KERNELS, "eltwise_chosen", n, &args)
+            }
+        }
+    }
+}
+
+impl CudaLayer for Eltwise {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (n, y) = (io.top_shape(0).count(), io.top_mut(0)?);
+        let (mut from, mut coeff) = (io.bottom(0)?, self.rule.coeff[0]);
+        for j in 1..io.bottoms() {
+            let arrays = [from.into(), io.bottom(j)?.into(), y.into()];
+            let [a, b, to]: [Arg; 3] = arrays;
+            match self.rule.operation {
+                EltwiseOp::Sum => {
+                    let args = [a, b, to, coeff.into(), self.rule.coeff[j].into()];
+                    cuda.each(&KERNELS, "eltwise_sum", n, &args)?;
+                }
+                EltwiseOp::Prod => cuda.each(&KERNELS, "eltwise_product", n, &arrays)?,
+                EltwiseOp::Max => {
+                    let who = self.winners.room(&cuda.device, n)?;
+                    let args = [a, b, to, who.into(), (j as i32).into()];
+                    cuda.each(&KERNELS, "eltwise_max", n, &args)?;
+                }
+            }
+            (from, coeff) = (y, 1.0);
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let dy = io.top_diff(0)?;
+        for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
+            let dx = io.bottom_diff_mut(i)?;
+            self.slope_on(cuda, &io, i, (dy, dx))?;
         }
         Ok(())
     }
@@ -172,12 +310,16 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     );
     let stable_prod_grad = param.stable_prod_grad();
     let coeff = if param.coeff.is_empty() { vec![1.0; bottoms.len()] } else { param.coeff };
-    Ok(Box::new(Eltwise { operation, coeff, stable_prod_grad }))
+    Ok(Box::new(Eltwise {
+        rule: Rule { operation, coeff, stable_prod_grad },
+        winners: Scratch::default(),
+    }))
 }
 
 /// `Eltwise`.
 pub static DEF: LayerDef =
     LayerDef::new("Eltwise", "sum, product or maximum of equally shaped blobs", build)
+        .kernels(&[&KERNELS])
         .counts(Count::AtLeast(2), Count::Exactly(1));
 
 #[cfg(test)]

@@ -7,11 +7,14 @@
 //! Below 0 the slope is alpha · e^x = y + alpha. Which side it was y tells as long as alpha ≥ 0;
 //! below, in-place layers cannot learn.
 
+use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Elu {
@@ -47,6 +50,39 @@ impl Layer for Elu {
             dy * if x > 0.0 { 1.0 } else { alpha * x.exp() }
         })
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!(
+    "elu",
+    "x > 0 ? x : a * expm1f(x)",
+    // b: v is the top.
+    "dy * (v > 0 ? 1.0f : b != 0 ? v + a : a * expf(v))"
+);
+
+impl Elu {
+    fn unary(&self) -> Unary {
+        let from_top = self.alpha >= 0.0;
+        let value = if from_top { Value::Top } else { Value::Bottom };
+        let numbers = [self.alpha, f32::from(u8::from(from_top)), 0.0];
+        Unary { kernels: &KERNELS, numbers, value }
+    }
+}
+
+impl CudaLayer for Elu {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.unary().forward(cuda, &io)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if self.alpha < 0.0 {
+            elementwise::refuse_in_place(&io)?;
+        }
+        self.unary().backward(cuda, &io)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -55,5 +91,6 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `ELU`.
-pub static DEF: LayerDef =
-    LayerDef::new("ELU", "y = x above 0, alpha · (e^x - 1) below", build).in_place();
+pub static DEF: LayerDef = LayerDef::new("ELU", "y = x above 0, alpha · (e^x - 1) below", build)
+    .kernels(&[&KERNELS])
+    .in_place();

@@ -5,10 +5,12 @@
 //! layer { name: "grow" type: "Exp" bottom: "x" top: "y" exp_param { base: 2 scale: 0.5 shift: 1 } }
 //! ```
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer: y = outer · e^(inner · x).
@@ -46,6 +48,18 @@ impl Layer for Exp {
         let inner = self.inner;
         elementwise::backward(run, &io, From::Top, |y, dy| inner * y * dy)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!("exp_layer", "b * expf(a * x)", "a * v * dy");
+
+impl UnaryLayer for Exp {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [self.inner, self.outer, 0.0], value: Value::Top }
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -55,7 +69,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Exp`.
-pub static DEF: LayerDef = LayerDef::new("Exp", "y = base ^ (shift + scale · x)", build).in_place();
+pub static DEF: LayerDef =
+    LayerDef::new("Exp", "y = base ^ (shift + scale · x)", build).kernels(&[&KERNELS]).in_place();
 
 #[cfg(test)]
 mod tests {

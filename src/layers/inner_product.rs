@@ -11,11 +11,14 @@
 
 use caffe_proto::InnerProductParameter;
 
-use super::{Io, Layer, LayerDef, Setup};
+use super::dims::Around;
+use super::per_channel::{Channels, cuda::KERNELS};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::gemm::Gemm;
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::CudaRun;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
 
@@ -103,6 +106,52 @@ impl Layer for InnerProduct {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl InnerProduct {
+    /// Rows of y, or of its gradient, as channels.
+    fn rows(&self) -> Channels {
+        Channels::plain(Around { outer: self.records, extent: self.outputs, inner: 1 })
+    }
+}
+
+impl CudaLayer for InnerProduct {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
+        let w_transposed = !self.param.transpose();
+        let product = Gemm::dense(false, w_transposed, self.records, self.outputs, self.inputs);
+        cuda.product(product, x, io.param(0)?, y)?;
+        if self.param.bias_term() {
+            self.rows().add_on(cuda, y, io.param(1)?, y)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let dy = io.top_diff(0)?;
+        let transpose = self.param.transpose();
+        if io.param_needs_diff(0) {
+            let (x, dw) = (io.bottom(0)?, io.param_diff_mut(0)?);
+            let (rows, columns, a, b) = match transpose {
+                true => (self.inputs, self.outputs, x, dy),
+                false => (self.outputs, self.inputs, dy, x),
+            };
+            let product = Gemm::dense(true, false, rows, columns, self.records).accumulate();
+            cuda.product(product, a, b, dw)?;
+        }
+        if self.param.bias_term() && io.param_needs_diff(1) {
+            self.rows().sums_on(cuda, dy, None, (io.param_diff_mut(1)?, true))?;
+        }
+        if io.propagate_down(0) {
+            let product = Gemm::dense(false, transpose, self.records, self.inputs, self.outputs);
+            cuda.product(product, dy, io.param(0)?, io.bottom_diff_mut(0)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// sums ← sums + the rows, added up in double precision: a bias's gradient.
@@ -131,4 +180,5 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `InnerProduct`.
 pub static DEF: LayerDef =
-    LayerDef::new("InnerProduct", "y = W · x + b, every output sees every input", build);
+    LayerDef::new("InnerProduct", "y = W · x + b, every output sees every input", build)
+        .kernels(&[&KERNELS]);

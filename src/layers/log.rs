@@ -5,11 +5,14 @@
 //! layer { name: "decades" type: "Log" bottom: "x" top: "y" log_param { base: 10 scale: 2 shift: 1 } }
 //! ```
 
+use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
 use super::exp::ln_base;
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer: y = outer · ln(shift + scale · x).
@@ -44,6 +47,31 @@ impl Layer for Log {
             if dy == 0.0 { 0.0 } else { slope * dy }
         })
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source =
+    unary_kernels!("log_layer", "a * logf(c + b * x)", "a * b / (c + b * v) * dy");
+
+impl Log {
+    fn unary(&self) -> Unary {
+        let numbers = [self.outer, self.scale, self.shift];
+        Unary { kernels: &KERNELS, numbers, value: Value::Bottom }
+    }
+}
+
+impl CudaLayer for Log {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.unary().forward(cuda, &io)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        elementwise::refuse_in_place(&io)?;
+        self.unary().backward(cuda, &io)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -55,7 +83,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `Log`.
 pub static DEF: LayerDef =
-    LayerDef::new("Log", "y = log_base(shift + scale · x)", build).in_place();
+    LayerDef::new("Log", "y = log_base(shift + scale · x)", build).kernels(&[&KERNELS]).in_place();
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ mod concat;
 mod contrastive_loss;
 mod convolution;
 mod crop;
+mod cuda;
 mod data;
 pub mod dims;
 mod dropout;
@@ -75,6 +76,7 @@ mod tile;
 mod window_data;
 
 pub(crate) use convolution::geometry::settings as convolution_settings;
+pub use cuda::{CudaLayer, DeviceIo};
 pub use io::Io;
 pub(crate) use pooling::Kernel;
 pub use registry::{LAYERS, by_type_name};
@@ -85,6 +87,7 @@ use crate::Result;
 use crate::blob::Shape;
 use crate::data::Batch;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 use crate::params::ParamDef;
 
 /// What a layer may know of its surroundings when it is built.
@@ -137,6 +140,11 @@ pub trait Layer {
     /// # Errors
     /// As `forward`, or when the layer has no backward pass for what is asked.
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()>;
+
+    /// Its code for a CUDA device; `None` when it has none.
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        None
+    }
 
     /// Layers that read records take their next batch here (contents are swapped, not copied where
     /// the memory allows); others ignore it.
@@ -259,6 +267,8 @@ pub struct LayerDef {
     pub differentiable: Differentiable,
     /// Constructor.
     pub build: Build,
+    /// Text of its CUDA kernels.
+    pub kernels: &'static [&'static Source],
 }
 
 impl LayerDef {
@@ -274,7 +284,14 @@ impl LayerDef {
             is_loss: false,
             differentiable: Differentiable::All,
             build,
+            kernels: &[],
         }
+    }
+
+    /// With these CUDA kernels.
+    pub const fn kernels(mut self, kernels: &'static [&'static Source]) -> Self {
+        self.kernels = kernels;
+        self
     }
 
     /// With these numbers of bottoms and tops.

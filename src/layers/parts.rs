@@ -4,9 +4,13 @@
 //! blocked images it is one, too, where it starts on a block; other parts are copied pixel by pixel.
 
 use super::dims::first_blocked;
+use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::cpu::channels::{self, Images};
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::source::Source;
 
 /// How a blob is cut.
 #[derive(Clone, Debug, Default)]
@@ -67,5 +71,57 @@ impl Parts {
     pub fn cut(&self, threads: Threads, layout: Layout, i: usize, whole: &[f32], part: &mut [f32]) {
         let (whole, part) = ((whole, self.whole), (part, self.extents[i]));
         channels::slice(threads, self.images(layout), whole, part, self.first(i));
+    }
+}
+
+/// Kernels of Concat and Slice.
+pub static KERNELS: Source = Source {
+    name: "parts",
+    text: r#"
+// Rows of `row` elements of a part, which lie at `offset` in rows of `whole_row` of the whole.
+extern "C" __global__ void place_part(int64 n, const float* part, float* whole, int64 row,
+                                      int64 whole_row, int64 offset) {
+  KERNEL_LOOP(i, n) { whole[i / row * whole_row + offset + i % row] = part[i]; }
+}
+
+extern "C" __global__ void cut_part(int64 n, const float* whole, float* part, int64 row,
+                                    int64 whole_row, int64 offset) {
+  KERNEL_LOOP(i, n) { part[i] = whole[i / row * whole_row + offset + i % row]; }
+}
+"#,
+    functions: &["place_part", "cut_part"],
+};
+
+/// On a CUDA device, in plain order.
+impl Parts {
+    /// The part into its place in the whole.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn place_on(&self, cuda: &CudaRun, i: usize, part: Address, whole: Address) -> Result<()> {
+        self.copy_on(cuda, "place_part", i, part, whole)
+    }
+
+    /// The part out of its place in the whole.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn cut_on(&self, cuda: &CudaRun, i: usize, whole: Address, part: Address) -> Result<()> {
+        self.copy_on(cuda, "cut_part", i, whole, part)
+    }
+
+    fn copy_on(
+        &self,
+        cuda: &CudaRun,
+        function: &'static str,
+        i: usize,
+        from: Address,
+        to: Address,
+    ) -> Result<()> {
+        let row = self.extents[i] * self.inner;
+        let offset = self.extents[..i].iter().sum::<usize>() * self.inner;
+        let whole = self.whole * self.inner;
+        let args = [from.into(), to.into(), row.into(), whole.into(), offset.into()];
+        cuda.each(&KERNELS, function, self.outer * row, &args)
     }
 }

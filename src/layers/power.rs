@@ -7,11 +7,14 @@
 //! written over the gradient before the gradient is read, so that scale² arrives whatever the loss.
 //! Nets that were trained so keep training so; with a top of another name the gradient is right.
 
+use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Power {
@@ -64,6 +67,39 @@ impl Layer for Power {
             if dy == 0.0 { 0.0 } else { slope * dy }
         })
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!(
+    "power",
+    "a == 1 ? c + b * x : a == 2 ? (c + b * x) * (c + b * x) : powf(c + b * x, a)",
+    "a * b == 0 ? 0.0f * dy : a == 1 ? a * b * dy : a == 2 ? a * b * (c + b * v) * dy \
+     : a * b * powf(c + b * v, a - 1) * dy"
+);
+
+/// What in-place learning makes of power 1 (see above).
+static SQUARE: Source = unary_kernels!("power_in_place", "c + b * x", "(a * b) * (a * b)");
+
+impl CudaLayer for Power {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let numbers = [self.power, self.scale, self.shift];
+        Unary { kernels: &KERNELS, numbers, value: Value::Bottom }.forward(cuda, &io)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let numbers = [self.power, self.scale, self.shift];
+        if self.power == 1.0 && io.in_place() {
+            return Unary { kernels: &SQUARE, numbers, value: Value::Top }.backward(cuda, &io);
+        }
+        // Elsewhere the value is not looked at.
+        if self.power != 1.0 && self.power * self.scale != 0.0 {
+            elementwise::refuse_in_place(&io)?;
+        }
+        Unary { kernels: &KERNELS, numbers, value: Value::Bottom }.backward(cuda, &io)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -72,5 +108,6 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Power`.
-pub static DEF: LayerDef =
-    LayerDef::new("Power", "y = (shift + scale · x) ^ power", build).in_place();
+pub static DEF: LayerDef = LayerDef::new("Power", "y = (shift + scale · x) ^ power", build)
+    .kernels(&[&KERNELS, &SQUARE])
+    .in_place();

@@ -5,11 +5,13 @@
 //! ```
 //! `engine` makes no difference.
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Relu {
@@ -46,6 +48,19 @@ impl Layer for Relu {
     fn set_fused(&mut self) {
         self.fused = true;
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source =
+    unary_kernels!("relu", "x * (x > 0 ? 1.0f : a)", "dy * (v > 0 ? 1.0f : a)");
+
+impl UnaryLayer for Relu {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [self.negative_slope, 0.0, 0.0], value: Value::Bottom }
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -55,4 +70,6 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `ReLU`.
 pub static DEF: LayerDef =
-    LayerDef::new("ReLU", "y = max(x, 0) + negative_slope · min(x, 0)", build).in_place();
+    LayerDef::new("ReLU", "y = max(x, 0) + negative_slope · min(x, 0)", build)
+        .kernels(&[&KERNELS])
+        .in_place();

@@ -11,12 +11,17 @@ use std::ops::Range;
 
 use caffe_proto::{FillerParameter, ScaleParameter};
 
+use super::dims::Around;
+use super::per_channel::cuda::KERNELS;
 use super::per_channel::{Channels, Sums};
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::memory::Scratch;
 use crate::params::ParamDef;
 
 /// The layer.
@@ -31,6 +36,7 @@ struct Scale {
     /// In place: the bottom, for the gradient of s, and the layout it is in.
     saved: Vec<f32>,
     saved_layout: Layout,
+    saved_on_device: Scratch,
     sums: Sums<2>,
     /// b where there is none.
     zeros: Vec<f32>,
@@ -158,6 +164,59 @@ impl Layer for Scale {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl Scale {
+    fn on_device(&self, io: &DeviceIo<'_>) -> Result<(Channels, Address)> {
+        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        Ok((channels, if self.from_bottom { io.bottom(1)? } else { io.param(0)? }))
+    }
+}
+
+impl CudaLayer for Scale {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (channels, s) = self.on_device(&io)?;
+        let b = self.bias().map(|i| io.param(i)).transpose()?;
+        let kept = if io.in_place() && self.values_need_diff(&io) {
+            Some(self.saved_on_device.room(&cuda.device, io.bottom_shape(0).count())?)
+        } else {
+            None
+        };
+        let (x, y) = io.through()?;
+        channels.scale_on(cuda, x, (s, b), y, kept)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (channels, s) = self.on_device(&io)?;
+        let propagates = io.propagate_down(0);
+        let (dy, dx) = match (io.in_place(), propagates) {
+            (true, _) => io.back_through()?,
+            (false, true) => (io.top_diff(0)?, io.bottom_diff_mut(0)?),
+            (false, false) => (io.top_diff(0)?, io.top_diff(0)?),
+        };
+        if self.values_need_diff(&io) {
+            let x = match io.in_place() {
+                true => self.saved_on_device.room(&cuda.device, io.bottom_shape(0).count())?,
+                false => io.bottom(0)?,
+            };
+            let sums = match self.from_bottom {
+                true => (io.bottom_diff_mut(1)?, false),
+                false => (io.param_diff_mut(0)?, true),
+            };
+            channels.sums_on(cuda, dy, Some(x), sums)?;
+        }
+        if let Some(i) = self.bias().filter(|&i| io.param_needs_diff(i)) {
+            channels.sums_on(cuda, dy, None, (io.param_diff_mut(i)?, true))?;
+        }
+        if io.in_place() || propagates {
+            channels.scale_on(cuda, dy, (s, None), dx, None)?;
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -170,6 +229,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         axes,
         saved: Vec::new(),
         saved_layout: Layout::Plain,
+        saved_on_device: Scratch::default(),
         sums: Sums::default(),
         zeros: Vec::new(),
     }))
@@ -177,5 +237,6 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `Scale`.
 pub static DEF: LayerDef = LayerDef::new("Scale", "y = s · x + b along some axes", build)
+    .kernels(&[&KERNELS])
     .counts(Count::Between(1, 2), Count::Exactly(1))
     .in_place();

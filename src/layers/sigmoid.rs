@@ -5,11 +5,13 @@
 //! ```
 //! `engine` makes no difference.
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Sigmoid;
@@ -32,6 +34,18 @@ impl Layer for Sigmoid {
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         elementwise::backward(run, &io, From::Top, |y, dy| dy * y * (1.0 - y))
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!("sigmoid", "1 / (1 + expf(-x))", "dy * v * (1 - v)");
+
+impl UnaryLayer for Sigmoid {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [0.0; 3], value: Value::Top }
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -39,4 +53,5 @@ fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Sigmoid`.
-pub static DEF: LayerDef = LayerDef::new("Sigmoid", "y = 1 / (1 + e^-x)", build).in_place();
+pub static DEF: LayerDef =
+    LayerDef::new("Sigmoid", "y = 1 / (1 + e^-x)", build).kernels(&[&KERNELS]).in_place();

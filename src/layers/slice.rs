@@ -5,10 +5,11 @@
 //! layer { name: "cut" type: "Slice" bottom: "x" top: "a" top: "b" slice_param { axis: 1 slice_point: 2 } }
 //! ```
 
-use super::parts::Parts;
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::parts::{KERNELS, Parts};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -88,6 +89,29 @@ impl Layer for Slice {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for Slice {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let x = io.bottom(0)?;
+        (0..io.tops()).try_for_each(|i| self.parts.cut_on(cuda, i, x, io.top_mut(i)?))
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let dx = io.bottom_diff_mut(0)?;
+        if (0..io.tops()).any(|i| !io.top_has_diff(i)) {
+            cuda.device.zero(dx, io.bottom_shape(0).count())?;
+        }
+        let mut live = (0..io.tops()).filter(|&i| io.top_has_diff(i));
+        live.try_for_each(|i| self.parts.place_on(cuda, i, io.top_diff(i)?, dx))
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -100,6 +124,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `Slice`.
 pub static DEF: LayerDef =
     LayerDef::new("Slice", "cuts the bottom into the tops along axis", build)
+        .kernels(&[&KERNELS])
         .counts(Count::Exactly(1), Count::AtLeast(1));
 
 #[cfg(test)]

@@ -6,11 +6,13 @@
 //! ```
 
 use super::dims::first_blocked;
-use super::{Alias, Count, Io, Layer, LayerDef, Setup};
+use super::{Alias, Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::channels;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 
 /// Gradients that are added up in one pass over memory.
 const TOGETHER: usize = 8;
@@ -57,6 +59,49 @@ impl Layer for Split {
             }
         }
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "split",
+    text: r#"
+// dx = a + b.
+extern "C" __global__ void split_add(int64 n, const float* a, const float* b, float* dx) {
+  KERNEL_LOOP(i, n) { dx[i] = a[i] + b[i]; }
+}
+"#,
+    functions: &["split_add"],
+};
+
+impl CudaLayer for Split {
+    /// Nothing to do: the tops are the bottom's memory.
+    fn forward(&mut self, _cuda: &CudaRun, _io: DeviceIo<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (n, dx) = (io.bottom_shape(0).count(), io.bottom_diff_mut(0)?);
+        let mut live = (0..io.tops()).filter(|&j| io.top_has_diff(j));
+        let (first, second) = (live.next(), live.next());
+        match (first, second) {
+            (None, _) => cuda.device.zero(dx, n)?,
+            (Some(a), None) => cuda.device.copy(io.top_diff(a)?, dx, n)?,
+            (Some(a), Some(b)) => {
+                let args = [io.top_diff(a)?.into(), io.top_diff(b)?.into(), dx.into()];
+                cuda.each(&KERNELS, "split_add", n, &args)?;
+            }
+        }
+        live.try_for_each(|j| {
+            let args = [dx.into(), io.top_diff(j)?.into(), dx.into()];
+            cuda.each(&KERNELS, "split_add", n, &args)
+        })
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -66,5 +111,6 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `Split`.
 pub static DEF: LayerDef =
     LayerDef::new("Split", "one blob for several readers; gradients are summed", build)
+        .kernels(&[&KERNELS])
         .counts(Count::Exactly(1), Count::AtLeast(1))
         .aliasing(Alias::Values);

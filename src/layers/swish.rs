@@ -5,17 +5,22 @@
 //! ```
 //! The gradient: with s = σ(beta · x), dy · (s + beta · x · s · (1 − s)). In place x is kept for it.
 
+use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From, Kept};
 use super::sigmoid::sigmoid;
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct Swish {
     beta: f32,
     kept: Kept,
+    kept_on_device: Scratch,
 }
 
 impl Layer for Swish {
@@ -37,12 +42,43 @@ impl Layer for Swish {
             dy * (s + beta * x * s * (1.0 - s))
         })
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!(
+    "swish",
+    "x / (1 + expf(-a * x))",
+    "dy * (1 + a * v * (1 - 1 / (1 + expf(-a * v)))) / (1 + expf(-a * v))"
+);
+
+impl Swish {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [self.beta, 0.0, 0.0], value: Value::Bottom }
+    }
+}
+
+impl CudaLayer for Swish {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.unary().forward_keeping(cuda, &io, &mut self.kept_on_device)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.unary().backward_kept(cuda, &io, &mut self.kept_on_device)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.swish_param.as_deref().cloned().unwrap_or_default();
-    Ok(Box::new(Swish { beta: param.beta(), kept: Kept::default() }))
+    Ok(Box::new(Swish {
+        beta: param.beta(),
+        kept: Kept::default(),
+        kept_on_device: Scratch::default(),
+    }))
 }
 
 /// `Swish`.
-pub static DEF: LayerDef = LayerDef::new("Swish", "y = x · sigmoid(beta · x)", build).in_place();
+pub static DEF: LayerDef =
+    LayerDef::new("Swish", "y = x · sigmoid(beta · x)", build).kernels(&[&KERNELS]).in_place();

@@ -5,11 +5,13 @@
 //! ```
 //! `engine` makes no difference.
 
+use super::elementwise::cuda::{Unary, UnaryLayer, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct TanH;
@@ -26,6 +28,18 @@ impl Layer for TanH {
     fn backward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
         elementwise::backward(run, &io, From::Top, |y, dy| dy * (1.0 - y * y))
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!("tanh", "tanhf(x)", "dy * (1 - v * v)");
+
+impl UnaryLayer for TanH {
+    fn unary(&self) -> Unary {
+        Unary { kernels: &KERNELS, numbers: [0.0; 3], value: Value::Top }
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -33,4 +47,5 @@ fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `TanH`.
-pub static DEF: LayerDef = LayerDef::new("TanH", "y = tanh(x)", build).in_place();
+pub static DEF: LayerDef =
+    LayerDef::new("TanH", "y = tanh(x)", build).kernels(&[&KERNELS]).in_place();

@@ -5,10 +5,13 @@
 //! layer { name: "mask" type: "Threshold" bottom: "x" top: "y" threshold_param { threshold: 0.5 } }
 //! ```
 
+use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero};
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -43,6 +46,23 @@ impl Layer for Threshold {
     fn backward(&mut self, _run: &mut Run, io: Io<'_>) -> Result<()> {
         refuse_gradient(&io)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = unary_kernels!("threshold", "x > a ? 1.0f : 0.0f", "0.0f");
+
+impl CudaLayer for Threshold {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let numbers = [self.threshold, 0.0, 0.0];
+        Unary { kernels: &KERNELS, numbers, value: Value::Bottom }.forward(cuda, &io)
+    }
+
+    fn backward(&mut self, _cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        refuse_gradient(&io)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -51,8 +71,9 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Threshold`.
-pub static DEF: LayerDef =
-    LayerDef::new("Threshold", "y = 1 where x > threshold, else 0", build).in_place();
+pub static DEF: LayerDef = LayerDef::new("Threshold", "y = 1 where x > threshold, else 0", build)
+    .kernels(&[&KERNELS])
+    .in_place();
 
 #[cfg(test)]
 mod tests {

@@ -11,8 +11,9 @@ use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::data::readers::reads_records;
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
+use crate::device::cuda::CudaRun;
 use crate::filler;
-use crate::layers::{Alias, Layer, LayerDef, Setup, by_type_name};
+use crate::layers::{Alias, Count, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamArena, ParamDef, ParamId};
 use crate::{Error, Result, bail, ensure};
 
@@ -33,6 +34,15 @@ impl Net {
         let mut net = builder.finish(param)?;
         net.copy_trained_from(&NetParameter { layer: given, ..Default::default() })?;
         Ok(net)
+    }
+}
+
+/// Where the net computes.
+fn run_of(options: &NetOptions) -> Run {
+    let host = CpuRun::new(options.threads, options.exact);
+    match &options.cuda {
+        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), host }),
+        None => Run::Cpu(host),
     }
 }
 
@@ -70,7 +80,7 @@ impl<'a> Builder<'a> {
     pub(super) fn new(options: &'a NetOptions, placed: &[Placed]) -> Self {
         Builder {
             options,
-            run: Run::Cpu(CpuRun::new(options.threads, options.exact)),
+            run: run_of(options),
             groups: Groups::default(),
             blobs: Vec::new(),
             available: HashMap::new(),
@@ -110,6 +120,7 @@ impl<'a> Builder<'a> {
             tops: param.top.len(),
         };
         let mut layer = (def.build)(&setup, &shapes)?;
+        self.check_device(&mut *layer, def)?;
         // Before the layer itself needs memory in proportion to them.
         let defs = layer.params();
         let limit = self.options.memory;
@@ -280,6 +291,19 @@ impl<'a> Builder<'a> {
         merge("decay_mult", &mut owned.spec.decay_mult, spec.decay_mult)
     }
 
+    /// Refuses a layer that would have to leave the net's device, unless that is allowed.
+    fn check_device(&self, layer: &mut dyn Layer, def: &LayerDef) -> Result<()> {
+        // What it makes of nothing is made on the host, like records; an alias computes nothing.
+        let at_home = def.bottoms == Count::Exactly(0) || def.tops == Count::Exactly(0);
+        let fits = self.run.cuda().is_none() || at_home || def.alias == Alias::Both;
+        ensure!(
+            fits || self.options.cpu_fallback || layer.cuda().is_some(),
+            "type {} has no CUDA code; --allow-cpu-fallback lets it compute on the host",
+            def.type_name
+        );
+        Ok(())
+    }
+
     /// Offers an in-place ReLU's forward pass to the convolution right before it.
     fn fuse(
         &mut self,
@@ -292,7 +316,8 @@ impl<'a> Builder<'a> {
         let plain_relu = def.type_name == "ReLU"
             && param.bottom.first() == param.top.first()
             && param.relu_param.as_ref().is_none_or(|p| p.negative_slope() == 0.0);
-        if !plain_relu || index == 0 || self.options.keep_all {
+        let on_host = self.run.cuda().is_none();
+        if !plain_relu || index == 0 || self.options.keep_all || !on_host {
             return;
         }
         let before = &mut self.nodes[index - 1];

@@ -28,7 +28,7 @@ use caffe_proto::{LayerParameter, Phase};
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
 use crate::device::{Run, Step};
-use crate::layers::{Io, Layer, LayerDef};
+use crate::layers::{DeviceIo, Io, Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
 use crate::{Error, Result, bail};
 
@@ -323,7 +323,7 @@ impl Net {
 
     /// Sets all parameter gradients to zero.
     pub fn clear_param_diffs(&mut self) {
-        self.params.diff().fill(0.0);
+        self.params.clear_diff();
     }
 
     /// The outputs value by value, as Caffe counts and displays them.
@@ -359,10 +359,42 @@ impl Net {
     }
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
-        self.with_layer(index, |layer, run, io| match pass {
-            Pass::Forward => layer.forward(run, io),
-            Pass::Backward => layer.backward(run, io),
-        })
+        let on_device = self.with_layer(index, |layer, run, io| {
+            if let Some(cuda) = run.cuda()
+                && let Some(layer) = layer.cuda()
+            {
+                let io = DeviceIo::new(io, cuda);
+                match pass {
+                    Pass::Forward => layer.forward(cuda, io)?,
+                    Pass::Backward => layer.backward(cuda, io)?,
+                }
+                return Ok(true);
+            }
+            match pass {
+                Pass::Forward => layer.forward(run, io)?,
+                Pass::Backward => layer.backward(run, io)?,
+            }
+            Ok(false)
+        })?;
+        if on_device { self.fetch_params(index, pass) } else { Ok(()) }
+    }
+
+    /// Brings what a layer has made of its parameters on the device: statistics that it maintains,
+    /// and gradients.
+    fn fetch_params(&mut self, index: usize, pass: Pass) -> Result<()> {
+        let node = &self.nodes[index];
+        for (place, &id) in node.params.iter().enumerate() {
+            match pass {
+                Pass::Forward if self.phase == Phase::Train => {
+                    if self.params.params()[id].maintained {
+                        self.params.fetch_values(id)?;
+                    }
+                }
+                Pass::Backward if node.param_needs_diff[place] => self.params.fetch_diff(id)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// One call of a layer with its blobs; errors get the layer's name and place.

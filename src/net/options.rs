@@ -3,6 +3,7 @@
 use caffe_proto::{NetState, Phase};
 
 use crate::device::cpu::memory;
+use crate::device::cuda::CudaDevice;
 
 /// How a net is built.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub struct NetOptions {
     pub keep_all: bool,
     /// Bytes that blobs, gradients and parameters may need together.
     pub memory: u64,
+    /// The CUDA device to compute on; `None`: the host.
+    pub cuda: Option<CudaDevice>,
+    /// Layers without code for that device compute on the host, instead of being refused.
+    pub cpu_fallback: bool,
 }
 
 impl NetOptions {
@@ -31,6 +36,8 @@ impl NetOptions {
             exact: false,
             keep_all: false,
             memory: memory::total().unwrap_or(u64::MAX),
+            cuda: None,
+            cpu_fallback: false,
         }
     }
 }

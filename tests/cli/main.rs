@@ -2,11 +2,12 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `doctor`: what is wrong and what bound a run, `net_tools`: those that look at nets and logs,
-//! `emulated`: jobs on emulated devices, `plan`: what a job would do.
+//! `cuda`: CUDA's libraries, `doctor`: what is wrong and what bound a run, `net_tools`: those that
+//! look at nets and logs, `emulated`: jobs on emulated devices, `plan`: what a job would do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
+mod cuda;
 mod doctor;
 mod emulated;
 mod images;

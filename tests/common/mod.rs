@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use caffe::Result;
+use caffe::device::cuda::CudaDevice;
+use caffe::device::cuda::emulator::Emulator;
 use caffe::net::{Net, NetOptions, Origin};
 use caffe_proto::NetParameter;
 
@@ -106,5 +109,17 @@ impl Python {
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{log}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// The device that tests of CUDA code run on: emulated, as long as there is nothing else.
+pub fn cuda_device() -> Option<CudaDevice> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
+    match Emulator::new(&folder) {
+        Ok(device) => Some(CudaDevice(Rc::new(device))),
+        Err(why) => {
+            println!("skipped: {why}");
+            None
+        }
     }
 }

@@ -1,17 +1,22 @@
 //! This host: processor, memory, libraries, devices, and which cores the process may use.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::Finding;
 use crate::cmd::host;
 use crate::device::cpu::{memory, onednn};
 use crate::device::cuda;
+use crate::device::cuda::library::Library;
 
 /// Floats that each thread copies at a time: far more than a cache holds.
 const COPY: usize = 16 << 20;
 
 pub(super) fn findings() -> Vec<Finding> {
-    vec![processor(), cores(), main_memory(), bandwidth(), dnn(), gpus(), hdf5()]
+    let mut all = vec![processor(), cores(), main_memory(), bandwidth(), dnn()];
+    all.extend(gpus());
+    all.push(hdf5());
+    all
 }
 
 fn processor() -> Finding {
@@ -95,18 +100,60 @@ fn dnn() -> Finding {
     }
 }
 
-fn gpus() -> Finding {
-    match cuda::probe() {
+fn gpus() -> Vec<Finding> {
+    let (devices, finding) = match cuda::probe() {
         Ok(driver) => {
             let names: Vec<&str> = driver.devices.iter().map(|d| d.name.as_str()).collect();
             let (major, minor) = driver.version;
-            let names = if names.is_empty() { "no device".into() } else { names.join(", ") };
-            let text = format!("driver for CUDA {major}.{minor}: {names}");
-            Finding::warn("CUDA", text, "this version computes on the CPU; the devices stay idle")
+            let text = format!("driver for CUDA {major}.{minor}: {}", names.join(", "));
+            let fix = "this version computes on the CPU; the devices stay idle";
+            (names.len(), Finding::warn("CUDA", text, fix))
         }
         // Nothing is wrong with a machine without GPUs.
-        Err(why) => Finding::ok("CUDA", format!("{why}; training computes on the CPU")),
+        Err(why) => (0, Finding::ok("CUDA", format!("{why}; training computes on the CPU"))),
+    };
+    let mut all = vec![finding];
+    all.extend(cuda_libraries(devices));
+    all
+}
+
+/// What there is and what these devices can do without in one line; what they need and have not in
+/// one of its own each.
+fn cuda_libraries(devices: usize) -> Vec<Finding> {
+    let (mut there, mut unneeded, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for library in Library::BESIDE_DRIVER {
+        // One device has nobody to talk to.
+        let needed = devices > usize::from(library == Library::Nccl);
+        match library.open() {
+            Ok(found) => there.push((library, found)),
+            Err(why) if needed => {
+                all.push(Finding::warn(library.name(), why.reason(), why.fix));
+            }
+            Err(_) => unneeded.push(library.name()),
+        }
     }
+    let mut text: Vec<String> = there
+        .chunk_by(|(_, a), (_, b)| a.path.parent() == b.path.parent())
+        .map(|together| {
+            let names: Vec<_> = together
+                .iter()
+                .map(|(l, found)| format!("{} {}", l.name(), found.version))
+                .collect();
+            let folder = together[0].1.path.parent().unwrap_or(Path::new("."));
+            format!("{} in {}", names.join(", "), folder.display())
+        })
+        .collect();
+    if !unneeded.is_empty() {
+        let names = unneeded.join(", ");
+        text.push(format!(
+            "not found, nor needed for {devices} device(s): {names} (`caffe device_query` says how to \
+             install them)"
+        ));
+    }
+    if !text.is_empty() {
+        all.insert(0, Finding::ok("CUDA libraries", text.join("; ")));
+    }
+    all
 }
 
 fn hdf5() -> Finding {

@@ -173,8 +173,13 @@ pub trait Backend {
     ///
     /// # Errors
     /// As [`correlate`](Backend::correlate).
-    fn correlate_back(&self, shape: &Correlation, w: Address, dy: Address, dx: Address)
-    -> Result<()>;
+    fn correlate_back(
+        &self,
+        shape: &Correlation,
+        w: Address,
+        dy: Address,
+        dx: Address,
+    ) -> Result<()>;
 
     /// dw ← dw + the gradient of w.
     ///

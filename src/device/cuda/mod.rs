@@ -1,8 +1,10 @@
 //! CUDA devices: which there are.
 //!
 //! The driver is opened at run time, so one program runs with and without it. This module only
-//! looks; it creates no context, takes no device memory, and nothing computes here yet. [`source`] is
-//! the text of kernels.
+//! looks; it creates no context, takes no device memory, and nothing computes here yet.
+//!
+//! * [`library`]: CUDA's libraries, found and opened, or what to install;
+//! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
 //! ```
 //! match caffe::device::cuda::probe() {
@@ -11,8 +13,16 @@
 //! }
 //! ```
 
+pub mod backend;
+pub mod cache;
+pub mod compiler;
+pub mod emulator;
 pub mod library;
+pub mod memory;
+mod run;
 pub mod source;
+
+pub use run::{CudaDevice, CudaRun};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
@@ -94,14 +104,18 @@ pub struct Limits {
     pub timeout: bool,
 }
 
+/// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
+pub fn sources() -> Vec<source::Source> {
+    vec![source::AXPY]
+}
+
 /// Looks for the driver and its devices.
 ///
 /// # Errors
 /// Why there are none; on most machines [`Unavailable::NoDriver`].
 pub fn probe() -> Result<Driver, Unavailable> {
     // Without the library every call of cudarc panics: this question comes first.
-    // SAFETY: opening NVIDIA's library runs its initialisers, which have no demands on the caller.
-    if !unsafe { sys::is_culib_present() } {
+    if library::Library::Driver.open().is_err() {
         return Err(Unavailable::NoDriver);
     }
     result::init().map_err(refused)?;

@@ -11,6 +11,16 @@ use crate::device::cpu::gemm::Gemm;
 /// Most blocks of a kernel that loops: enough to fill any device, few enough to start quickly.
 const MOST: usize = 1 << 16;
 
+/// A device that nets are built on.
+#[derive(Clone)]
+pub struct CudaDevice(pub Rc<dyn Backend>);
+
+impl std::fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.describe())
+    }
+}
+
 /// A device, and the host beside it for what has no device code.
 pub struct CudaRun {
     /// The device.

@@ -10,6 +10,7 @@
 //! Parameters: weights (num_output, channels / group, kernel…) and the bias (num_output). `engine`
 //! and `force_nd_im2col` are accepted and make no difference: results do not depend on them.
 
+mod cuda;
 pub(crate) mod geometry;
 mod onednn;
 mod plain;
@@ -19,7 +20,7 @@ use caffe_proto::{ConvolutionParameter, LayerParameter};
 
 use super::dims::Around;
 use super::per_channel::Channels;
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::threads::Threads;
@@ -156,12 +157,17 @@ impl Layer for Convolution {
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.positions));
         top.check_size()?;
+        let images = bottoms[0].count_to(setting.axis);
+        if run.cuda().is_some() {
+            cuda::correlation(images, [setting.channels, setting.outputs], setting.groups, &axes)?;
+            (self.images, self.axes) = (images, axes);
+            return Ok(vec![top; bottoms.len()]);
+        }
         self.fast = match run.cpu()?.onednn {
             Some(_) => Fast::new(setting, &bottoms[0], &axes),
             None => None,
         };
-        self.images = bottoms[0].count_to(setting.axis);
-        self.axes = axes;
+        (self.images, self.axes) = (images, axes);
         if self.fast.is_none() {
             self.prepare_plain()?;
         }
@@ -224,6 +230,10 @@ impl Layer for Convolution {
         self.fast.as_ref().map_or_else(Vec::new, Fast::kernels)
     }
 
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+
     fn fuse_relu(&mut self) -> bool {
         self.relu = self.tops == 1;
         self.relu
@@ -245,4 +255,5 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `Convolution`.
 pub static DEF: LayerDef =
     LayerDef::new("Convolution", "learned kernels over images of any number of axes", build)
-        .counts(Count::AtLeast(1), Count::SameAsBottoms);
+        .counts(Count::AtLeast(1), Count::SameAsBottoms)
+        .kernels(&[&super::per_channel::cuda::KERNELS]);

@@ -9,12 +9,16 @@
 //! Parameters: weights (channels, num_output / group, kernel…) and the bias (num_output).
 
 use super::Setting;
+use super::cuda::correlation;
 use super::geometry::{Axis, Patches};
 use super::plain::Plain;
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
-use crate::layers::{Count, Io, Layer, LayerDef, Setup};
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Correlation;
+use crate::layers::per_channel::cuda::KERNELS;
+use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::params::ParamDef;
 
 /// The layer.
@@ -22,6 +26,9 @@ struct Deconvolution {
     setting: Setting,
     /// The convolution from top to bottom.
     plain: Plain,
+    /// Spatial axes and images of the present bottoms.
+    axes: Vec<Axis>,
+    images: usize,
 }
 
 impl Layer for Deconvolution {
@@ -29,7 +36,7 @@ impl Layer for Deconvolution {
         self.setting.params(self.setting.channels, self.setting.outputs / self.setting.groups)
     }
 
-    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+    fn reshape(&mut self, run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         let setting = &self.setting;
         setting.check(bottoms)?;
         let positions = &bottoms[0].dims()[setting.axis + 1..];
@@ -40,9 +47,15 @@ impl Layer for Deconvolution {
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.image));
         top.check_size()?;
-        let patches = Patches { channels: setting.outputs, axes };
-        let images = bottoms[0].count_to(setting.axis);
-        self.plain.reshape(images, patches, setting.channels, setting.groups)?;
+        self.images = bottoms[0].count_to(setting.axis);
+        if run.cuda().is_some() {
+            let channels = [setting.outputs, setting.channels];
+            correlation(self.images, channels, setting.groups, &axes)?;
+        } else {
+            let patches = Patches { channels: setting.outputs, axes: axes.clone() };
+            self.plain.reshape(self.images, patches, setting.channels, setting.groups)?;
+        }
+        self.axes = axes;
         Ok(vec![top; bottoms.len()])
     }
 
@@ -73,14 +86,57 @@ impl Layer for Deconvolution {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl Deconvolution {
+    fn on_device(&self) -> Result<Correlation> {
+        let Setting { channels, outputs, groups, .. } = self.setting;
+        correlation(self.images, [outputs, channels], groups, &self.axes)
+    }
+}
+
+impl CudaLayer for Deconvolution {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let shape = self.on_device()?;
+        for i in 0..io.tops() {
+            let y = io.top_mut(i)?;
+            cuda.device.correlate_back(&shape, io.param(0)?, io.bottom(i)?, y)?;
+            self.setting.add_bias_on(cuda, &io, io.top_shape(i), y)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let shape = self.on_device()?;
+        for i in (0..io.tops()).filter(|&i| io.top_has_diff(i)) {
+            let dy = io.top_diff(i)?;
+            if io.param_needs_diff(1) {
+                self.setting.bias_diff_on(cuda, io.top_shape(i), dy, io.param_diff_mut(1)?)?;
+            }
+            if io.param_needs_diff(0) {
+                let dw = io.param_diff_mut(0)?;
+                cuda.device.correlate_weights(&shape, dy, io.bottom(i)?, dw)?;
+            }
+            if io.propagate_down(i) {
+                let dx = io.bottom_diff_mut(i)?;
+                cuda.device.correlate(&shape, dy, io.param(0)?, dx)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let setting = Setting::new(setup.param, bottoms)?;
-    Ok(Box::new(Deconvolution { setting, plain: Plain::default() }))
+    Ok(Box::new(Deconvolution { setting, plain: Plain::default(), axes: Vec::new(), images: 0 }))
 }
 
 /// `Deconvolution`.
 pub static DEF: LayerDef =
     LayerDef::new("Deconvolution", "the transpose of Convolution: enlarges images", build)
-        .counts(Count::AtLeast(1), Count::SameAsBottoms);
+        .counts(Count::AtLeast(1), Count::SameAsBottoms)
+        .kernels(&[&KERNELS]);

@@ -9,15 +9,17 @@
 //! The gradient: dx = dy · s^−beta − 2 · alpha · beta / n · x · Σ dy · x · s^(−beta−1) over the same
 //! neighbours (n² for WITHIN_CHANNEL). `engine` makes no difference.
 
+mod cuda;
 mod plain;
 
 use caffe_proto::lrn_parameter::NormRegion;
 
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cpu::lrn::{Across, Shape as Sizes};
 use crate::device::cpu::onednn::{LrnAcross, LrnConfig};
+use crate::device::cuda::memory::Scratch;
 use crate::{Result, ensure};
 use plain::{Formula, Plain};
 
@@ -31,6 +33,8 @@ struct Lrn {
     layout: Layout,
     /// Whether `plain` is ready for the present shape and this layout.
     ready: Option<Layout>,
+    /// On a device: the sums of the last forward pass, and terms of the gradient.
+    on_device: [Scratch; 2],
 }
 
 impl Lrn {
@@ -99,6 +103,10 @@ impl Layer for Lrn {
     fn kernels(&self) -> Vec<(&'static str, String)> {
         self.fast.as_ref().map_or_else(Vec::new, |(_, fast)| fast.impl_info())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -113,6 +121,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         fast: None,
         layout: Layout::Plain,
         ready: None,
+        on_device: Default::default(),
         plain: Plain::new(Formula {
             within,
             reach: size / 2,
@@ -125,4 +134,5 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `LRN`.
 pub static DEF: LayerDef =
-    LayerDef::new("LRN", "divides by a power of the neighbours' squares", build);
+    LayerDef::new("LRN", "divides by a power of the neighbours' squares", build)
+        .kernels(&[&cuda::KERNELS]);

@@ -65,6 +65,11 @@ impl Plain {
         Plain { formula, row: 0, step: 1, plane: 0, unit: 0, scale, terms }
     }
 
+    /// The constants.
+    pub fn formula(&self) -> Formula {
+        self.formula
+    }
+
     /// Prepares for a bottom with axes N, C, H, W. Neighbours across channels are found in plain
     /// order only.
     pub fn reshape(&mut self, shape: &Shape, layout: Layout) {

@@ -12,16 +12,18 @@
 //! difference.
 
 mod blocked;
+mod cuda;
 mod plain;
 mod window;
 
 use caffe_proto::Phase;
 use caffe_proto::pooling_parameter::PoolMethod;
 
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, Io, Layer, LayerDef, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cpu::onednn::{PoolConfig, PoolMethod as Compiled};
+use crate::device::cuda::memory::Scratch;
 use crate::rng::{Philox, unit_f32};
 use crate::{Result, bail, ensure};
 use blocked::Blocked;
@@ -49,6 +51,7 @@ struct Pooling {
     tops: usize,
     /// Place in its plane of the element each output was taken from (MAX, STOCHASTIC in training).
     places: Vec<u32>,
+    places_on_device: Scratch,
     random: Philox,
     /// The fast path and the layout it was made for.
     blocked: Option<(Layout, Blocked)>,
@@ -125,6 +128,10 @@ impl Layer for Pooling {
     fn kernels(&self) -> Vec<(&'static str, String)> {
         self.blocked.as_ref().map_or_else(Vec::new, |(_, blocked)| blocked.kernels())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
 }
 
 impl Pooling {
@@ -191,6 +198,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         planes: Planes::default(),
         tops: setup.tops,
         places: Vec::new(),
+        places_on_device: Scratch::default(),
         random: Philox::new(setup.seed, setup.index as u64),
         blocked: None,
         was_blocked: false,
@@ -200,6 +208,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `Pooling`.
 pub static DEF: LayerDef =
     LayerDef::new("Pooling", "the largest, mean or a random element of every window", build)
+        .kernels(&[&cuda::KERNELS])
         .counts(Count::Exactly(1), Count::Between(1, 2));
 
 #[cfg(test)]

@@ -65,7 +65,10 @@ pub struct Found {
 
 /// A library that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} {}; {fix}", library.name(), reason(places, *library, refused))]
+#[error(
+    "{} {} (looked for {} in {places}); {fix}",
+    library.name(), self.reason(), library.sonames(None).join(", ")
+)]
 pub struct Missing {
     /// Which.
     pub library: Library,
@@ -78,19 +81,12 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// The error in a few words, without the places.
-    pub fn brief(&self) -> String {
-        match self.refused.first() {
-            None => format!("not found; {}", self.fix),
-            Some(first) => format!("cannot be used ({first}); {}", self.fix),
+    /// Why, without the places and the fix.
+    pub fn reason(&self) -> String {
+        match self.refused.as_slice() {
+            [] => "not found".to_owned(),
+            refused => format!("cannot be used: {}", refused.join("; ")),
         }
-    }
-}
-
-fn reason(places: &Places, library: Library, refused: &[String]) -> String {
-    match refused {
-        [] => format!("not found (looked for {} in {places})", library.sonames(None).join(", ")),
-        refused => format!("cannot be used: {}", refused.join("; ")),
     }
 }
 
@@ -111,6 +107,10 @@ impl Library {
         Library::Cudnn,
         Library::Nccl,
     ];
+
+    /// All but the driver: what is installed beside it.
+    pub const BESIDE_DRIVER: [Library; 5] =
+        [Library::Nvrtc, Library::CublasLt, Library::Cublas, Library::Cudnn, Library::Nccl];
 
     /// NVIDIA's name for it.
     pub fn name(self) -> &'static str {
@@ -229,10 +229,8 @@ mod tests {
         );
         let refused = vec!["/nowhere/libcudnn.so.9: no".to_owned()];
         let missing = Missing { refused, ..missing };
-        assert!(
-            missing.to_string().starts_with("cuDNN cannot be used: /nowhere/libcudnn.so.9: no;")
-        );
-        assert!(missing.brief().contains("pip install"), "{}", missing.brief());
+        assert_eq!(missing.reason(), "cannot be used: /nowhere/libcudnn.so.9: no");
+        assert!(missing.to_string().contains(&missing.reason()), "{missing}");
     }
 
     #[test]

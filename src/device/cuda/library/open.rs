@@ -105,8 +105,18 @@ fn examined(library: Library, handle: &'static libloading::Library) -> Result<Fo
         dnn_parts(&path).map_err(fail)?;
     }
     let version = version(library, handle).map_err(fail)?;
-    if library == Library::Cudnn && version.major != 9 {
-        return Err(fail(format!("version {version}, 9 is needed")));
+    // Functions are looked up one by one when they are called, and cudarc panics at one that is not
+    // there: the loader's path may hold a version that is too old.
+    let wanted = match library {
+        Library::Driver => None,
+        Library::Nvrtc | Library::CublasLt | Library::Cublas => Some((12, "12 or newer")),
+        Library::Cudnn => Some((9, "9")),
+        Library::Nccl => Some((2, "2")),
+    };
+    if let Some((oldest, wanted)) = wanted
+        && version.major < oldest
+    {
+        return Err(fail(format!("version {version}, {wanted} is needed")));
     }
     let path = path.canonicalize().unwrap_or(path);
     Ok(Found { path, version, handle })

@@ -186,10 +186,16 @@ mod tests {
         let dnn = folder(root.path(), "lib/python3.12/site-packages/nvidia/cudnn/lib");
         folder(root.path(), "lib/python3.12/site-packages/nvidia/headers/include");
         let conda = root.path().join("lib");
-        assert_eq!(places(&[("VIRTUAL_ENV", root.path())]).others, [&dnn, &new, &old]);
-        assert_eq!(places(&[("CONDA_PREFIX", root.path())]).others, [&dnn, &new, &old, &conda]);
+        assert_eq!(
+            places(&[("VIRTUAL_ENV", root.path())]).others,
+            [&dnn, &new, &old].map(PathBuf::clone)
+        );
+        assert_eq!(
+            places(&[("CONDA_PREFIX", root.path())]).others,
+            [&dnn, &new, &old, &conda].map(PathBuf::clone)
+        );
         let target = root.path().join("lib/python3.12/site-packages");
-        assert_eq!(places(&[("PYTHONPATH", &target)]).others, [&dnn, &new]);
+        assert_eq!(places(&[("PYTHONPATH", &target)]).others, [&dnn, &new].map(PathBuf::clone));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Loops for layers that treat every element by itself: any layout, in place or not.
 
+pub mod cuda;
+
 use super::Io;
 use crate::Result;
 use crate::blob::Layout;

@@ -6,6 +6,8 @@
 //! added up in image order: their bits do not depend on the number of threads. Padding channels are
 //! neither summed nor written with anything but zeros.
 
+pub mod cuda;
+
 use std::ops::Range;
 
 use super::dims::Around;

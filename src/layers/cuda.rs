@@ -1,0 +1,131 @@
+//! Layers on a CUDA device: [`CudaLayer`], and [`DeviceIo`], a layer's window on its blobs there.
+//!
+//! The counterpart of `Layer::forward` and `backward` with [`Io`]: the same names, but addresses in
+//! device memory instead of slices, always in plain order. What only the host has is copied to the
+//! device when it is asked for, and the other way round.
+
+use super::Io;
+use crate::Result;
+use crate::blob::{BlobId, Shape};
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+
+/// The passes of a layer on a CUDA device; what [`Layer`](super::Layer) says of them holds here.
+pub trait CudaLayer {
+    /// Computes the tops from the bottoms.
+    ///
+    /// # Errors
+    /// A device that failed, or a kernel that does not compile.
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()>;
+
+    /// Overwrites bottom gradients, adds to parameter gradients.
+    ///
+    /// # Errors
+    /// As [`forward`](CudaLayer::forward).
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()>;
+}
+
+/// The blobs and parameters of one layer, in device memory, for the length of one pass.
+pub struct DeviceIo<'a> {
+    io: Io<'a>,
+    cuda: &'a CudaRun,
+}
+
+impl<'a> DeviceIo<'a> {
+    /// The same window on another device.
+    pub(crate) fn new(io: Io<'a>, cuda: &'a CudaRun) -> Self {
+        DeviceIo { io, cuda }
+    }
+}
+
+/// What does not depend on where the blobs are.
+impl<'a> std::ops::Deref for DeviceIo<'a> {
+    type Target = Io<'a>;
+
+    fn deref(&self) -> &Io<'a> {
+        &self.io
+    }
+}
+
+impl DeviceIo<'_> {
+    /// Values of bottom `i`.
+    pub fn bottom(&self, i: usize) -> Result<Address> {
+        self.read(self.io.bottom[i], false)
+    }
+
+    /// Values of top `i`.
+    pub fn top(&self, i: usize) -> Result<Address> {
+        self.read(self.io.top[i], false)
+    }
+
+    /// Top `i` to be written.
+    pub fn top_mut(&self, i: usize) -> Result<Address> {
+        self.write(self.io.top[i], false)
+    }
+
+    /// Top `i` with its present values, to be changed (in-place layers: the bottom).
+    pub fn top_update(&self, i: usize) -> Result<Address> {
+        self.update(self.io.top[i], false)
+    }
+
+    /// Gradient of top `i`.
+    pub fn top_diff(&self, i: usize) -> Result<Address> {
+        self.read(self.io.top[i], true)
+    }
+
+    /// Gradient of bottom `i` to be written.
+    pub fn bottom_diff_mut(&self, i: usize) -> Result<Address> {
+        self.write(self.io.bottom[i], true)
+    }
+
+    /// Gradient of bottom `i` with its present values (in-place layers: the top's gradient).
+    pub fn bottom_diff_update(&self, i: usize) -> Result<Address> {
+        self.update(self.io.bottom[i], true)
+    }
+
+    /// Bottom 0 and top 0 of a forward pass, which are the same when the layer works in place.
+    pub fn through(&self) -> Result<(Address, Address)> {
+        match self.io.in_place() {
+            true => self.top_update(0).map(|at| (at, at)),
+            false => Ok((self.bottom(0)?, self.top_mut(0)?)),
+        }
+    }
+
+    /// Gradients of top 0 and bottom 0 of a backward pass, the same when the layer works in place.
+    pub fn back_through(&self) -> Result<(Address, Address)> {
+        match self.io.in_place() {
+            true => self.bottom_diff_update(0).map(|at| (at, at)),
+            false => Ok((self.top_diff(0)?, self.bottom_diff_mut(0)?)),
+        }
+    }
+
+    /// Values of parameter `i`; layers that maintain them may also write there.
+    pub fn param(&self, i: usize) -> Result<Address> {
+        self.io.params.lend_on(self.io.param[i], &self.cuda.device)
+    }
+
+    /// Gradient of parameter `i`, to be added to.
+    pub fn param_diff_mut(&self, i: usize) -> Result<Address> {
+        self.io.params.lend_diff_on(self.io.param[i], &self.cuda.device)
+    }
+
+    fn slab(&self, id: BlobId, diff: bool) -> (&crate::blob::Slab, &Shape) {
+        let blob = &self.io.store.blobs[id];
+        (&self.io.store.slabs[if diff { blob.diff } else { blob.data }], &blob.shape)
+    }
+
+    fn read(&self, id: BlobId, diff: bool) -> Result<Address> {
+        let (slab, shape) = self.slab(id, diff);
+        slab.read_on(&self.cuda.device, self.io.now, shape, self.io.threads)
+    }
+
+    fn write(&self, id: BlobId, diff: bool) -> Result<Address> {
+        let (slab, shape) = self.slab(id, diff);
+        slab.write_on(&self.cuda.device, self.io.now, shape)
+    }
+
+    fn update(&self, id: BlobId, diff: bool) -> Result<Address> {
+        let (slab, shape) = self.slab(id, diff);
+        slab.update_on(&self.cuda.device, self.io.now, shape, self.io.threads)
+    }
+}
