@@ -103,7 +103,7 @@ fn run(ranks: usize, arguments: &[&str], within: Duration) -> Option<(bool, Stri
     Some((output.status.success(), text.concat(), took))
 }
 
-/// The suite that `tests/machine.rs` runs in one process.
+/// The suite that `tests/machine` runs in one process.
 #[test]
 fn the_suite_holds_over_mpi() {
     let cases = suite::cases();

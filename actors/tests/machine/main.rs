@@ -1,7 +1,12 @@
 //! The whole machine (actors, pump, in-process transport) around fake replicas.
+//!
+//! Here: what the modes promise. `course`: what happens when, `faults`: how a job ends that cannot go
+//! on, `not_finite`: updates that are dropped, and the way back to a snapshot.
 
 #![allow(clippy::unwrap_used)]
 
+mod course;
+mod faults;
 mod not_finite;
 #[path = "../quadratic/mod.rs"]
 mod quadratic;
@@ -11,9 +16,7 @@ mod suite;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use caffe_actors::{
-    Config, Fault, InProcess, Launch, Mode, Origin, RunReport, Schedule, Wire, run,
-};
+use caffe_actors::{Config, Fault, InProcess, Launch, Mode, RunReport, Schedule, Wire, run};
 use quadratic::told::Told;
 use quadratic::{Behaviour, Trouble, bare_loop, factories};
 
@@ -102,22 +105,6 @@ fn the_machine_adds_little_to_a_step() {
 }
 
 #[test]
-fn a_wish_at_a_drained_point_repeats_nothing() {
-    for (mode, workers) in [(Mode::Sync, &[1][..]), (Mode::Hogwild, &[2, 1]), (SSP, &[1, 1])] {
-        let config = config(mode, 4);
-        config.requests.snapshot();
-        let behaviour = Behaviour::default();
-        let (_, told) = succeed(&config, workers, &behaviour);
-        let lines = told.lines();
-        let tests = lines.iter().filter(|line| line.starts_with("tested")).count();
-        assert_eq!(tests, 1, "{lines:?}");
-        let snapshots: Vec<u64> =
-            behaviour.log.with(|seen| seen.snapshots.iter().map(|one| one.iter).collect());
-        assert_eq!(snapshots, [0, 4], "{mode}");
-    }
-}
-
-#[test]
 fn sync_is_reproducible_and_alike_for_any_layout() {
     let mut all = Vec::new();
     for workers in [&[4][..], &[2, 2], &[1, 3], &[1, 1, 1, 1], &[3, 1], &[2, 2]] {
@@ -146,7 +133,7 @@ fn sync_of_replicas_equals_one_replica_with_iter_size() {
     let lines = told.lines();
     assert!(lines.iter().any(|line| line.starts_with("display 10 ")), "{lines:?}");
     let mean = |tickets: std::ops::Range<u64>| -> f32 {
-        let sum: f32 = tickets.map(|q| quadratic::target(q, 3)).sum();
+        let sum: f32 = tickets.map(|q| quadratic::source::target(q, 3)).sum();
         sum / 4.0
     };
     // Element 3, by hand: w ← w − v, v ← ½v + rate·(w − mean target).
@@ -238,7 +225,7 @@ fn every_mode_learns() {
         succeed(&config, &[2, 1], &behaviour);
         let weights = behaviour.log.with(|seen| seen.final_weights.clone());
         for i in [0, 3, 999, 39_999] {
-            let mean = (0..180).map(|q| quadratic::target(q, i)).sum::<f32>() / 180.0;
+            let mean = (0..180).map(|q| quadratic::source::target(q, i)).sum::<f32>() / 180.0;
             assert!((weights[i] - mean).abs() < 0.25, "{mode} {i}: {} for {mean}", weights[i]);
         }
     }
@@ -271,210 +258,4 @@ fn a_straggler_takes_fewer_tickets_in_hogwild() {
     let (reports, _) = succeed(&config, &[2, 1], &behaviour);
     let (fast, slow) = (&reports[0].steps, reports[1].steps[0]);
     assert!(slow * 2 < fast[0].min(fast[1]), "{fast:?} {slow}");
-}
-
-#[test]
-fn everything_happens_in_caffes_order() {
-    for (mode, workers) in [
-        (Mode::Sync, &[1][..]),
-        (Mode::Sync, &[2, 1]),
-        (Mode::Hogwild, &[1, 2]),
-        (SSP, &[2, 1]),
-        (LOCAL, &[1, 2]),
-    ] {
-        let behaviour = Behaviour::default();
-        let (_, told) = succeed(&config(mode, 15), workers, &behaviour);
-        let lines: Vec<String> = told
-            .lines()
-            .iter()
-            .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
-            .collect();
-        let order: Vec<&str> = lines
-            .iter()
-            .map(String::as_str)
-            .filter(|line| !line.starts_with("display") && !line.starts_with("warning"))
-            .collect();
-        let expected = [
-            "started 0",
-            "testing 0",
-            "tested 0",
-            "testing 6",
-            "tested 6",
-            "snapshot 9",
-            "testing 12",
-            "tested 12",
-            "snapshot 15",
-            "finished 15",
-        ];
-        assert_eq!(order, expected, "{mode} {workers:?}");
-        let shown: Vec<&str> =
-            lines.iter().map(String::as_str).filter(|line| line.starts_with("display")).collect();
-        assert_eq!(shown, ["display 0", "display 5", "display 10", "display 15"]);
-
-        let snapshots = behaviour.log.with(|seen| seen.snapshots.clone());
-        let replicas = workers.iter().sum::<usize>();
-        assert_eq!(snapshots.len(), 2);
-        let written = behaviour.log.with(|seen| seen.written.clone());
-        assert_eq!(written, [9, 15], "a job ends when its last snapshot is written");
-        assert_eq!((snapshots[0].iter, snapshots[0].ticket), (9, 9 * replicas as u64));
-        assert_eq!(snapshots[0].cursors, [10]);
-        let streamed = if mode == Mode::Sync { 0 } else { replicas };
-        assert_eq!(snapshots[1].replicas, (0..streamed).collect::<Vec<_>>());
-    }
-}
-
-#[test]
-fn test_scores_do_not_depend_on_the_layout() {
-    let scores = |workers: &[usize]| {
-        let mut config = config(Mode::Sync, 0);
-        config.schedule.test_batches = vec![7, 2];
-        config.schedule.test_cursors = vec![0, 3];
-        let (_, told) = succeed(&config, workers, &Behaviour::default());
-        told.lines().into_iter().filter(|line| line.starts_with("tested")).collect::<Vec<_>>()
-    };
-    let one = scores(&[1]);
-    assert_eq!(one.len(), 2);
-    assert_eq!(one, scores(&[3]));
-    assert_eq!(one, scores(&[2, 1]));
-    assert_eq!(one, scores(&[1, 1, 1, 1]));
-}
-
-#[test]
-fn statistics_are_averaged_when_all_have_drained() {
-    let (_, told) = succeed(&config(Mode::Sync, 12), &[2, 1], &Behaviour::default());
-    let lines = told.lines();
-    // Each replica adds its index once a step: after 6 drained iterations the mean is 6.
-    assert!(lines.iter().any(|l| l.starts_with("tested 6 0") && l.ends_with(" 6.0]")), "{lines:?}");
-}
-
-#[test]
-fn requests_take_effect_on_all_nodes_together() {
-    for (mode, workers) in [
-        (Mode::Sync, &[1][..]),
-        (Mode::Sync, &[1, 2]),
-        (Mode::Hogwild, &[2, 1]),
-        (SSP, &[1, 2]),
-        (LOCAL, &[2, 1]),
-    ] {
-        let mut config = config(mode, 100_000);
-        config.schedule.test_interval = 0;
-        config.schedule.snapshot = 0;
-        let requests = config.requests.clone();
-        let asker = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(150));
-            requests.snapshot();
-            std::thread::sleep(Duration::from_millis(150));
-            requests.stop();
-        });
-        let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
-        let (reports, told) = succeed(&config, workers, &behaviour);
-        asker.join().unwrap();
-        assert!(reports.iter().all(|r| r.stopped_early && r.iter == reports[0].iter));
-        let snapshots = behaviour.log.with(|seen| seen.snapshots.clone());
-        assert_eq!(snapshots.len(), 2, "{mode} {workers:?} {snapshots:?}");
-        assert!(snapshots[0].iter < snapshots[1].iter && snapshots[1].iter == reports[0].iter);
-        assert!(told.lines().contains(&format!("stopped {}", reports[0].iter)));
-    }
-}
-
-fn fail(workers: &[usize], trouble: Trouble, mode: Mode) -> (Vec<Fault>, Vec<Told>) {
-    let behaviour = Behaviour { troubles: vec![trouble], compute: 1, ..Behaviour::default() };
-    let start = Instant::now();
-    let (reports, told) = job(&config(mode, 1000), workers, &behaviour);
-    assert!(start.elapsed() < Duration::from_secs(8), "took {:?}", start.elapsed());
-    (reports.into_iter().map(Result::unwrap_err).collect(), told)
-}
-
-#[test]
-fn a_panic_ends_all_nodes_with_place_and_cause() {
-    for mode in ALL {
-        let (faults, told) = fail(&[2, 1, 1], Trouble::Panic { rank: 1, iter: 3 }, mode);
-        for (rank, fault) in faults.iter().enumerate() {
-            assert_eq!((fault.rank, &*fault.actor), (1, "device 0"));
-            assert!(fault.iter.is_some_and(|iter| iter >= 3), "{fault}");
-            assert_eq!(&*fault.doing, "forward");
-            assert!(fault.cause.contains("index out of bounds in layer conv1"), "{fault}");
-            assert!(fault.cause.contains("mod.rs:"), "{fault}");
-            assert_eq!(fault.origin, if rank == 1 { Origin::Own } else { Origin::Remote });
-            let lines = told[rank].lines();
-            assert_eq!(lines.iter().filter(|line| line.starts_with("fault")).count(), 1);
-        }
-    }
-}
-
-#[test]
-fn an_error_of_any_actor_ends_all_nodes() {
-    let (faults, _) = fail(&[1, 1], Trouble::Error { rank: 1, iter: 2 }, Mode::Sync);
-    assert!(faults.iter().all(|f| f.rank == 1 && &*f.cause == "loss is NaN"), "{faults:?}");
-    let (faults, _) = fail(&[1, 1], Trouble::Build { rank: 1 }, Mode::Hogwild);
-    assert!(faults.iter().all(|f| f.rank == 1 && &*f.cause == "no such device"), "{faults:?}");
-    let (faults, _) = fail(&[1, 2], Trouble::Reader { rank: 0, ticket: 9 }, Mode::Hogwild);
-    for fault in &faults {
-        assert_eq!((fault.rank, &*fault.actor, &*fault.doing), (0, "reader 0", "read"));
-        assert!(fault.cause.contains("checksum mismatch"), "{fault}");
-    }
-    let (faults, _) = fail(&[1], Trouble::Panic { rank: 0, iter: 2 }, Mode::Sync);
-    assert_eq!(faults[0].iter, Some(2));
-    assert_eq!(&*faults[0].doing, "forward");
-}
-
-#[test]
-fn a_stuck_device_does_not_hold_up_the_end() {
-    let troubles = vec![Trouble::Stuck { rank: 0, iter: 1 }, Trouble::Error { rank: 1, iter: 1 }];
-    let behaviour = Behaviour { troubles, ..Behaviour::default() };
-    let start = Instant::now();
-    let (reports, _) = job(&config(Mode::Sync, 10), &[1, 1], &behaviour);
-    assert!(start.elapsed() < Duration::from_secs(8));
-    assert!(reports.iter().all(|report| report.as_ref().is_err_and(|f| f.rank == 1)));
-}
-
-#[test]
-fn ranks_that_differ_are_named() {
-    let (faults, told) = fail(&[1, 1, 1], Trouble::OtherNet { rank: 2 }, Mode::Sync);
-    assert!(faults.iter().all(|f| f.rank == 2 && f.origin == Origin::Agreed), "{faults:?}");
-    let said = |told: &Told| told.lines().iter().any(|line| line.starts_with("fault"));
-    assert!(said(&told[0]) && !said(&told[1]) && !said(&told[2]));
-
-    let behaviour =
-        Behaviour { troubles: vec![Trouble::BitFlip { rank: 1 }], ..Behaviour::default() };
-    let (reports, _) = job(&config(Mode::Sync, 4), &[1, 1], &behaviour);
-    for report in reports {
-        let fault = report.unwrap_err();
-        assert!(fault.rank == 1 && fault.cause.contains("bit for bit"), "{fault}");
-    }
-
-    let nodes = InProcess::nodes(2).into_iter().enumerate().map(|(rank, node)| {
-        let mut config = config(Mode::Sync, 4);
-        config.launch = Launch::InProcess(node);
-        config.identities =
-            vec![caffe_actors::Identity { what: "the solver file".into(), hash: rank as u64 }];
-        let factories = factories(&Behaviour { tests: 1, ..Behaviour::default() });
-        std::thread::spawn(move || run(config, factories, Box::new(Told::default())))
-    });
-    for thread in nodes.collect::<Vec<_>>() {
-        let fault = thread.join().unwrap().unwrap_err();
-        assert!(fault.rank == 1 && fault.cause.contains("in the solver file"), "{fault}");
-    }
-}
-
-#[test]
-fn the_trace_is_complete_after_an_end_and_after_a_fault() {
-    for trouble in [vec![], vec![Trouble::Panic { rank: 1, iter: 3 }]] {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = config(Mode::Sync, 10);
-        config.trace = Some(dir.path().to_owned());
-        let behaviour = Behaviour { troubles: trouble, ..Behaviour::default() };
-        job(&config, &[1, 1], &behaviour);
-        for rank in 0..2 {
-            let path = dir.path().join(format!("trace-rank-{rank}.json"));
-            let text = std::fs::read_to_string(path).unwrap();
-            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let events = json["traceEvents"].as_array().unwrap();
-            for name in ["read", "compute", "forward", "aggregate", "exchange 0", "update"] {
-                assert!(events.iter().any(|e| e["name"] == name), "no {name} on rank {rank}");
-            }
-            let lanes: Vec<_> = events.iter().filter(|e| e["name"] == "thread_name").collect();
-            assert!(lanes.len() >= 4);
-        }
-    }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use caffe_actors::{Config, Mode, Schedule, Wire};
 
-use crate::quadratic::{Behaviour, Trouble, target};
+use crate::quadratic::source::target;
+use crate::quadratic::{Behaviour, Trouble};
 use crate::{ALL, config, job, succeed};
 
 const ITERS: u64 = 30;
