@@ -2,7 +2,8 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `cuda`: CUDA's libraries, `doctor`: what is wrong and what bound a run, `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
+//! `cuda`: CUDA's libraries, `doctor`: what is wrong and what bound a run, `net_tools`: those that
+//! look at nets and logs, `emulated`: jobs on emulated devices, `plan`: what a job would do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
@@ -12,6 +13,7 @@ mod emulated;
 mod images;
 mod net_tools;
 mod nets;
+mod plan;
 mod support;
 mod tools;
 
