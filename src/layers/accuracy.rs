@@ -11,9 +11,12 @@ use std::cmp::Ordering::Less;
 
 use super::dims::Around;
 use super::loss::Labels;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -25,6 +28,7 @@ struct Accuracy {
     tops: usize,
     /// Labels and hits per class.
     counts: Vec<(usize, usize)>,
+    hits: Scratch,
 }
 
 impl Layer for Accuracy {
@@ -74,6 +78,76 @@ impl Layer for Accuracy {
     fn backward(&mut self, _run: &mut Run, _io: Io<'_>) -> Result<()> {
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "accuracy",
+    text: r#"
+// 1 for a hit, 0 for a miss, -1 for an ignored label; a block a prediction.
+extern "C" __global__ void accuracy_hits(int64 n, const float* x, const float* labels, float* hits,
+                                         int64 extent, int64 inner, int top_k, int has_ignore,
+                                         int ignore) {
+  for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
+    int label = (int)labels[i];
+    if (has_ignore && label == ignore) {
+      if (threadIdx.x == 0) hits[i] = -1.0f;
+      continue;
+    }
+    const float* scores = x + i / inner * extent * inner + i % inner;
+    float score = scores[label * inner], others = 0.0f;
+    // Not "at least as good": a NaN must not make a hit.
+    for (int64 c = threadIdx.x; c < extent; c += blockDim.x)
+      others += scores[c * inner] < score ? 0.0f : 1.0f;
+    others = block_sum(others);
+    if (threadIdx.x == 0) hits[i] = others <= top_k ? 1.0f : 0.0f;
+  }
+}
+
+// The share of hits of each class, or (for n = 1) of all.
+extern "C" __global__ void accuracy_share(int64 n, const float* hits, const float* labels, float* y,
+                                          int64 count, int of_all) {
+  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
+    float mine = 0.0f, good = 0.0f;
+    for (int64 i = threadIdx.x; i < count; i += blockDim.x)
+      if (hits[i] >= 0.0f && (of_all || (int)labels[i] == c)) {
+        mine += 1.0f;
+        good += hits[i];
+      }
+    mine = block_sum(mine);
+    good = block_sum(good);
+    if (threadIdx.x == 0) y[c] = mine == 0.0f ? 0.0f : good / mine;
+  }
+}
+"#,
+    functions: &["accuracy_hits", "accuracy_share"],
+};
+
+impl CudaLayer for Accuracy {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.labels.count(Io::bottom(&io, 1)?)?;
+        let Around { outer, extent, inner } = self.around;
+        let positions = outer * inner;
+        let (x, labels) = (io.bottom(0)?.into(), io.bottom(1)?.into());
+        let hits = self.hits.room(&cuda.device, positions)?.into();
+        let [has_ignore, ignore] = self.labels.ignore_args();
+        let (top_k, sizes) = ((self.top_k as i32).into(), [extent.into(), inner.into()]);
+        let args = [x, labels, hits, sizes[0], sizes[1], top_k, has_ignore, ignore];
+        cuda.rows(&KERNELS, "accuracy_hits", positions, &args)?;
+        let share = |top, classes: usize, of_all: i32| {
+            let args = [hits, labels, io.top_mut(top)?.into(), positions.into(), of_all.into()];
+            cuda.rows(&KERNELS, "accuracy_share", classes, &args)
+        };
+        share(0, 1, 1)?;
+        if io.tops() == 2 { share(1, extent, 0) } else { Ok(()) }
+    }
+
+    fn backward(&mut self, _cuda: &CudaRun, _io: DeviceIo<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -86,12 +160,14 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         labels: Labels { ignore: param.ignore_label, classes: 0 },
         tops: setup.tops,
         counts: Vec::new(),
+        hits: Scratch::default(),
     }))
 }
 
 /// `Accuracy`.
 pub static DEF: LayerDef =
     LayerDef::new("Accuracy", "share of predictions with the label among the top_k", build)
+        .kernels(&[&KERNELS])
         .counts(Count::Exactly(2), Count::Between(1, 2))
         .gradient_bottoms(0);
 

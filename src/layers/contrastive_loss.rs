@@ -8,10 +8,14 @@
 //! ```
 //! All axes behind the first are one vector. There is no `loss_param`.
 
+use super::loss::cuda::{self, Terms};
 use super::loss::{records, refuse_loss_param};
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// Added to a distance before the gradient is divided by it, as in Caffe.
@@ -25,6 +29,13 @@ struct ContrastiveLoss {
     len: usize,
     /// What a − b of each pair is multiplied by in its gradient, from the last forward pass.
     slopes: Vec<f32>,
+    slopes_on_device: Scratch,
+    terms: Terms,
+}
+
+fn check(position: usize, similarity: f32) -> Result<()> {
+    ensure!(!similarity.is_nan(), "the similarity at position {position} is {similarity}");
+    Ok(())
 }
 
 impl ContrastiveLoss {
@@ -67,7 +78,7 @@ impl Layer for ContrastiveLoss {
         let (a, b, similarities) = (io.bottom(0)?, io.bottom(1)?, io.bottom(2)?);
         let mut loss = 0.0;
         for (n, &similarity) in similarities.iter().enumerate() {
-            ensure!(!similarity.is_nan(), "the similarity at position {n} is {similarity}");
+            check(n, similarity)?;
             let at = n * self.len..(n + 1) * self.len;
             let pairs = a[at.clone()].iter().zip(&b[at]);
             let squared: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -94,6 +105,88 @@ impl Layer for ContrastiveLoss {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "contrastive_loss",
+    text: r#"
+// Twice what each pair costs, and its slope; a block a pair. 1e-4 is added to a distance before the
+// gradient is divided by it.
+extern "C" __global__ void contrastive_pairs(int64 n, const float* a, const float* b,
+                                             const float* similar, float* terms, float* slopes,
+                                             int64 len, float margin, int legacy) {
+  for (int64 pair = blockIdx.x; pair < n; pair += gridDim.x) {
+    float squared = 0.0f;
+    for (int64 i = threadIdx.x; i < len; i += blockDim.x) {
+      float d = a[pair * len + i] - b[pair * len + i];
+      squared += d * d;
+    }
+    squared = block_sum(squared);
+    if (threadIdx.x == 0) {
+      float cost = squared, slope = 1.0f;
+      if ((int)similar[pair] == 0) {
+        float distance = sqrtf(squared), room = margin - (legacy ? squared : distance);
+        cost = room > 0.0f ? (legacy ? room : room * room) : 0.0f;
+        slope = room > 0.0f ? (legacy ? -1.0f : -room / (distance + 1e-4f)) : 0.0f;
+      }
+      terms[pair] = cost;
+      slopes[pair] = slope;
+    }
+  }
+}
+
+// The divisor has the sign of the gradient.
+extern "C" __global__ void contrastive_backward(int64 n, const float* a, const float* b,
+                                                const float* slopes, const float* weight,
+                                                float divisor, float* dx, int64 len) {
+  KERNEL_LOOP(i, n) { dx[i] = weight[0] / divisor * slopes[i / len] * (a[i] - b[i]); }
+}
+"#,
+    functions: &["contrastive_pairs", "contrastive_backward"],
+};
+
+impl ContrastiveLoss {
+    fn pairs(&self) -> f32 {
+        self.slopes.len().max(1) as f32
+    }
+}
+
+impl CudaLayer for ContrastiveLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        for (position, &similarity) in Io::bottom(&io, 2)?.iter().enumerate() {
+            check(position, similarity)?;
+        }
+        let n = self.slopes.len();
+        let args = [
+            io.bottom(0)?.into(),
+            io.bottom(1)?.into(),
+            io.bottom(2)?.into(),
+            self.terms.room(cuda, n)?.into(),
+            self.slopes_on_device.room(&cuda.device, n)?.into(),
+            self.len.into(),
+            self.margin.into(),
+            i32::from(self.legacy).into(),
+        ];
+        cuda.rows(&KERNELS, "contrastive_pairs", n, &args)?;
+        self.terms.total(cuda, n, 2.0 * self.pairs(), io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let slopes = self.slopes_on_device.room(&cuda.device, self.slopes.len())?.into();
+        let (a, b, weight) = (io.bottom(0)?.into(), io.bottom(1)?.into(), io.top_diff(0)?.into());
+        for (i, divisor) in [(0, self.pairs()), (1, -self.pairs())] {
+            if io.propagate_down(i) {
+                let (dx, len) = (io.bottom_diff_mut(i)?.into(), self.len.into());
+                let args = [a, b, slopes, weight, divisor.into(), dx, len];
+                cuda.each(&KERNELS, "contrastive_backward", io.bottom_shape(i).count(), &args)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -104,12 +197,15 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         legacy: param.legacy_version(),
         len: 0,
         slopes: Vec::new(),
+        slopes_on_device: Scratch::default(),
+        terms: Terms::default(),
     }))
 }
 
 /// `ContrastiveLoss`.
 pub static DEF: LayerDef =
     LayerDef::new("ContrastiveLoss", "brings similar pairs together and others apart", build)
+        .kernels(&[&KERNELS, &cuda::KERNELS])
         .counts(Count::Exactly(3), Count::Exactly(1))
         .loss(2);
 

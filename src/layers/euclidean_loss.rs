@@ -5,10 +5,13 @@
 //! ```
 //! Both bottoms get a gradient: ±(a − b) / N. There is no `loss_param`.
 
+use super::loss::cuda::{self, Terms};
 use super::loss::{records, refuse_loss_param};
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// Elements per task.
@@ -17,6 +20,7 @@ const CHUNK: usize = 8 * 1024;
 /// The layer.
 struct EuclideanLoss {
     records: f32,
+    terms: Terms,
 }
 
 impl Layer for EuclideanLoss {
@@ -51,16 +55,58 @@ impl Layer for EuclideanLoss {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "euclidean_loss",
+    text: r#"
+extern "C" __global__ void squared_distance(int64 n, const float* a, const float* b, float* terms) {
+  KERNEL_LOOP(i, n) { terms[i] = (a[i] - b[i]) * (a[i] - b[i]); }
+}
+
+// The divisor has the sign of the gradient.
+extern "C" __global__ void squared_distance_backward(int64 n, const float* a, const float* b,
+                                                     const float* weight, float divisor, float* dx) {
+  KERNEL_LOOP(i, n) { dx[i] = weight[0] / divisor * (a[i] - b[i]); }
+}
+"#,
+    functions: &["squared_distance", "squared_distance_backward"],
+};
+
+impl CudaLayer for EuclideanLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let n = io.bottom_shape(0).count();
+        let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), self.terms.room(cuda, n)?.into()];
+        cuda.each(&KERNELS, "squared_distance", n, &args)?;
+        self.terms.total(cuda, n, 2.0 * self.records, io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let n = io.bottom_shape(0).count();
+        let (a, b, weight) = (io.bottom(0)?.into(), io.bottom(1)?.into(), io.top_diff(0)?.into());
+        for (i, divisor) in [(0, self.records), (1, -self.records)] {
+            if io.propagate_down(i) {
+                let args = [a, b, weight, divisor.into(), io.bottom_diff_mut(i)?.into()];
+                cuda.each(&KERNELS, "squared_distance_backward", n, &args)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     refuse_loss_param(setup.param)?;
-    Ok(Box::new(EuclideanLoss { records: 1.0 }))
+    Ok(Box::new(EuclideanLoss { records: 1.0, terms: Terms::default() }))
 }
 
 /// `EuclideanLoss`.
 pub static DEF: LayerDef =
     LayerDef::new("EuclideanLoss", "half the squared distance of two blobs, per record", build)
+        .kernels(&[&KERNELS, &cuda::KERNELS])
         .counts(Count::Exactly(2), Count::Exactly(1))
         .loss(2);
 

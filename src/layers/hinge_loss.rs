@@ -9,17 +9,22 @@
 
 use caffe_proto::hinge_loss_parameter::Norm;
 
+use super::loss::cuda::{self, Terms};
 use super::loss::{Labels, refuse_loss_param};
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Arg;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct HingeLoss {
     norm: Norm,
     records: f32,
     labels: Labels,
+    terms: Terms,
 }
 
 /// s_c: which side of 0 a class's score should be on.
@@ -75,18 +80,88 @@ impl Layer for HingeLoss {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "hinge_loss",
+    text: r#"
+#define SIDE(i) ((i) % classes == (int)labels[(i) / classes] ? 1.0f : -1.0f)
+
+// max(0, 1 - s x); a NaN stays one.
+static __device__ __forceinline__ float hinge(float x, float side) {
+  float margin = 1.0f - side * x;
+  return margin < 0.0f ? 0.0f : margin;
+}
+
+extern "C" __global__ void hinge_terms(int64 n, const float* x, const float* labels, float* terms,
+                                       int64 classes, int square) {
+  KERNEL_LOOP(i, n) {
+    float h = hinge(x[i], SIDE(i));
+    terms[i] = square ? h * h : h;
+  }
+}
+
+extern "C" __global__ void hinge_backward(int64 n, const float* x, const float* labels,
+                                          const float* weight, float divisor, float* dx,
+                                          int64 classes, int square) {
+  KERNEL_LOOP(i, n) {
+    float side = SIDE(i), h = hinge(x[i], side);
+    float slope = square ? 2.0f * h : (h > 0.0f ? 1.0f : 0.0f);
+    dx[i] = -side * slope * (weight[0] / divisor);
+  }
+}
+"#,
+    functions: &["hinge_terms", "hinge_backward"],
+};
+
+impl HingeLoss {
+    fn square(&self) -> Arg {
+        i32::from(self.norm == Norm::L2).into()
+    }
+}
+
+impl CudaLayer for HingeLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.labels.count(Io::bottom(&io, 1)?)?;
+        let n = io.bottom_shape(0).count();
+        let (terms, classes) = (self.terms.room(cuda, n)?.into(), self.labels.classes.into());
+        let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), terms, classes, self.square()];
+        cuda.each(&KERNELS, "hinge_terms", n, &args)?;
+        self.terms.total(cuda, n, self.records, io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let args = [
+            io.bottom(0)?.into(),
+            io.bottom(1)?.into(),
+            io.top_diff(0)?.into(),
+            self.records.into(),
+            io.bottom_diff_mut(0)?.into(),
+            self.labels.classes.into(),
+            self.square(),
+        ];
+        cuda.each(&KERNELS, "hinge_backward", io.bottom_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     refuse_loss_param(setup.param)?;
     let param = setup.param.hinge_loss_param.as_deref().cloned().unwrap_or_default();
     let labels = Labels { ignore: None, classes: 0 };
-    Ok(Box::new(HingeLoss { norm: param.norm(), records: 1.0, labels }))
+    Ok(Box::new(HingeLoss { norm: param.norm(), records: 1.0, labels, terms: Terms::default() }))
 }
 
 /// `HingeLoss`.
 pub static DEF: LayerDef =
     LayerDef::new("HingeLoss", "one against all: max(0, 1 - score on the right side)", build)
+        .kernels(&[&KERNELS, &cuda::KERNELS])
         .counts(Count::Exactly(2), Count::Exactly(1))
         .loss(1);
 

@@ -16,11 +16,16 @@ use caffe_proto::loss_parameter::NormalizationMode;
 use caffe_proto::{BlobProto, read_binary_file};
 
 use super::dims::Around;
+use super::loss::cuda::{self, Terms};
 use super::loss::{LEAST_PROBABILITY, Labels, Normalization};
-use super::softmax::softmax;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::softmax::{self, softmax, softmax_on};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::memory::{Memory, Scratch};
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -32,8 +37,11 @@ struct InfogainLoss {
     tops: usize,
     /// H, where it comes from a file.
     matrix: Option<Vec<f32>>,
+    matrix_on_device: Option<Memory>,
     /// Probabilities of the last forward pass.
     prob: Vec<f32>,
+    prob_on_device: Scratch,
+    terms: Terms,
     /// Divisor of the last forward pass.
     divisor: f32,
 }
@@ -120,6 +128,114 @@ impl Layer for InfogainLoss {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "infogain_loss",
+    text: r#"
+// A block a prediction.
+extern "C" __global__ void infogain_terms(int64 n, const float* prob, const float* labels,
+                                          const float* matrix, float* terms, int64 extent,
+                                          int64 inner, int has_ignore, int ignore, float least) {
+  for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
+    int label = (int)labels[i];
+    float sum = 0.0f;
+    if (!(has_ignore && label == ignore))
+      for (int64 k = threadIdx.x; k < extent; k += blockDim.x) {
+        float p = prob[(i / inner * extent + k) * inner + i % inner];
+        sum -= matrix[label * extent + k] * logf(p < least ? least : p);
+      }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) terms[i] = sum;
+  }
+}
+
+extern "C" __global__ void infogain_backward(int64 n, const float* prob, const float* labels,
+                                             const float* matrix, const float* weight, float divisor,
+                                             float* dx, int64 extent, int64 inner, int has_ignore,
+                                             int ignore) {
+  for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
+    int label = (int)labels[i];
+    int counts = !(has_ignore && label == ignore);
+    const float* row = matrix + (counts ? label * extent : 0);
+    float sum = 0.0f;
+    for (int64 k = threadIdx.x; k < extent; k += blockDim.x) sum += row[k];
+    sum = block_sum(sum);
+    for (int64 k = threadIdx.x; k < extent; k += blockDim.x) {
+      int64 at = (i / inner * extent + k) * inner + i % inner;
+      dx[at] = counts ? weight[0] / divisor * (prob[at] * sum - row[k]) : 0.0f;
+    }
+  }
+}
+"#,
+    functions: &["infogain_terms", "infogain_backward"],
+};
+
+impl InfogainLoss {
+    fn matrix_on(&mut self, cuda: &CudaRun, io: &DeviceIo<'_>) -> Result<Address> {
+        let Some(matrix) = &self.matrix else { return io.bottom(2) };
+        if let Some(there) = &self.matrix_on_device {
+            return Ok(there.at());
+        }
+        let memory = Memory::new(&cuda.device, matrix.len())?;
+        memory.upload(matrix)?;
+        Ok(self.matrix_on_device.insert(memory).at())
+    }
+}
+
+impl CudaLayer for InfogainLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let valid = self.labels.count(Io::bottom(&io, 1)?)?;
+        self.divisor = self.normalization.divisor(self.around, valid);
+        let Around { outer, extent, inner } = self.around;
+        let (count, positions) = (io.bottom_shape(0).count(), outer * inner);
+        let prob = self.prob_on_device.room(&cuda.device, count)?;
+        softmax_on(cuda, self.around, io.bottom(0)?, prob)?;
+        let [has_ignore, ignore] = self.labels.ignore_args();
+        let args = [
+            prob.into(),
+            io.bottom(1)?.into(),
+            self.matrix_on(cuda, &io)?.into(),
+            self.terms.room(cuda, positions)?.into(),
+            extent.into(),
+            inner.into(),
+            has_ignore,
+            ignore,
+            LEAST_PROBABILITY.into(),
+        ];
+        cuda.rows(&KERNELS, "infogain_terms", positions, &args)?;
+        self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
+        if io.tops() == 2 {
+            cuda.device.copy(prob, io.top_mut(1)?, count)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let Around { outer, extent, inner } = self.around;
+        let [has_ignore, ignore] = self.labels.ignore_args();
+        let prob = self.prob_on_device.room(&cuda.device, io.bottom_shape(0).count())?;
+        let args = [
+            prob.into(),
+            io.bottom(1)?.into(),
+            self.matrix_on(cuda, &io)?.into(),
+            io.top_diff(0)?.into(),
+            self.divisor.into(),
+            io.bottom_diff_mut(0)?.into(),
+            extent.into(),
+            inner.into(),
+            has_ignore,
+            ignore,
+        ];
+        cuda.rows(&KERNELS, "infogain_backward", outer * inner, &args)
+    }
 }
 
 /// The matrix in a file.
@@ -149,7 +265,10 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         normalization: Normalization::of(setup.param, NormalizationMode::Valid),
         tops: setup.tops,
         matrix: param.source.as_deref().map(read_matrix).transpose()?,
+        matrix_on_device: None,
         prob: Vec::new(),
+        prob_on_device: Scratch::default(),
+        terms: Terms::default(),
         divisor: 1.0,
     }))
 }
@@ -157,6 +276,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `InfogainLoss`.
 pub static DEF: LayerDef =
     LayerDef::new("InfogainLoss", "cross entropy with a worth for every answer", build)
+        .kernels(&[&KERNELS, &softmax::KERNELS, &cuda::KERNELS])
         .counts(Count::Between(2, 3), Count::Between(1, 2))
         .loss(1);
 

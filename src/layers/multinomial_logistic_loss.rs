@@ -6,16 +6,20 @@
 //! ```
 //! All axes behind the first are classes. There is no `loss_param`.
 
+use super::loss::cuda::{self, Terms};
 use super::loss::{LEAST_PROBABILITY, Labels, refuse_loss_param};
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct MultinomialLogisticLoss {
     records: f32,
     labels: Labels,
+    terms: Terms,
 }
 
 /// At least [`LEAST_PROBABILITY`]; a NaN stays one.
@@ -56,12 +60,66 @@ impl Layer for MultinomialLogisticLoss {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "multinomial_logistic_loss",
+    text: r#"
+// At least `least`; a NaN stays one.
+#define PROBABILITY(p) ((p) < least ? least : (p))
+
+extern "C" __global__ void multinomial_terms(int64 n, const float* p, const float* labels,
+                                             float* terms, int64 classes, float least) {
+  KERNEL_LOOP(i, n) { terms[i] = -logf(PROBABILITY(p[i * classes + (int)labels[i]])); }
+}
+
+extern "C" __global__ void multinomial_backward(int64 n, const float* p, const float* labels,
+                                                const float* weight, float divisor, float* dp,
+                                                int64 classes, float least) {
+  KERNEL_LOOP(i, n) {
+    float slope = -(weight[0] / divisor) / PROBABILITY(p[i]);
+    dp[i] = i % classes == (int)labels[i / classes] ? slope : 0.0f;
+  }
+}
+"#,
+    functions: &["multinomial_terms", "multinomial_backward"],
+};
+
+impl CudaLayer for MultinomialLogisticLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let n = self.labels.count(Io::bottom(&io, 1)?)?;
+        let (terms, classes) = (self.terms.room(cuda, n)?.into(), self.labels.classes.into());
+        let (p, labels) = (io.bottom(0)?.into(), io.bottom(1)?.into());
+        let args = [p, labels, terms, classes, LEAST_PROBABILITY.into()];
+        cuda.each(&KERNELS, "multinomial_terms", n, &args)?;
+        self.terms.total(cuda, n, self.records, io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let args = [
+            io.bottom(0)?.into(),
+            io.bottom(1)?.into(),
+            io.top_diff(0)?.into(),
+            self.records.into(),
+            io.bottom_diff_mut(0)?.into(),
+            self.labels.classes.into(),
+            LEAST_PROBABILITY.into(),
+        ];
+        cuda.each(&KERNELS, "multinomial_backward", io.bottom_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     refuse_loss_param(setup.param)?;
     let labels = Labels { ignore: None, classes: 0 };
-    Ok(Box::new(MultinomialLogisticLoss { records: 1.0, labels }))
+    Ok(Box::new(MultinomialLogisticLoss { records: 1.0, labels, terms: Terms::default() }))
 }
 
 /// `MultinomialLogisticLoss`.
@@ -70,6 +128,7 @@ pub static DEF: LayerDef = LayerDef::new(
     "cross entropy of given probabilities and a label",
     build,
 )
+.kernels(&[&KERNELS, &cuda::KERNELS])
 .counts(Count::Exactly(2), Count::Exactly(1))
 .loss(1);
 

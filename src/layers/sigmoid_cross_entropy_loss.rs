@@ -13,11 +13,14 @@ use caffe_proto::loss_parameter::NormalizationMode;
 
 use super::bnll::softplus;
 use super::dims::Around;
+use super::loss::cuda::{self, Terms};
 use super::loss::{Normalization, is_ignored, records};
 use super::sigmoid::sigmoid;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// Elements per task.
@@ -31,6 +34,7 @@ struct SigmoidCrossEntropyLoss {
     around: Around,
     /// Divisor of the last forward pass.
     divisor: f32,
+    terms: Terms,
 }
 
 impl Layer for SigmoidCrossEntropyLoss {
@@ -74,6 +78,69 @@ impl Layer for SigmoidCrossEntropyLoss {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "sigmoid_cross_entropy_loss",
+    text: r#"
+// A NaN is no label to ignore.
+#define IGNORED(t) (has_ignore && (t) == (t) && (int)(t) == ignore)
+
+extern "C" __global__ void sigmoid_loss_terms(int64 n, const float* scores, const float* targets,
+                                              float* terms, int has_ignore, int ignore) {
+  KERNEL_LOOP(i, n) {
+    float x = scores[i], t = targets[i];
+    terms[i] = IGNORED(t) ? 0.0f : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))) - t * x;
+  }
+}
+
+extern "C" __global__ void sigmoid_loss_backward(int64 n, const float* scores, const float* targets,
+                                                 const float* weight, float divisor, float* dx,
+                                                 int has_ignore, int ignore) {
+  KERNEL_LOOP(i, n) {
+    float x = scores[i], t = targets[i];
+    dx[i] = IGNORED(t) ? 0.0f : weight[0] / divisor * (1.0f / (1.0f + expf(-x)) - t);
+  }
+}
+"#,
+    functions: &["sigmoid_loss_terms", "sigmoid_loss_backward"],
+};
+
+impl CudaLayer for SigmoidCrossEntropyLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let n = io.bottom_shape(0).count();
+        let valid = match self.ignore {
+            None => n,
+            ignore => cuda::targets(ignore, Io::bottom(&io, 1)?),
+        };
+        self.divisor = self.normalization.divisor(self.around, valid);
+        let [has_ignore, ignore] = cuda::ignore_args(self.ignore);
+        let terms = self.terms.room(cuda, n)?.into();
+        let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), terms, has_ignore, ignore];
+        cuda.each(&KERNELS, "sigmoid_loss_terms", n, &args)?;
+        self.terms.total(cuda, n, self.divisor, io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let [has_ignore, ignore] = cuda::ignore_args(self.ignore);
+        let args = [
+            io.bottom(0)?.into(),
+            io.bottom(1)?.into(),
+            io.top_diff(0)?.into(),
+            self.divisor.into(),
+            io.bottom_diff_mut(0)?.into(),
+            has_ignore,
+            ignore,
+        ];
+        cuda.each(&KERNELS, "sigmoid_loss_backward", io.bottom_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -82,6 +149,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         normalization: Normalization::of(setup.param, NormalizationMode::BatchSize),
         around: Around::default(),
         divisor: 1.0,
+        terms: Terms::default(),
     }))
 }
 
@@ -91,6 +159,7 @@ pub static DEF: LayerDef = LayerDef::new(
     "cross entropy of sigmoid(x) and targets, element by element",
     build,
 )
+.kernels(&[&KERNELS, &cuda::KERNELS])
 .counts(Count::Exactly(2), Count::Exactly(1))
 .loss(1);
 

@@ -11,12 +11,16 @@
 use caffe_proto::loss_parameter::NormalizationMode;
 
 use super::dims::Around;
+use super::loss::cuda::{self, Terms};
 use super::loss::{Labels, Normalization};
-use super::softmax::softmax;
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::softmax::{self, softmax, softmax_on};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 
 /// The layer.
 struct SoftmaxWithLoss {
@@ -27,6 +31,8 @@ struct SoftmaxWithLoss {
     tops: usize,
     /// Probabilities of the last forward pass.
     prob: Vec<f32>,
+    prob_on_device: Scratch,
+    terms: Terms,
     /// Divisor of the last forward pass.
     divisor: f32,
 }
@@ -86,6 +92,84 @@ impl Layer for SoftmaxWithLoss {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "softmax_loss",
+    text: r#"
+// -ln p(label), where 1.2e-38 is the least p.
+extern "C" __global__ void softmax_loss_terms(int64 n, const float* prob, const float* labels,
+                                              float* terms, int64 extent, int64 inner,
+                                              int has_ignore, int ignore) {
+  KERNEL_LOOP(i, n) {
+    int label = (int)labels[i];
+    if (has_ignore && label == ignore) {
+      terms[i] = 0.0f;
+    } else {
+      float p = prob[(i / inner * extent + label) * inner + i % inner];
+      terms[i] = -logf(p < 1.17549435e-38f ? 1.17549435e-38f : p);
+    }
+  }
+}
+
+extern "C" __global__ void softmax_loss_backward(int64 n, const float* prob, const float* labels,
+                                                 const float* weight, float divisor, float* dx,
+                                                 int64 extent, int64 inner, int has_ignore,
+                                                 int ignore) {
+  KERNEL_LOOP(i, n) {
+    int label = (int)labels[i / (extent * inner) * inner + i % inner];
+    float slope = prob[i] - (i / inner % extent == label ? 1.0f : 0.0f);
+    dx[i] = has_ignore && label == ignore ? 0.0f : slope * (weight[0] / divisor);
+  }
+}
+"#,
+    functions: &["softmax_loss_terms", "softmax_loss_backward"],
+};
+
+impl CudaLayer for SoftmaxWithLoss {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let valid = self.labels.count(Io::bottom(&io, 1)?)?;
+        self.divisor = self.normalization.divisor(self.around, valid);
+        let Around { outer, extent, inner } = self.around;
+        let (count, positions) = (io.bottom_shape(0).count(), outer * inner);
+        let prob = self.prob_on_device.room(&cuda.device, count)?;
+        softmax_on(cuda, self.around, io.bottom(0)?, prob)?;
+        let (labels, terms) = (io.bottom(1)?, self.terms.room(cuda, positions)?);
+        let [has_ignore, ignore] = self.labels.ignore_args();
+        let (prob_arg, sizes) = (prob.into(), [extent.into(), inner.into()]);
+        let args = [prob_arg, labels.into(), terms.into(), sizes[0], sizes[1], has_ignore, ignore];
+        cuda.each(&KERNELS, "softmax_loss_terms", positions, &args)?;
+        self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
+        if io.tops() == 2 {
+            cuda.device.copy(prob, io.top_mut(1)?, count)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let Around { extent, inner, .. } = self.around;
+        let count = io.bottom_shape(0).count();
+        let [has_ignore, ignore] = self.labels.ignore_args();
+        let args = [
+            self.prob_on_device.room(&cuda.device, count)?.into(),
+            io.bottom(1)?.into(),
+            io.top_diff(0)?.into(),
+            self.divisor.into(),
+            io.bottom_diff_mut(0)?.into(),
+            extent.into(),
+            inner.into(),
+            has_ignore,
+            ignore,
+        ];
+        cuda.each(&KERNELS, "softmax_loss_backward", count, &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -97,6 +181,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         normalization: Normalization::of(setup.param, NormalizationMode::Valid),
         tops: setup.tops,
         prob: Vec::new(),
+        prob_on_device: Scratch::default(),
+        terms: Terms::default(),
         divisor: 1.0,
     }))
 }
@@ -104,6 +190,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 /// `SoftmaxWithLoss`.
 pub static DEF: LayerDef =
     LayerDef::new("SoftmaxWithLoss", "cross entropy of softmax(x) and a label", build)
+        .kernels(&[&KERNELS, &softmax::KERNELS, &cuda::KERNELS])
         .counts(Count::Exactly(2), Count::Between(1, 2))
         .loss(1);
 

@@ -6,6 +6,7 @@ use super::nets::{NetPlan, NetPlans};
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::device::Step;
+use crate::device::cuda::CudaDevice;
 use crate::net::{Net, NetOptions, Unwatched, Value, Watch};
 use crate::{Error, Result, ensure};
 
@@ -18,6 +19,17 @@ pub struct SolverOptions {
     pub exact: bool,
     /// Seed of fillers, dropout and augmentation.
     pub seed: u64,
+    /// The CUDA device to compute on; `None`: the CPU.
+    pub cuda: Option<CudaDevice>,
+    /// Layers without code for it compute on the CPU, instead of being refused.
+    pub cpu_fallback: bool,
+}
+
+impl SolverOptions {
+    /// On the CPU, by the fast path.
+    pub fn new(threads: usize, seed: u64) -> Self {
+        SolverOptions { threads, exact: false, seed, cuda: None, cpu_fallback: false }
+    }
 }
 
 /// Train net, test nets and optimizer on one device.
@@ -246,6 +258,8 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         seed: options.seed,
         threads: options.threads,
         exact: options.exact,
+        cuda: options.cuda.clone(),
+        cpu_fallback: options.cpu_fallback,
         ..NetOptions::new(plan.state.phase())
     };
     Net::new(&plan.param, &plan.origin, &options)

@@ -14,6 +14,7 @@ use super::job::Job;
 use super::record_log::RecordLog;
 use crate::data::Batch;
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::Choice;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
@@ -46,7 +47,13 @@ impl SolverReplica {
     /// # Errors
     /// What the engine reports.
     pub fn build(job: &Arc<Job>, place: &ReplicaPlace) -> Result<Self> {
-        let options = SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
+        let options = SolverOptions {
+            threads: place.threads,
+            exact: job.exact,
+            seed: job.seed,
+            cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
+            cpu_fallback: job.cpu_fallback,
+        };
         let param = job.solver_of(place.replicas)?;
         let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));

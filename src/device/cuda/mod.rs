@@ -15,6 +15,7 @@
 
 pub mod backend;
 pub mod cache;
+mod choice;
 pub mod compiler;
 pub mod emulator;
 pub mod library;
@@ -23,6 +24,7 @@ pub mod nvidia;
 mod run;
 pub mod source;
 
+pub use choice::Choice;
 pub use run::{CudaDevice, CudaRun};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;

@@ -44,7 +44,7 @@ impl CudaRun {
         if n == 0 {
             return Ok(());
         }
-        self.run(source, function, n.div_ceil(BLOCK as usize).min(MOST), n, args)
+        self.run(source, function, n.div_ceil(BLOCK).min(MOST), n, args)
     }
 
     /// Runs a kernel with one block for each of `n` rows. Its first parameter is `long long n`, its

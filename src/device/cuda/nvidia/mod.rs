@@ -183,7 +183,7 @@ impl Backend for Nvidia {
         let mut pointers: smallvec::SmallVec<[*mut c_void; 20]> =
             words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
         let grid = (blocks as u32, 1, 1);
-        let block = (BLOCK, 1, 1);
+        let block = (BLOCK as u32, 1, 1);
         // SAFETY: the arguments are those that the kernel declares, a small one at the start of its
         // word; their addresses are this device's. The driver copies them before it returns.
         unsafe {

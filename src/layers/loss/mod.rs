@@ -1,5 +1,7 @@
 //! What losses share: the divisor, the number of records, labels out of blobs.
 
+pub mod cuda;
+
 use caffe_proto::LayerParameter;
 use caffe_proto::loss_parameter::NormalizationMode as Mode;
 
