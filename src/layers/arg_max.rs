@@ -13,9 +13,11 @@ use std::cmp::Ordering;
 
 use super::dims::Around;
 use super::threshold::refuse_gradient;
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -105,6 +107,88 @@ impl Layer for ArgMax {
     fn backward(&mut self, _run: &mut Run, io: Io<'_>) -> Result<()> {
         refuse_gradient(&io)
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "arg_max",
+    text: r#"
+// A number that is the larger the better the value, of equal ones the higher the place; never 0.
+static __device__ __forceinline__ uint64 rank(float value, int64 place) {
+  union {
+    float value;
+    uint32 bits;
+  } both;
+  both.value = value == 0.0f ? 0.0f : value;
+  uint32 key = both.bits & 0x80000000u ? ~both.bits : both.bits | 0x80000000u;
+  return ((uint64)key << 31 | (uint64)place) + 1;
+}
+
+static __device__ __forceinline__ uint64 block_best(uint64 x) {
+  __shared__ uint64 best[BLOCK];
+  best[threadIdx.x] = x;
+  __syncthreads();
+  for (int half = BLOCK / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half && best[threadIdx.x + half] > best[threadIdx.x])
+      best[threadIdx.x] = best[threadIdx.x + half];
+    __syncthreads();
+  }
+  uint64 found = best[0];
+  __syncthreads();
+  return found;
+}
+
+// A block a column, one round for each rank. what: 0 for places, 1 for values, 2 for places, then
+// values (with inner 1).
+extern "C" __global__ void arg_max(int64 n, const float* x, float* y, int64 extent, int64 inner,
+                                   int top_k, int what) {
+  for (int64 column = blockIdx.x; column < n; column += gridDim.x) {
+    int64 record = column / inner, at = column % inner;
+    const float* values = x + record * extent * inner + at;
+    uint64 last = ~(uint64)0;
+    for (int j = 0; j < top_k; ++j) {
+      uint64 best = 0;
+      for (int64 i = threadIdx.x; i < extent; i += blockDim.x) {
+        uint64 here = rank(values[i * inner], i);
+        if (here < last && here > best) best = here;
+      }
+      last = best = block_best(best);
+      if (threadIdx.x == 0) {
+        int64 place = (int64)((best - 1) & 0x7fffffffu);
+        float value = values[place * inner];
+        if (what == 2) {
+          y[record * 2 * top_k + j] = place;
+          y[record * 2 * top_k + top_k + j] = value;
+        } else {
+          y[(record * top_k + j) * inner + at] = what == 1 ? value : place;
+        }
+      }
+    }
+  }
+}
+"#,
+    functions: &["arg_max"],
+};
+
+impl CudaLayer for ArgMax {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let what = match (self.axis, self.out_max_val) {
+            (_, false) => 0,
+            (Some(_), true) => 1,
+            (None, true) => 2,
+        };
+        let Around { outer, extent, inner } = self.around;
+        let (x, y, top_k) = (io.bottom(0)?.into(), io.top_mut(0)?.into(), self.top_k as i32);
+        let args = [x, y, extent.into(), inner.into(), top_k.into(), what.into()];
+        cuda.rows(&KERNELS, "arg_max", outer * inner, &args)
+    }
+
+    fn backward(&mut self, _cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        refuse_gradient(&io)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -119,7 +203,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `ArgMax`.
-pub static DEF: LayerDef = LayerDef::new("ArgMax", "the places of the top_k largest values", build);
+pub static DEF: LayerDef = LayerDef::new("ArgMax", "the places of the top_k largest values", build).kernels(&[&KERNELS]);
 
 #[cfg(test)]
 mod tests {

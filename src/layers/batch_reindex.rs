@@ -6,9 +6,11 @@
 //! ```
 //! A record's gradient is the sum over the places that it went to.
 
-use super::{Count, Io, Layer, LayerDef, Setup, dims};
+use super::chosen::{self, Chosen};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -16,6 +18,16 @@ struct BatchReindex {
     records: usize,
     /// The records of the last forward pass.
     chosen: Vec<usize>,
+    chosen_on_device: Chosen,
+}
+
+impl BatchReindex {
+    fn choose(&mut self, index: &[f32]) -> Result<()> {
+        for (position, record) in self.chosen.iter_mut().enumerate() {
+            *record = dims::index(index, position, self.records)?;
+        }
+        Ok(())
+    }
 }
 
 impl Layer for BatchReindex {
@@ -33,10 +45,7 @@ impl Layer for BatchReindex {
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
-        let index = io.bottom(1)?;
-        for (position, record) in self.chosen.iter_mut().enumerate() {
-            *record = dims::index(index, position, self.records)?;
-        }
+        self.choose(io.bottom(1)?)?;
         // Records follow each other in every layout.
         let layout = io.bottom_layout(0);
         let (x, y) = (io.bottom_in(0, layout)?, io.top_mut_in(0, layout)?);
@@ -60,15 +69,39 @@ impl Layer for BatchReindex {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for BatchReindex {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.choose(Io::bottom(&io, 1)?)?;
+        let rows = (&self.chosen[..], io.bottom_shape(0).count_from(1));
+        self.chosen_on_device.gather(cuda, rows, io.bottom(0)?, io.top_mut(0)?)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (dx, shape) = (io.bottom_diff_mut(0)?, io.bottom_shape(0));
+        cuda.device.zero(dx, shape.count())?;
+        let rows = (&self.chosen[..], shape.count_from(1));
+        self.chosen_on_device.scatter(cuda, rows, io.top_diff(0)?, dx)
+    }
 }
 
 fn build(_setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
-    Ok(Box::new(BatchReindex { records: 0, chosen: Vec::new() }))
+    let chosen_on_device = Chosen::default();
+    Ok(Box::new(BatchReindex { records: 0, chosen: Vec::new(), chosen_on_device }))
 }
 
 /// `BatchReindex`.
 pub static DEF: LayerDef =
     LayerDef::new("BatchReindex", "the records of x that the second bottom names", build)
+        .kernels(&[&chosen::KERNELS])
         .counts(Count::Exactly(2), Count::Exactly(1))
         .gradient_bottoms(1);
 

@@ -6,9 +6,13 @@
 //! `offset` is where the cut starts: 0, one number for all these axes, or one for each. Of the
 //! second bottom only the shape is looked at, and it gets no gradient.
 
-use super::{Count, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Arg;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -17,6 +21,7 @@ struct Crop {
     offsets: Vec<usize>,
     /// Per axis: extent of the bottom, extent of the top, start.
     axes: Vec<[usize; 3]>,
+    axes_on_device: Scratch,
 }
 
 impl Crop {
@@ -46,7 +51,7 @@ impl Crop {
 }
 
 impl Layer for Crop {
-    fn reshape(&mut self, _run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
+    fn reshape(&mut self, run: &mut Run, bottoms: &[Shape]) -> Result<Vec<Shape>> {
         let [x, like] = bottoms else { return Ok(Vec::new()) };
         let first = x.axis(self.axis)?;
         let cropped = x.axes() - first;
@@ -75,6 +80,9 @@ impl Layer for Crop {
         }
         let top = Shape::new(axes.iter().map(|a| a[1]).collect::<Vec<_>>());
         self.axes = axes;
+        if let Some(cuda) = run.cuda() {
+            self.axes_on_device.integers(&cuda.device, self.axes.as_flattened())?;
+        }
         Ok(vec![top])
     }
 
@@ -93,17 +101,75 @@ impl Layer for Crop {
         self.lines(|from, to, len| dx[from..from + len].copy_from_slice(&dy[to..to + len]));
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "crop",
+    text: r#"
+// Where element i of the top is in the bottom. Of every axis: extent of the bottom, extent of the
+// top, start.
+static __device__ __forceinline__ int64 place(int64 i, const int* axes, int count) {
+  int64 at = 0, stride = 1;
+  for (int a = count - 1; a >= 0; --a) {
+    at += (axes[3 * a + 2] + i % axes[3 * a + 1]) * stride;
+    i /= axes[3 * a + 1];
+    stride *= axes[3 * a];
+  }
+  return at;
+}
+
+extern "C" __global__ void crop(int64 n, const float* x, float* y, const int* axes, int count) {
+  KERNEL_LOOP(i, n) { y[i] = x[place(i, axes, count)]; }
+}
+
+extern "C" __global__ void crop_backward(int64 n, const float* dy, float* dx, const int* axes,
+                                         int count) {
+  KERNEL_LOOP(i, n) { dx[place(i, axes, count)] = dy[i]; }
+}
+"#,
+    functions: &["crop", "crop_backward"],
+};
+
+impl Crop {
+    fn axes_on(&mut self, cuda: &CudaRun) -> Result<[Arg; 2]> {
+        let count = self.axes.len();
+        let at = self.axes_on_device.room(&cuda.device, 3 * count)?;
+        Ok([at.into(), Arg::Int(count as i32)])
+    }
+}
+
+impl CudaLayer for Crop {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let [axes, count] = self.axes_on(cuda)?;
+        let args = [io.bottom(0)?.into(), io.top_mut(0)?.into(), axes, count];
+        cuda.each(&KERNELS, "crop", io.top_shape(0).count(), &args)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let ([axes, count], dx) = (self.axes_on(cuda)?, io.bottom_diff_mut(0)?);
+        cuda.device.zero(dx, io.bottom_shape(0).count())?;
+        let args = [io.top_diff(0)?.into(), dx.into(), axes, count];
+        cuda.each(&KERNELS, "crop_backward", io.top_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.crop_param.as_deref().cloned().unwrap_or_default();
     let offsets = param.offset.iter().map(|&o| o as usize).collect();
-    Ok(Box::new(Crop { axis: param.axis(), offsets, axes: Vec::new() }))
+    Ok(Box::new(Crop { axis: param.axis(), offsets, axes: Vec::new(), axes_on_device: Scratch::default() }))
 }
 
 /// `Crop`.
 pub static DEF: LayerDef =
     LayerDef::new("Crop", "the first bottom cut to the extents of the second", build)
+        .kernels(&[&KERNELS])
         .counts(Count::Exactly(2), Count::Exactly(1))
         .gradient_bottoms(1);
 

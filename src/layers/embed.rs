@@ -10,9 +10,13 @@
 
 use caffe_proto::EmbedParameter;
 
-use super::{Io, Layer, LayerDef, Setup, dims};
+use super::chosen::{self, Chosen};
+use super::dims::Around;
+use super::per_channel::{self, Channels};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
 
@@ -24,6 +28,16 @@ struct Embed {
     width: usize,
     /// The rows of the last forward pass.
     chosen: Vec<usize>,
+    chosen_on_device: Chosen,
+}
+
+impl Embed {
+    fn choose(&mut self, x: &[f32]) -> Result<()> {
+        for (position, row) in self.chosen.iter_mut().enumerate() {
+            *row = dims::index(x, position, self.rows)?;
+        }
+        Ok(())
+    }
 }
 
 impl Layer for Embed {
@@ -45,10 +59,7 @@ impl Layer for Embed {
     }
 
     fn forward(&mut self, run: &mut Run, io: Io<'_>) -> Result<()> {
-        let x = io.bottom(0)?;
-        for (position, row) in self.chosen.iter_mut().enumerate() {
-            *row = dims::index(x, position, self.rows)?;
-        }
+        self.choose(io.bottom(0)?)?;
         let w = io.param(0)?;
         let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
         run.threads().par_chunks_mut(io.top_mut(0)?, self.width, |i, y| {
@@ -78,6 +89,42 @@ impl Layer for Embed {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl Embed {
+    /// The top's columns, each with an element of the bias.
+    fn columns(&self) -> Channels {
+        Channels::plain(Around { outer: self.chosen.len(), extent: self.width, inner: 1 })
+    }
+}
+
+impl CudaLayer for Embed {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        self.choose(Io::bottom(&io, 0)?)?;
+        let y = io.top_mut(0)?;
+        let rows = (&self.chosen[..], self.width);
+        self.chosen_on_device.gather(cuda, rows, io.param(0)?, y)?;
+        match self.param.bias_term() {
+            true => self.columns().add_on(cuda, y, io.param(1)?, y),
+            false => Ok(()),
+        }
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let dy = io.top_diff(0)?;
+        if io.param_needs_diff(0) {
+            let rows = (&self.chosen[..], self.width);
+            self.chosen_on_device.scatter(cuda, rows, dy, io.param_diff_mut(0)?)?;
+        }
+        if io.param_needs_diff(1) {
+            self.columns().sums_on(cuda, dy, None, (io.param_diff_mut(1)?, true))?;
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -85,12 +132,20 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let (rows, width) = (param.input_dim() as usize, param.num_output() as usize);
     ensure!(rows > 0, "needs input_dim, the number of rows of its table");
     ensure!(width > 0, "needs num_output, the length of a row");
-    Ok(Box::new(Embed { rows, width, param, chosen: Vec::new() }))
+    Ok(Box::new(Embed {
+        rows,
+        width,
+        param,
+        chosen: Vec::new(),
+        chosen_on_device: Chosen::default(),
+    }))
 }
 
 /// `Embed`.
 pub static DEF: LayerDef =
-    LayerDef::new("Embed", "a row of a learned table for every number", build).gradient_bottoms(0);
+    LayerDef::new("Embed", "a row of a learned table for every number", build)
+        .kernels(&[&chosen::KERNELS, &per_channel::cuda::KERNELS])
+        .gradient_bottoms(0);
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,11 @@
 //! what is there; before the first pass it is that of the bottoms. A record that was held back gets
 //! the gradient 0.
 
-use super::{Count, Differentiable, Io, Layer, LayerDef, Setup};
+use super::chosen::{self, Chosen};
+use super::{Count, CudaLayer, DeviceIo, Differentiable, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
 use crate::{Result, bail, ensure};
 
 /// The layer.
@@ -19,6 +21,7 @@ struct Filter {
     records: usize,
     /// Numbers of the records that the present pass lets through.
     selected: Vec<usize>,
+    selected_on_device: Chosen,
     tops: usize,
 }
 
@@ -83,15 +86,47 @@ impl Layer for Filter {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+impl CudaLayer for Filter {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        for i in 0..io.tops() {
+            let rows = (&self.selected[..], io.bottom_shape(i).count_from(1));
+            self.selected_on_device.gather(cuda, rows, io.bottom(i)?, io.top_mut(i)?)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        for i in (0..io.tops()).filter(|&i| io.propagate_down(i)) {
+            let (dx, shape) = (io.bottom_diff_mut(i)?, io.bottom_shape(i));
+            cuda.device.zero(dx, shape.count())?;
+            if io.top_has_diff(i) {
+                let rows = (&self.selected[..], shape.count_from(1));
+                self.selected_on_device.scatter(cuda, rows, io.top_diff(i)?, dx)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
-    Ok(Box::new(Filter { records: 0, selected: Vec::new(), tops: setup.tops }))
+    Ok(Box::new(Filter {
+        records: 0,
+        selected: Vec::new(),
+        selected_on_device: Chosen::default(),
+        tops: setup.tops,
+    }))
 }
 
 /// `Filter`.
 pub static DEF: LayerDef =
     LayerDef::new("Filter", "the records whose selector, the last bottom, is not 0", build)
+        .kernels(&[&chosen::KERNELS])
         .counts(Count::AtLeast(2), Count::AtLeast(1))
         .differentiable(Differentiable::AllButLast);
 

@@ -13,6 +13,7 @@ mod batch_norm;
 mod batch_reindex;
 mod bias;
 mod bnll;
+mod chosen;
 mod clip;
 mod concat;
 mod contrastive_loss;

@@ -11,10 +11,13 @@
 
 use caffe_proto::MvnParameter;
 
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 
 /// What a group's elements were reduced by, and then multiplied with.
 #[derive(Clone, Copy, Default)]
@@ -32,19 +35,19 @@ struct Mvn {
     moments: Vec<Moments>,
     /// In place: the top, for the gradient, since the next layer may overwrite it.
     saved: Vec<f32>,
+    moments_on_device: Scratch,
+    saved_on_device: Scratch,
 }
 
-impl Mvn {
-    fn measure(&self, x: &[f32]) -> Moments {
-        let n = x.len() as f64;
-        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-        if !self.param.normalize_variance() {
-            return Moments { mean: mean as f32, inverse: 1.0 };
-        }
-        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
-        let deviation = variance.sqrt() as f32;
-        Moments { mean: mean as f32, inverse: 1.0 / (deviation + self.param.eps()) }
+fn measure(param: &MvnParameter, x: &[f32]) -> Moments {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    if !param.normalize_variance() {
+        return Moments { mean: mean as f32, inverse: 1.0 };
     }
+    let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let deviation = variance.sqrt() as f32;
+    Moments { mean: mean as f32, inverse: 1.0 / (deviation + param.eps()) }
 }
 
 impl Layer for Mvn {
@@ -62,12 +65,12 @@ impl Layer for Mvn {
         } else {
             (Some(io.bottom(0)?), io.top_mut(0)?)
         };
-        let mut moments = std::mem::take(&mut self.moments);
+        let (param, mut moments) = (&self.param, std::mem::take(&mut self.moments));
         run.threads().par_zip2_mut((&mut *y, self.len), (&mut moments[..], 1), |i, y, moments| {
             if let Some(x) = x {
                 y.copy_from_slice(&x[i * self.len..][..self.len]);
             }
-            moments[0] = self.measure(y);
+            moments[0] = measure(param, y);
             let Moments { mean, inverse } = moments[0];
             y.iter_mut().for_each(|y| *y = (*y - mean) * inverse);
         });
@@ -111,16 +114,107 @@ impl Layer for Mvn {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "mvn",
+    text: r#"
+// A block a group, also in place; moments = mean and inverse of each.
+extern "C" __global__ void mvn_forward(int64 n, const float* from, float* to, float* moments,
+                                       int64 len, int normalize, float eps) {
+  for (int64 g = blockIdx.x; g < n; g += gridDim.x) {
+    const float* x = from + g * len;
+    float* y = to + g * len;
+    float sum = 0.0f, squares = 0.0f;
+    for (int64 i = threadIdx.x; i < len; i += blockDim.x) sum += x[i];
+    float mean = block_sum(sum) / len;
+    for (int64 i = threadIdx.x; i < len; i += blockDim.x) squares += (x[i] - mean) * (x[i] - mean);
+    float variance = block_sum(squares) / len;
+    float inverse = normalize ? 1.0f / (sqrtf(variance) + eps) : 1.0f;
+    for (int64 i = threadIdx.x; i < len; i += blockDim.x) y[i] = (x[i] - mean) * inverse;
+    if (threadIdx.x == 0) {
+      moments[2 * g] = mean;
+      moments[2 * g + 1] = inverse;
+    }
+  }
+}
+
+// `value` is the bottom, or (saved) the top. dy and dx may be the same.
+extern "C" __global__ void mvn_backward(int64 n, const float* value, const float* moments,
+                                        const float* dy, float* dx, int64 len, int normalize,
+                                        int saved) {
+  for (int64 g = blockIdx.x; g < n; g += gridDim.x) {
+    float inverse = moments[2 * g + 1];
+    float shift = saved ? 0.0f : moments[2 * g], scale = saved ? 1.0f : inverse;
+    float sum = 0.0f, products = 0.0f;
+    for (int64 i = g * len + threadIdx.x; i < (g + 1) * len; i += blockDim.x) {
+      sum += dy[i];
+      products += dy[i] * ((value[i] - shift) * scale);
+    }
+    float mean_dy = block_sum(sum) / len, mean_product = block_sum(products) / len;
+    if (!normalize) mean_product = 0.0f;
+    for (int64 i = g * len + threadIdx.x; i < (g + 1) * len; i += blockDim.x)
+      dx[i] = (dy[i] - mean_dy - (value[i] - shift) * scale * mean_product) * inverse;
+  }
+}
+"#,
+    functions: &["mvn_forward", "mvn_backward"],
+};
+
+impl CudaLayer for Mvn {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let ((x, y), groups) = (io.through()?, self.moments.len());
+        let moments = self.moments_on_device.room(&cuda.device, 2 * groups)?.into();
+        let normalize = i32::from(self.param.normalize_variance()).into();
+        let args =
+            [x.into(), y.into(), moments, self.len.into(), normalize, self.param.eps().into()];
+        cuda.rows(&KERNELS, "mvn_forward", groups, &args)?;
+        if io.in_place() && io.propagate_down(0) {
+            let n = io.top_shape(0).count();
+            cuda.device.copy(y, self.saved_on_device.room(&cuda.device, n)?, n)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let ((dy, dx), groups) = (io.back_through()?, self.moments.len());
+        let value = match io.in_place() {
+            true => self.saved_on_device.room(&cuda.device, io.bottom_shape(0).count())?,
+            false => io.bottom(0)?,
+        };
+        let moments = self.moments_on_device.room(&cuda.device, 2 * groups)?.into();
+        let flags = [self.param.normalize_variance(), io.in_place()];
+        let [normalize, saved] = flags.map(|flag| i32::from(flag).into());
+        let (len, dy, dx) = (self.len.into(), dy.into(), dx.into());
+        let args = [value.into(), moments, dy, dx, len, normalize, saved];
+        cuda.rows(&KERNELS, "mvn_backward", groups, &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let param = setup.param.mvn_param.as_deref().cloned().unwrap_or_default();
-    Ok(Box::new(Mvn { param, len: 0, moments: Vec::new(), saved: Vec::new() }))
+    Ok(Box::new(Mvn {
+        param,
+        len: 0,
+        moments: Vec::new(),
+        saved: Vec::new(),
+        moments_on_device: Scratch::default(),
+        saved_on_device: Scratch::default(),
+    }))
 }
 
 /// `MVN`.
 pub static DEF: LayerDef =
-    LayerDef::new("MVN", "every image or channel with mean 0 and deviation 1", build).in_place();
+    LayerDef::new("MVN", "every image or channel with mean 0 and deviation 1", build)
+        .kernels(&[&KERNELS])
+        .in_place();
 
 #[cfg(test)]
 mod tests {

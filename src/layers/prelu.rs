@@ -9,11 +9,16 @@
 
 use caffe_proto::{FillerParameter, PReLuParameter};
 
+use super::dims::Around;
 use super::elementwise::Kept;
-use super::per_channel::{Channels, Sums};
-use super::{Io, Layer, LayerDef, Setup, dims};
+use super::per_channel::{self, Channels, Sums};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Address;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
 use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
@@ -26,6 +31,9 @@ struct PRelu {
     slopes: Vec<f32>,
     kept: Kept,
     sums: Sums<1>,
+    kept_on_device: Scratch,
+    terms: Scratch,
+    slope_sums: Scratch,
 }
 
 /// What x and its gradient are multiplied by.
@@ -137,6 +145,96 @@ impl Layer for PRelu {
         }
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "prelu",
+    text: r#"
+#define SLOPE(x, i) ((x) > 0.0f ? 1.0f : a[shared ? 0 : (i) / inner % channels])
+
+// Also in place; kept = the bottom, where it is asked for.
+extern "C" __global__ void prelu_forward(int64 n, const float* from, const float* a, float* y,
+                                         float* kept, int64 channels, int64 inner, int shared,
+                                         int keep) {
+  KERNEL_LOOP(i, n) {
+    float x = from[i];
+    if (keep) kept[i] = x;
+    y[i] = x * SLOPE(x, i);
+  }
+}
+
+extern "C" __global__ void prelu_backward(int64 n, const float* x, const float* a, const float* dy,
+                                          float* dx, int64 channels, int64 inner, int shared) {
+  KERNEL_LOOP(i, n) { dx[i] = dy[i] * SLOPE(x[i], i); }
+}
+
+// What each element adds to the gradient of its slope.
+extern "C" __global__ void prelu_terms(int64 n, const float* x, const float* dy, float* terms) {
+  KERNEL_LOOP(i, n) { terms[i] = x[i] > 0.0f ? 0.0f : dy[i] * x[i]; }
+}
+"#,
+    functions: &["prelu_forward", "prelu_backward", "prelu_terms"],
+};
+
+impl PRelu {
+    /// [`slopes_diff`](PRelu::slopes_diff) on a device.
+    fn slopes_diff_on(
+        &mut self,
+        cuda: &CudaRun,
+        around: Around,
+        [dy, x]: [Address; 2],
+        da: Address,
+    ) -> Result<()> {
+        let n = around.outer * around.extent * around.inner;
+        let terms = self.terms.room(&cuda.device, n)?;
+        cuda.each(&KERNELS, "prelu_terms", n, &[x.into(), dy.into(), terms.into()])?;
+        let channels = Channels::plain(around);
+        if !self.is_shared() {
+            return channels.sums_on(cuda, terms, None, (da, true));
+        }
+        let sums = self.slope_sums.room(&cuda.device, around.extent)?;
+        channels.sums_on(cuda, terms, None, (sums, false))?;
+        let all = Channels::plain(Around { outer: 1, extent: 1, inner: around.extent });
+        all.sums_on(cuda, sums, None, (da, true))
+    }
+}
+
+impl CudaLayer for PRelu {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let ((x, y), around) = (io.through()?, Around::of(io.bottom_shape(0), 1));
+        let n = io.bottom_shape(0).count();
+        let keep = Self::keeps(&io);
+        let kept = if keep { self.kept_on_device.room(&cuda.device, n)? } else { y };
+        let [shared, keep] = [self.is_shared(), keep].map(|flag| i32::from(flag).into());
+        let (channels, inner) = (around.extent.into(), around.inner.into());
+        let args =
+            [x.into(), io.param(0)?.into(), y.into(), kept.into(), channels, inner, shared, keep];
+        cuda.each(&KERNELS, "prelu_forward", n, &args)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (n, around) = (io.bottom_shape(0).count(), Around::of(io.bottom_shape(0), 1));
+        let (x, dy) = match io.in_place() {
+            true => (self.kept_on_device.room(&cuda.device, n)?, io.bottom_diff_update(0)?),
+            false => (io.bottom(0)?, io.top_diff(0)?),
+        };
+        if io.param_needs_diff(0) {
+            self.slopes_diff_on(cuda, around, [dy, x], io.param_diff_mut(0)?)?;
+        }
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let dx = if io.in_place() { dy } else { io.bottom_diff_mut(0)? };
+        let (channels, inner) = (around.extent.into(), around.inner.into());
+        let shared = i32::from(self.is_shared()).into();
+        let args =
+            [x.into(), io.param(0)?.into(), dy.into(), dx.into(), channels, inner, shared];
+        cuda.each(&KERNELS, "prelu_backward", n, &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -148,12 +246,17 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         slopes: vec![0.0; channels],
         kept: Kept::default(),
         sums: Sums::default(),
+        kept_on_device: Scratch::default(),
+        terms: Scratch::default(),
+        slope_sums: Scratch::default(),
     }))
 }
 
 /// `PReLU`.
 pub static DEF: LayerDef =
-    LayerDef::new("PReLU", "y = x above 0, a learned slope per channel below", build).in_place();
+    LayerDef::new("PReLU", "y = x above 0, a learned slope per channel below", build)
+        .kernels(&[&KERNELS, &per_channel::cuda::KERNELS])
+        .in_place();
 
 #[cfg(test)]
 mod tests {

@@ -9,10 +9,13 @@
 use caffe_proto::reduction_parameter::ReductionOp;
 
 use super::abs_val::sign;
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Arg;
+use crate::device::cuda::source::Source;
 
 /// Elements that are worth a task.
 const GRAIN: usize = 16 * 1024;
@@ -84,6 +87,66 @@ impl Layer for Reduction {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "reduction",
+    text: r#"
+// kind: 0 for x, 1 for |x|, 2 for its square.
+extern "C" __global__ void reduce(int64 n, const float* x, float* y, int64 len, int kind,
+                                  float factor) {
+  for (int64 row = blockIdx.x; row < n; row += gridDim.x) {
+    float sum = 0.0f;
+    for (int64 i = threadIdx.x; i < len; i += blockDim.x) {
+      float v = x[row * len + i];
+      sum += kind == 0 ? v : kind == 1 ? fabsf(v) : v * v;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) y[row] = factor * sum;
+  }
+}
+
+extern "C" __global__ void reduce_backward(int64 n, const float* x, const float* dy, float* dx,
+                                           int64 len, int kind, float factor) {
+  KERNEL_LOOP(i, n) {
+    float v = x[i], slope = dy[i / len] * factor;
+    float sign = v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f;
+    dx[i] = kind == 0 ? slope : kind == 1 ? slope * sign : 2.0f * slope * v;
+  }
+}
+"#,
+    functions: &["reduce", "reduce_backward"],
+};
+
+impl Reduction {
+    fn kind(&self) -> Arg {
+        Arg::Int(match self.operation {
+            ReductionOp::Sum | ReductionOp::Mean => 0,
+            ReductionOp::Asum => 1,
+            ReductionOp::Sumsq => 2,
+        })
+    }
+}
+
+impl CudaLayer for Reduction {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?.into(), io.top_mut(0)?.into());
+        let args = [x, y, self.len.into(), self.kind(), self.factor().into()];
+        cuda.rows(&KERNELS, "reduce", io.top_shape(0).count(), &args)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (x, dy, dx) = (io.bottom(0)?.into(), io.top_diff(0)?.into(), io.bottom_diff_mut(0)?);
+        let args = [x, dy, dx.into(), self.len.into(), self.kind(), self.factor().into()];
+        cuda.each(&KERNELS, "reduce_backward", io.bottom_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -98,7 +161,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 
 /// `Reduction`.
 pub static DEF: LayerDef =
-    LayerDef::new("Reduction", "sum, mean, sum of |x| or of x² over the last axes", build);
+    LayerDef::new("Reduction", "sum, mean, sum of |x| or of x² over the last axes", build)
+        .kernels(&[&KERNELS]);
 
 #[cfg(test)]
 mod tests {

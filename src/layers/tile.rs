@@ -4,9 +4,11 @@
 //! layer { name: "repeat" type: "Tile" bottom: "x" top: "y" tile_param { axis: 1 tiles: 3 } }
 //! ```
 
-use super::{Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 /// The layer.
@@ -47,6 +49,46 @@ impl Layer for Tile {
         });
         Ok(())
     }
+
+    fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
+        Some(self)
+    }
+}
+
+static KERNELS: Source = Source {
+    name: "tile",
+    text: r#"
+extern "C" __global__ void tile(int64 n, const float* x, float* y, int64 len, int64 tiles) {
+  KERNEL_LOOP(i, n) { y[i] = x[i / (len * tiles) * len + i % len]; }
+}
+
+extern "C" __global__ void tile_backward(int64 n, const float* dy, float* dx, int64 len,
+                                         int64 tiles) {
+  KERNEL_LOOP(i, n) {
+    float sum = 0.0f;
+    for (int64 t = 0; t < tiles; ++t) sum += dy[(i / len * tiles + t) * len + i % len];
+    dx[i] = sum;
+  }
+}
+"#,
+    functions: &["tile", "tile_backward"],
+};
+
+impl CudaLayer for Tile {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?.into(), io.top_mut(0)?.into());
+        let args = [x, y, self.len.into(), self.tiles.into()];
+        cuda.each(&KERNELS, "tile", io.top_shape(0).count(), &args)
+    }
+
+    fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if !io.propagate_down(0) {
+            return Ok(());
+        }
+        let (dy, dx) = (io.top_diff(0)?.into(), io.bottom_diff_mut(0)?.into());
+        let args = [dy, dx, self.len.into(), self.tiles.into()];
+        cuda.each(&KERNELS, "tile_backward", io.bottom_shape(0).count(), &args)
+    }
 }
 
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -56,7 +98,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
 }
 
 /// `Tile`.
-pub static DEF: LayerDef = LayerDef::new("Tile", "the bottom several times along axis", build);
+pub static DEF: LayerDef = LayerDef::new("Tile", "the bottom several times along axis", build).kernels(&[&KERNELS]);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::backend::{Address, Backend};
-use crate::Result;
+use crate::{Result, bail};
 
 /// Floats in device memory.
 pub struct Memory {
@@ -96,5 +96,19 @@ impl Scratch {
                 Ok(self.0.insert(Memory::new(device, floats)?).at())
             }
         }
+    }
+    /// The numbers as `int`s, in place of what was there.
+    ///
+    /// # Errors
+    /// When there is not enough memory, or a number is too large.
+    pub fn integers(&mut self, device: &Rc<dyn Backend>, numbers: &[usize]) -> Result<Address> {
+        let bits = numbers.iter().map(|&number| match i32::try_from(number) {
+            Ok(number) => Ok(f32::from_bits(number.cast_unsigned())),
+            Err(_) => bail!("{number} is too large for an index of a CUDA kernel"),
+        });
+        let bits = bits.collect::<Result<Vec<f32>>>()?;
+        let at = self.room(device, bits.len())?;
+        device.upload(&bits, at)?;
+        Ok(at)
     }
 }
