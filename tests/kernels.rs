@@ -4,9 +4,10 @@
 //! tests say that they were skipped.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use caffe::device::cuda::cache::Cache;
 use caffe::device::cuda::compiler::{Architecture, Compiler, Error, holds};
@@ -22,7 +23,7 @@ const ARCHITECTURES: [Architecture; 3] = [
 ];
 
 fn compiler() -> Option<Compiler> {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nvrtc/nvidia/cu13/lib");
+    let fetched = common::repository().join("target/nvrtc/nvidia/cu13/lib");
     // Open from here on; where that fails, the search below says why.
     let _ = Library::Nvrtc.open_in(&Places::of_process().with(fetched));
     match Compiler::open() {
