@@ -27,7 +27,7 @@ const THREADS: usize = 2;
 fn bare(solver: &Path) {
     let param = solver_from_file(solver).unwrap().solver;
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
-    let options = SolverOptions { threads: THREADS, exact: false, seed: 1 };
+    let options = SolverOptions::new(THREADS, 1);
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
     let mut feeds = Feeds::open(&nets, Reading::new(1)).unwrap();
     train(&mut solver, &mut feeds, 0, &mut Silent).unwrap();

@@ -103,7 +103,7 @@ fn steady(folder: &Path, layers: &str, solver: &str, exact: bool) -> [u64; 3] {
     let text = format!("train_net: '{}' base_lr: 0.0001 {solver}", net.display());
     let param: SolverParameter = parse("solver", &text).unwrap();
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
-    let options = SolverOptions { threads: 2, exact, seed: 1 };
+    let options = SolverOptions { exact, ..SolverOptions::new(2, 1) };
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
     let mut feeds = Feeds::open(&nets, Reading::new(1)).unwrap();
     let [mut computing, mut packing, mut reading] = [0; 3];

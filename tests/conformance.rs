@@ -5,12 +5,13 @@
 //! A case runs on the plain path at the recordings' tolerance, and on the fast path at 1e-3 of each
 //! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
 //! ReLU), and with its four-axis inputs and output gradients handed over in channel blocks.
-//! Once more on a CUDA device, or where there is none on the emulated one.
+//! Once more on a CUDA device, or where there is none on the emulated one (`common::cuda`).
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use common::cuda;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -65,13 +66,13 @@ impl Case {
         })
     }
 
-    fn run(&self, way: Way, cuda: Option<&CudaDevice>) -> Result<Worst> {
+    fn run(&self, way: Way, device: Option<&CudaDevice>) -> Result<Worst> {
         let phase = if self.arrays["phase"][0] == 1.0 { Phase::Test } else { Phase::Train };
         let options = NetOptions {
             exact: way == Way::Exact,
             keep_all: way != Way::Planned,
             threads: 2,
-            cuda: cuda.cloned(),
+            cuda: device.cloned(),
             ..NetOptions::new(phase)
         };
         let mut net = Net::new(&self.param, &Origin::default(), &options)?;
@@ -171,31 +172,59 @@ fn compare(worst: &mut Worst, way: Way, array: &str, ours: &[f32], theirs: &[f32
     }
 }
 
+/// What came of a run.
+enum Outcome {
+    Pass,
+    Fail,
+    /// A layer has no CUDA code, as `cuda::WITHOUT_CODE` says.
+    NoCode(String),
+}
+
+fn outcome(case: &Case, way: Way, device: Option<&CudaDevice>) -> (Outcome, String) {
+    let without = |kind: &str| way == Way::Cuda && cuda::WITHOUT_CODE.contains(&kind);
+    match case.run(way, device) {
+        Ok(worst) if worst.off <= 1.0 => {
+            if let Some(layer) = case.param.layer.iter().find(|layer| without(layer.r#type())) {
+                let kind = layer.r#type();
+                return (Outcome::Fail, format!("FAIL, {kind} stands in cuda::WITHOUT_CODE"));
+            }
+            let text = format!("pass, worst {:.3} of allowed at {}", worst.off, worst.text);
+            (Outcome::Pass, text)
+        }
+        Ok(worst) => {
+            (Outcome::Fail, format!("FAIL, {:.3} times allowed at {}", worst.off, worst.text))
+        }
+        Err(e) => match cuda::refused(&e) {
+            Some(kind) if without(&kind) => {
+                let text = format!("skipped: {kind} has no CUDA code");
+                (Outcome::NoCode(kind), text)
+            }
+            _ => (Outcome::Fail, format!("FAIL, {e}")),
+        },
+    }
+}
+
 /// Runs all cases in all ways.
-fn run(folders: &[PathBuf], ways: &[Way], cuda: Option<&CudaDevice>) {
-    let (mut passed, mut failed) = (0, Vec::new());
+fn run(folders: &[PathBuf], ways: &[Way], device: Option<&CudaDevice>) {
+    let (mut passed, mut failed, mut refused) = (0, Vec::new(), BTreeMap::new());
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let case = Case::read(folder);
         for &way in ways {
-            let (good, what) = match case.run(way, cuda) {
-                Ok(worst) if worst.off <= 1.0 => {
-                    (true, format!("pass, worst {:.3} of allowed at {}", worst.off, worst.text))
-                }
-                Ok(worst) => {
-                    (false, format!("FAIL, {:.3} times allowed at {}", worst.off, worst.text))
-                }
-                Err(e) => (false, format!("FAIL, {e}")),
-            };
+            let (outcome, what) = outcome(&case, way, device);
             println!("{name} {way:?}: {what}");
-            passed += usize::from(good);
-            if !good {
-                failed.push(format!("{name} {way:?}: {what}"));
+            match outcome {
+                Outcome::Pass => passed += 1,
+                Outcome::Fail => failed.push(format!("{name} {way:?}: {what}")),
+                Outcome::NoCode(kind) => *refused.entry(kind).or_insert(0) += 1,
             }
         }
     }
     let cases = folders.len();
     println!("{cases} cases: {passed} runs pass, {} fail", failed.len());
+    if !refused.is_empty() {
+        println!("not run, by layer without CUDA code: {refused:?}");
+    }
     assert!(failed.is_empty(), "failed: {failed:#?}");
 }
 
@@ -217,7 +246,7 @@ fn definitions() -> Vec<PathBuf> {
 
 #[test]
 fn layers_do_on_cuda_what_they_are_defined_to_do() {
-    if let Some(device) = common::cuda_device() {
+    if let Some(device) = cuda::device() {
         run(&definitions(), &[Way::Cuda], Some(&device));
     }
 }
@@ -225,7 +254,7 @@ fn layers_do_on_cuda_what_they_are_defined_to_do() {
 #[test]
 fn layers_do_on_cuda_what_caffe_does() {
     if let Some(folders) = common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers")
-        && let Some(device) = common::cuda_device()
+        && let Some(device) = cuda::device()
     {
         run(&folders, &[Way::Cuda], Some(&device));
     }

@@ -90,7 +90,7 @@ fn train_case(case: &Path, exact: bool, start: Start) -> Result<(), String> {
         serde_json::from_slice(&std::fs::read(case.join("expect.json")).unwrap()).unwrap();
     let file = solver_from_file("solver.prototxt").map_err(|e| e.to_string())?;
     let nets = NetPlans::read(&file.solver, 0, &[]).map_err(fail)?;
-    let options = SolverOptions { threads: 2, exact, seed: 1 };
+    let options = SolverOptions { exact, ..SolverOptions::new(2, 1) };
     let mut solver = Solver::new(&file.solver, &nets, &options).map_err(fail)?;
     let mut feeds = Feeds::open(&nets, Reading::new(1)).map_err(fail)?;
     let from = match start {

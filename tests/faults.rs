@@ -227,7 +227,7 @@ fn nan_stops_or_is_skipped_or_rolled_back() {
         let net = std::fs::read_to_string(job.path("net.prototxt")).unwrap();
         std::fs::write(job.path("net.prototxt"), net.replace("'ReLU'", "'TanH'")).unwrap();
     }
-    for mode in ["--mode=sync", "--mode=hogwild"] {
+    for mode in ["--mode=sync", "--mode=hogwild", "--mode=ssp", "--mode=local-sgd"] {
         let flags = ["--on-nan=skip", mode];
         let (ok, log) = job.log("solver.prototxt", ranks, &flags);
         assert!(ok, "{mode}: {log}");
@@ -237,6 +237,13 @@ fn nan_stops_or_is_skipped_or_rolled_back() {
         let (ok, log) = job.log("solver.prototxt", ranks, &flags);
         assert!(ok, "{mode}: {log}");
         assert!(log.contains("all replicas go back to"), "{mode}: {log}");
+    }
+    // A gradient that is dropped leaves nothing in what rounding keeps for the next one.
+    if ranks > 1 {
+        for wire in ["--wire=bf16", "--wire=fp16"] {
+            let (ok, log) = job.log("solver.prototxt", ranks, &["--on-nan=skip", wire]);
+            assert!(ok && log.matches("its update is dropped").count() == 1, "{wire}: {log}");
+        }
     }
     // There is no way back before the first snapshot, and an end to going back.
     job.solver("other.prototxt", "none", 16, "");

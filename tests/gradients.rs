@@ -3,14 +3,22 @@
 //! The objective is a random weighting of all tops (losses: their own weight). Every element of
 //! every bottom and parameter that has a gradient is moved both ways. Inputs keep their distance
 //! from each other and from 0, so that no step crosses a kink.
+//!
+//! Each layer on the host, on its exact and its fast path, and on a CUDA device or the emulated one
+//! (`common::cuda`).
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use std::collections::BTreeSet;
+
+use caffe::Result;
 use caffe::blob::BlobId;
+use caffe::device::cuda::CudaDevice;
 use caffe::net::{Net, NetOptions};
 use caffe_proto::Phase;
+use common::cuda;
 
 /// Step of the differences.
 const STEP: f32 = 1e-2;
@@ -55,7 +63,15 @@ impl<'a> Input<'a> {
     }
 }
 
-fn build(kind: &str, param: &str, inputs: &[Input<'_>], exact: bool) -> Net {
+/// Where a check computes.
+#[derive(Clone, Debug)]
+enum Place {
+    Exact,
+    Fast,
+    Cuda(CudaDevice),
+}
+
+fn build(kind: &str, param: &str, inputs: &[Input<'_>], place: &Place) -> Result<Net> {
     let mut text = String::from("force_backward: true ");
     for (i, input) in inputs.iter().enumerate() {
         let dims: String = input.dims.iter().map(|d| format!("dim: {d} ")).collect();
@@ -66,9 +82,19 @@ fn build(kind: &str, param: &str, inputs: &[Input<'_>], exact: bool) -> Net {
     let bottoms: String = (0..inputs.len()).map(|i| format!("bottom: 'x{i}' ")).collect();
     let top = if param.contains("top:") { "" } else { "top: 'y'" };
     text += &format!("layer {{ name: 'test' type: '{kind}' {bottoms} {top} {param} }}");
-    let options =
-        NetOptions { exact, keep_all: true, threads: 2, seed: 3, ..NetOptions::new(Phase::Train) };
-    common::net_of(&text, &options).unwrap_or_else(|e| panic!("{e}\n{text}"))
+    let device = match place {
+        Place::Cuda(device) => Some(device.clone()),
+        Place::Exact | Place::Fast => None,
+    };
+    let options = NetOptions {
+        exact: matches!(place, Place::Exact),
+        keep_all: true,
+        threads: 2,
+        seed: 3,
+        cuda: device,
+        ..NetOptions::new(Phase::Train)
+    };
+    common::net_of(&text, &options)
 }
 
 /// The tops, with the weight of each of their elements in the objective.
@@ -144,9 +170,16 @@ impl Subject {
     }
 }
 
-fn check(kind: &str, param: &str, inputs: &[&str], exact: bool) {
+/// The layer types that the net is refused for because they have no CUDA code; `None`: it was checked.
+fn check(kind: &str, param: &str, inputs: &[&str], place: &Place) -> Option<String> {
     let inputs: Vec<Input<'_>> = inputs.iter().map(|text| Input::parse(text)).collect();
-    let mut net = build(kind, param, &inputs, exact);
+    let mut net = match build(kind, param, &inputs, place) {
+        Ok(net) => net,
+        Err(e) => match cuda::refused(&e) {
+            Some(refused) if cuda::WITHOUT_CODE.contains(&&*refused) => return Some(refused),
+            _ => panic!("{kind} {param}: {e}"),
+        },
+    };
     let state = &mut 17;
     for (i, input) in inputs.iter().enumerate() {
         let id = net.blob(&format!("x{i}")).unwrap();
@@ -181,20 +214,85 @@ fn check(kind: &str, param: &str, inputs: &[&str], exact: bool) {
             );
         }
     }
+    None
 }
 
-/// `name: type, [parameters…], [[inputs…]…]`: every set of parameters with every set of inputs.
+/// Every set of parameters with every set of inputs.
+struct Checks {
+    name: &'static str,
+    kind: &'static str,
+    params: &'static [&'static str],
+    inputs: &'static [&'static [&'static str]],
+}
+
+impl Checks {
+    fn named(name: &str) -> &'static Checks {
+        CHECKS.iter().find(|checks| checks.name == name).unwrap()
+    }
+
+    /// The layer types without CUDA code that were met.
+    fn run(&self, place: &Place) -> BTreeSet<String> {
+        let of = |&param| self.inputs.iter().map(move |inputs| (param, *inputs));
+        let all = self.params.iter().flat_map(of);
+        all.filter_map(|(param, inputs)| check(self.kind, param, inputs, place)).collect()
+    }
+
+    fn on_host(&self) {
+        for place in [Place::Exact, Place::Fast] {
+            assert!(self.run(&place).is_empty());
+        }
+    }
+
+    fn on_cuda(&self) {
+        let Some(device) = cuda::device() else { return };
+        match self.run(&Place::Cuda(device)) {
+            met if met.is_empty() => {
+                let listed = cuda::WITHOUT_CODE.contains(&self.kind);
+                assert!(!listed, "{} has CUDA code; take it off cuda::WITHOUT_CODE", self.kind);
+            }
+            met => println!("skipped: no CUDA code: {met:?}"),
+        }
+    }
+}
+
+/// `name: type, [parameters…], [[inputs…]…]`, and of each a test on the host and one on CUDA.
 macro_rules! gradients {
     ($($name:ident: $kind:literal, [$($param:literal),*], [$([$($input:literal),*]),*];)*) => {
+        const CHECKS: &[Checks] = &[$(Checks {
+            name: stringify!($name),
+            kind: $kind,
+            params: &[$($param),*],
+            inputs: &[$(&[$($input),*]),*],
+        }),*];
         $(#[test]
         fn $name() {
-            for param in [$($param),*] {
-                for exact in [true, false] {
-                    $(check($kind, param, &[$($input),*], exact);)*
-                }
-            }
+            Checks::named(stringify!($name)).on_host();
         })*
+        mod on_cuda {
+            $(#[test]
+            fn $name() {
+                super::Checks::named(stringify!($name)).on_cuda();
+            })*
+        }
     };
+}
+
+#[test]
+fn layers_without_cuda_code_are_told() {
+    let Some(device) = cuda::device() else { return };
+    let place = Place::Cuda(device);
+    let refused: BTreeSet<&str> = CHECKS
+        .iter()
+        .filter(|checks| {
+            let inputs: Vec<Input<'_>> = checks.inputs[0].iter().map(|t| Input::parse(t)).collect();
+            build(checks.kind, checks.params[0], &inputs, &place).is_err()
+        })
+        .map(|checks| checks.kind)
+        .collect();
+    println!("no CUDA code: {}", refused.iter().copied().collect::<Vec<_>>().join(", "));
+    let kinds: BTreeSet<&str> = CHECKS.iter().map(|checks| checks.kind).collect();
+    let listed: BTreeSet<&str> = cuda::WITHOUT_CODE.iter().copied().collect();
+    assert_eq!(refused, kinds.intersection(&listed).copied().collect());
 }
 
 gradients! {

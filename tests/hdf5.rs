@@ -184,7 +184,7 @@ fn solver_of(format: &str) -> Solver {
     );
     let param: SolverParameter = text::parse("solver", &text).unwrap();
     let plans = NetPlans::read(&param, 0, &[]).unwrap();
-    let options = SolverOptions { threads: 1, exact: true, seed: 1 };
+    let options = SolverOptions { exact: true, ..SolverOptions::new(1, 1) };
     Solver::new(&param, &plans, &options).unwrap()
 }
 
@@ -275,7 +275,7 @@ fn training_resumes_from_an_hdf5_snapshot_bit_for_bit() {
         );
         let param: SolverParameter = text::parse("solver", &text).unwrap();
         let plans = NetPlans::read(&param, 0, &[]).unwrap();
-        let options = SolverOptions { threads: 1, exact: true, seed: 1 };
+        let options = SolverOptions { exact: true, ..SolverOptions::new(1, 1) };
         let run = |max_iter: i32, from: Option<&Path>| {
             let param = SolverParameter { max_iter: Some(max_iter), ..param.clone() };
             let mut solver = Solver::new(&param, &plans, &options).unwrap();

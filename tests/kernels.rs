@@ -4,9 +4,10 @@
 //! tests say that they were skipped.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use caffe::device::cuda::cache::Cache;
 use caffe::device::cuda::compiler::{Architecture, Compiler, Error, holds};
@@ -22,7 +23,7 @@ const ARCHITECTURES: [Architecture; 3] = [
 ];
 
 fn compiler() -> Option<Compiler> {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nvrtc/nvidia/cu13/lib");
+    let fetched = common::repository().join("target/nvrtc/nvidia/cu13/lib");
     // Open from here on; where that fails, the search below says why.
     let _ = Library::Nvrtc.open_in(&Places::of_process().with(fetched));
     match Compiler::open() {
@@ -34,11 +35,11 @@ fn compiler() -> Option<Compiler> {
     }
 }
 
-/// The engine's and the layers', each once though several layers may share it.
+/// The engine's, the solver's and the layers', each once though several layers may share it.
 fn all() -> Vec<Source> {
     let of_layers = LAYERS.iter().flat_map(|def| def.kernels).map(|source| **source);
     let mut all: Vec<Source> = Vec::new();
-    for source in sources().into_iter().chain(of_layers) {
+    for source in sources().into_iter().chain(caffe::solver::sources()).chain(of_layers) {
         if !all.contains(&source) {
             all.push(source);
         }

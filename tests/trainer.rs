@@ -132,7 +132,7 @@ fn one_replica_through_the_actors_is_the_bare_loop() {
     let hogwild = job.weights(1, &["--mode=hogwild"], 20);
     let solver = solver_from_file(job.path("solver.prototxt")).unwrap().solver;
     let nets = NetPlans::read(&solver, 0, &[]).unwrap();
-    let options = SolverOptions { threads: 1, exact: false, seed: 3 };
+    let options = SolverOptions::new(1, 3);
     let mut bare = Solver::new(&solver, &nets, &options).unwrap();
     let mut feeds = Feeds::open(&nets, Reading::new(3)).unwrap();
     train(&mut bare, &mut feeds, 0, &mut Silent).unwrap();

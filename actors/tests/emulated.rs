@@ -13,7 +13,7 @@ use caffe_actors::{
 use quadratic::{Behaviour, factories};
 
 fn job(mode: Mode, iters: u64, link: &Link, timeout: Duration) -> Vec<Result<RunReport, Fault>> {
-    // Updates pushed during backward, as real replicas do; `tests/machine.rs` pushes them after it.
+    // Updates pushed during backward, as real replicas do; `tests/machine` pushes them after it.
     let behaviour = Behaviour { early: true, ..Behaviour::default() };
     let threads: Vec<_> = InProcess::nodes(3)
         .into_iter()

@@ -21,7 +21,10 @@ const SOON: Duration = Duration::from_secs(10);
 fn example() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
-    profile.join("examples").join("quadratic")
+    let program = profile.join("examples").join("quadratic");
+    // `cargo test --test mpi` alone does not build it.
+    assert!(program.exists(), "build the example `quadratic` first, in the profile of this test");
+    program
 }
 
 /// The launcher that fits the build: $MPIRUN, or the one that goes by $MPICC's suffix.
@@ -103,7 +106,7 @@ fn run(ranks: usize, arguments: &[&str], within: Duration) -> Option<(bool, Stri
     Some((output.status.success(), text.concat(), took))
 }
 
-/// The suite that `tests/machine.rs` runs in one process.
+/// The suite that `tests/machine` runs in one process.
 #[test]
 fn the_suite_holds_over_mpi() {
     let cases = suite::cases();

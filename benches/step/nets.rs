@@ -89,7 +89,8 @@ pub fn solver(net: &Known, batch: usize, threads: usize, exact: bool) -> Result<
         test: Vec::new(),
         changes: Vec::new(),
     };
-    let mut solver = Solver::new(&settings, &plans, &SolverOptions { threads, exact, seed: 1 })?;
+    let mut solver =
+        Solver::new(&settings, &plans, &SolverOptions { exact, ..SolverOptions::new(threads, 1) })?;
     fill(&mut solver, net)?;
     Ok(solver)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use caffe_proto::Phase;
 
+use super::gpu::GpuArgs;
 use super::model::{Model, ModelArgs};
 use super::print;
 use crate::blob::BlobId;
@@ -55,9 +56,9 @@ impl ClassificationArgs {
             iterations: 1,
             level: 0,
             stage: Vec::new(),
-            gpu: String::new(),
             threads: None,
             exact: false,
+            gpu: GpuArgs::default(),
         };
         let mut model = net.build(Phase::Test, log)?;
         model.load(std::slice::from_ref(&self.weights), log)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use caffe_proto::{Datum, Message, Phase};
 use clap::ValueEnum;
 
-use super::gpu;
+use super::gpu::GpuArgs;
 use super::model::{Model, ModelArgs};
 use crate::blob::BlobId;
 use crate::data::{Backend, Writer};
@@ -79,9 +79,6 @@ impl ExtractArgs {
     /// Blobs that the net does not have, anything wrong with net, weights or data, databases that
     /// exist or cannot be written.
     pub fn run(self, log: &Log) -> Result<()> {
-        if self.device == Some(Device::Gpu) {
-            gpu::refuse(&self.device_id.to_string())?;
-        }
         let mut model = self.net().build_keeping_all(Phase::Test, log)?;
         model.load(std::slice::from_ref(&self.weights), log)?;
         let mut features = self.features(&model)?;
@@ -107,9 +104,12 @@ impl ExtractArgs {
             iterations: self.batches,
             level: 0,
             stage: Vec::new(),
-            gpu: String::new(),
             threads: self.threads,
             exact: false,
+            gpu: GpuArgs::of(match self.device {
+                Some(Device::Gpu) => self.device_id.to_string(),
+                _ => String::new(),
+            }),
         }
     }
 

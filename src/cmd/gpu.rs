@@ -1,6 +1,7 @@
 //! `-gpu`: which devices a command asks for.
 
-use crate::device::cuda::{self, Device, Driver};
+use crate::device::cuda::nvidia::Math;
+use crate::device::cuda::{self, Choice, Device, Driver};
 use crate::{Error, Result, bail};
 
 /// Devices named by `-gpu`.
@@ -45,22 +46,61 @@ impl Wanted {
     }
 }
 
-/// Refuses `-gpu` for commands that compute, which this version does on the CPU only.
-///
-/// # Errors
-/// Whenever a device is asked for; the message says what there is.
-pub fn refuse(gpu: &str) -> Result<()> {
-    if Wanted::parse(gpu)?.is_none() {
-        return Ok(());
+/// A folder for compiled kernels; where it is set, `-gpu` means an emulated device. For tests.
+const EMULATE: &str = "CAFFE_EMULATE_CUDA";
+
+/// What a GPU computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 32 bits, but factors of products are rounded to TF32 where that is faster.
+    Tf32,
+}
+
+/// Flags of commands that compute.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "GPU")]
+pub struct GpuArgs {
+    /// Devices: `all` or numbers such as 0,1, one for each replica, also several on one (0,0); left
+    /// out: the CPU
+    #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
+    pub gpu: String,
+    /// What a GPU computes with
+    #[arg(long, value_enum, value_name = "P", default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// Let layers without code for the GPU compute on the CPU instead of refusing the net
+    #[arg(long)]
+    pub allow_cpu_fallback: bool,
+}
+
+impl GpuArgs {
+    /// These numbers.
+    pub fn of(gpu: String) -> Self {
+        GpuArgs { gpu, ..Self::default() }
     }
-    let there = match cuda::probe() {
-        Ok(driver) => found(&driver),
-        Err(why) => why.to_string(),
-    };
-    bail!(
-        "-gpu {gpu}: this version computes on the CPU only; leave -gpu out to do so. On this \
-         machine: {there}"
-    )
+
+    /// The devices asked for; none: the CPU.
+    ///
+    /// # Errors
+    /// Devices that are not there; the message says what there is.
+    pub fn choices(&self) -> Result<Vec<Choice>> {
+        let Some(wanted) = Wanted::parse(&self.gpu)? else { return Ok(Vec::new()) };
+        if let Some(folder) = std::env::var_os(EMULATE) {
+            let count = if let Wanted::These(numbers) = wanted { numbers.len() } else { 1 };
+            return Ok(vec![Choice::Emulated { folder: folder.into() }; count]);
+        }
+        let driver = match cuda::probe() {
+            Ok(driver) => driver,
+            Err(why) => bail!("-gpu {}: {why}; leave -gpu out to compute on the CPU", self.gpu),
+        };
+        let math = match self.precision {
+            Precision::F32 => Math::F32,
+            Precision::Tf32 => Math::Tf32,
+        };
+        Ok(wanted.of(&driver)?.iter().map(|device| Choice::Gpu { id: device.id, math }).collect())
+    }
 }
 
 fn found(driver: &Driver) -> String {

@@ -32,15 +32,37 @@ pub fn own_cores() -> usize {
 /// Cores open to this process: hyperthreads of one core count once (two of them compute no faster
 /// than one), cores outside of the affinity mask not at all, and a container's CPU quota holds.
 pub fn cores() -> usize {
-    let quota = logical();
-    let Ok(mask) = sched_getaffinity(None) else { return quota };
-    let cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu));
+    bound_cores().map_or(logical(), |cores| cores.clamp(1, logical()))
+}
+
+/// Cores in this process's affinity mask; `None` where the kernel does not say.
+pub fn bound_cores() -> Option<usize> {
+    let mask = sched_getaffinity(None).ok()?;
+    Some(distinct((0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu))))
+}
+
+/// Cores of the host, whatever this process may use of them.
+pub fn all_cores() -> usize {
+    distinct(online().into_iter()).max(1)
+}
+
+/// Numbers of the host's hardware threads.
+pub fn online() -> Vec<usize> {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let number = |line: &str| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "processor").then(|| value.trim().parse().ok())?
+    };
+    info.lines().filter_map(number).collect()
+}
+
+/// How many cores these hardware threads belong to.
+fn distinct(threads: impl Iterator<Item = usize>) -> usize {
     let siblings = |cpu: usize| {
         let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
         fs::read_to_string(file).unwrap_or_else(|_| cpu.to_string())
     };
-    let distinct: BTreeSet<String> = cpus.map(siblings).collect();
-    distinct.len().clamp(1, quota)
+    threads.map(siblings).collect::<BTreeSet<String>>().len()
 }
 
 /// Hardware threads open to this process.
@@ -100,6 +122,7 @@ mod tests {
     fn a_process_has_a_core_and_no_more_than_there_are() {
         assert!((1..=logical()).contains(&cores()));
         assert!((1..=cores()).contains(&own_cores()));
+        assert!(bound_cores().unwrap() <= all_cores() && all_cores() <= online().len());
         assert!(!processor().is_empty());
     }
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use caffe_proto::{Phase, net_from_file};
 
-use super::{gpu, host};
+use super::gpu::GpuArgs;
+use super::host;
 use crate::data::{Batch, Reading};
 use crate::device::Step;
+use crate::device::cuda::CudaDevice;
 use crate::log::Log;
 use crate::net::{Net, NetOptions, Origin};
 use crate::snapshot::copy_weights;
@@ -32,15 +34,14 @@ pub struct ModelArgs {
     /// Stages for the net's include and exclude rules
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub stage: Vec<String>,
-    /// Devices: `all` or numbers such as 0,1; left out: the CPU
-    #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
-    pub gpu: String,
     /// CPU threads [default: the cores this process may use]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Plain computations only, for bit-comparisons
     #[arg(long)]
     pub exact: bool,
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 /// A net and where its records come from.
@@ -69,9 +70,8 @@ impl ModelArgs {
     }
 
     fn build_with(&self, phase: Phase, keep_all: bool, log: &Log) -> Result<Model> {
-        gpu::refuse(&self.gpu)?;
         ensure!(self.iterations > 0, "-iterations must be at least 1");
-        log.info("caffe.cpp:281", "Use CPU.");
+        let cuda = self.device(log)?;
         let plan = self.plan(phase, log)?;
         let options = NetOptions {
             state: plan.state.clone(),
@@ -79,6 +79,8 @@ impl ModelArgs {
             threads: self.threads.map_or_else(host::own_cores, usize::from),
             exact: self.exact,
             keep_all,
+            cuda,
+            cpu_fallback: self.gpu.allow_cpu_fallback,
             ..NetOptions::new(phase)
         };
         let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
@@ -87,8 +89,23 @@ impl ModelArgs {
         Ok(Model { net, source, batches: Vec::new() })
     }
 
+    /// The device, opened; of several the first, as in Caffe.
+    fn device(&self, log: &Log) -> Result<Option<CudaDevice>> {
+        let choices = self.gpu.choices()?;
+        let Some(choice) = choices.first() else {
+            log.info("caffe.cpp:281", "Use CPU.");
+            return Ok(None);
+        };
+        let device = choice.open()?;
+        log.info("caffe.cpp:276", format!("Use {device:?}"));
+        Ok(Some(device))
+    }
+
     /// What it computes on, in words.
     pub fn machine(&self) -> String {
+        if let Ok([choice, ..]) = self.gpu.choices().as_deref() {
+            return choice.to_string();
+        }
         let threads = self.threads.map_or_else(host::own_cores, usize::from);
         format!("{}, {threads} thread(s)", host::processor())
     }

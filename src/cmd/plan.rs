@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use caffe_actors::launched;
 use caffe_proto::Phase;
 use serde::Serialize;
 
@@ -74,7 +75,11 @@ struct Plan {
     net: String,
     compute: String,
     link: String,
+    latency_us: f64,
+    /// `null` where the link that was given has no limit.
+    bandwidth_gb_s: f64,
     memory: String,
+    memory_gb_s: f64,
     compute_ms: f64,
     gradient_mb: f64,
     buckets: usize,
@@ -94,6 +99,11 @@ impl PlanArgs {
     /// # Errors
     /// Wrong flags, a net that cannot be built, a link that cannot be measured.
     pub fn run(self, log: &Log) -> Result<()> {
+        let rank = launched().map_or(0, |(rank, _)| rank);
+        if self.link.is_some() && rank != 0 {
+            // Nothing is measured together, and one rank prints.
+            return Ok(());
+        }
         let blueprint = self.blueprint(log)?;
         let (memory, memory_text) = match self.memory {
             Some(rate) => (rate, format!("{:.1} GB/s, as given", rate / 1e9)),
@@ -102,30 +112,7 @@ impl PlanArgs {
                 (rate, format!("{:.1} GB/s, measured here by copying", rate / 1e9))
             }
         };
-        let (link, link_text) = match &self.link {
-            Some(link) => (link.clone(), format!("{link}, as given")),
-            None => {
-                let measured = measure_link().map_err(Error::Invalid)?;
-                if measured.rank != 0 {
-                    return Ok(());
-                }
-                match measured.link {
-                    Some(link) => {
-                        let text = format!("{link}, measured between {} ranks", measured.nodes);
-                        (link, text)
-                    }
-                    None => {
-                        let bandwidth = memory / 2.0;
-                        let link = Link { latency: ASSUMED, bandwidth, ..Link::default() };
-                        let text = format!(
-                            "{link}, which is this host's memory: there is no other rank to \
-                             measure; give --link or start with mpirun"
-                        );
-                        (link, text)
-                    }
-                }
-            }
-        };
+        let Some((link, link_text)) = self.link(memory)? else { return Ok(()) };
         let inputs = self.inputs(&blueprint, &link, memory);
         let plan = self.plan(&blueprint, &inputs, link_text, memory_text);
         if !self.json {
@@ -135,6 +122,27 @@ impl PlanArgs {
             Ok(text) => print(&(text + "\n")),
             Err(e) => Err(Error::Invalid(format!("cannot write the plan as JSON: {e}"))),
         }
+    }
+
+    /// The link and where it is from; `None` on ranks that have nothing to print.
+    fn link(&self, memory: f64) -> Result<Option<(Link, String)>> {
+        if let Some(link) = &self.link {
+            return Ok(Some((link.clone(), format!("{link}, as given"))));
+        }
+        let measured = measure_link().map_err(Error::Invalid)?;
+        if measured.rank != 0 {
+            return Ok(None);
+        }
+        if let Some(link) = measured.link {
+            let text = format!("{link}, measured between {} ranks", measured.nodes);
+            return Ok(Some((link, text)));
+        }
+        let link = Link { latency: ASSUMED, bandwidth: memory / 2.0, ..Link::default() };
+        let text = format!(
+            "{link}, which is this host's memory: there is no other rank to measure; give --link or \
+             start with mpirun"
+        );
+        Ok(Some((link, text)))
     }
 
     fn blueprint(&self, log: &Log) -> Result<Blueprint> {
@@ -182,7 +190,10 @@ impl PlanArgs {
             net: blueprint.net.clone(),
             compute: blueprint.source.clone(),
             link,
+            latency_us: 1e6 * inputs.latency,
+            bandwidth_gb_s: 1e-9 * inputs.bandwidth,
             memory,
+            memory_gb_s: 1e-9 * inputs.memory,
             compute_ms: 1e3 * inputs.compute,
             gradient_mb: 1e-6 * blueprint.bytes() as f64,
             buckets: inputs.buckets.len(),

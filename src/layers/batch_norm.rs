@@ -303,7 +303,8 @@ impl CudaLayer for BatchNorm {
         let n = io.bottom_shape(0).count();
         let mean = self.on_device.channels.room(&cuda.device, 4 * channels)?;
         let inverse = mean.plus(channels);
-        let (means, variances, weight) = (io.param(0)?, io.param(1)?, io.param(2)?);
+        let statistic = |i| if self.use_global_stats { io.param(i) } else { io.param_mut(i) };
+        let (means, variances, weight) = (statistic(0)?, statistic(1)?, statistic(2)?);
         let keeps = io.propagate_down(0) && !self.use_global_stats;
         let (x, y) = io.through()?;
         let kept = if keeps { self.on_device.normal.room(&cuda.device, n)? } else { y };

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::blob::{BlobId, Shape};
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Address;
+use crate::params::Use;
 
 /// The passes of a layer on a CUDA device; what [`Layer`](super::Layer) says of them holds here.
 pub trait CudaLayer {
@@ -99,9 +100,14 @@ impl DeviceIo<'_> {
         }
     }
 
-    /// Values of parameter `i`; layers that maintain them may also write there.
+    /// Values of parameter `i`.
     pub fn param(&self, i: usize) -> Result<Address> {
-        self.io.params.lend_on(self.io.param[i], &self.cuda.device)
+        self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Read)
+    }
+
+    /// Values of parameter `i`, which the layer itself maintains, to be changed.
+    pub fn param_mut(&self, i: usize) -> Result<Address> {
+        self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Change)
     }
 
     /// Gradient of parameter `i`, to be added to.

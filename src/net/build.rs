@@ -366,7 +366,7 @@ impl<'a> Builder<'a> {
         for (id, d) in self.declared.iter().enumerate() {
             let range = params.params()[id].range.clone();
             let key = filler::Key { seed: self.options.seed, layer: d.layer, blob: d.index };
-            filler::fill(&d.def.filler, &d.def.shape, key, &mut params.data()[range])
+            filler::fill(&d.def.filler, &d.def.shape, key, params.data_in_mut(range)?)
                 .map_err(|e| self.nodes[d.layer].blame(e))?;
         }
         Ok(())

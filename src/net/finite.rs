@@ -33,8 +33,11 @@ impl Net {
                 let place = node.place.as_ref().map_or(String::new(), |p| format!(" at {p}"));
                 let mut text = format!("layer `{}` ({}){place}", node.name(), node.def.type_name);
                 let params = node.params.clone();
-                if params.iter().any(|id| !all_finite(self.params.values(*id))) {
-                    text.push_str(", whose weights are not finite");
+                for id in params {
+                    if !all_finite(self.params.values(id)?) {
+                        text.push_str(", whose weights are not finite");
+                        break;
+                    }
                 }
                 let odd = self.odd_records(index, top)?;
                 if !odd.is_empty() {
@@ -47,15 +50,19 @@ impl Net {
     }
 
     /// After a backward pass: the layer nearest to the loss with a gradient that is not finite.
-    pub fn last_gradient_not_finite(&mut self) -> Option<String> {
-        for index in (0..self.nodes.len()).rev() {
-            let params = self.nodes[index].params.clone();
-            if params.iter().any(|id| !all_finite(self.params.gradient(*id))) {
-                let node = &self.nodes[index];
-                return Some(format!("layer `{}` ({})", node.name(), node.def.type_name));
+    ///
+    /// # Errors
+    /// A device that has the gradients and failed.
+    pub fn last_gradient_not_finite(&mut self) -> Result<Option<String>> {
+        for node in self.nodes.iter().rev() {
+            for &id in &node.params {
+                if !all_finite(self.params.gradient(id)?) {
+                    let name = format!("layer `{}` ({})", node.name(), node.def.type_name);
+                    return Ok(Some(name));
+                }
             }
         }
-        None
+        Ok(None)
     }
 
     /// The batches that the data layers were fed last.

@@ -166,6 +166,11 @@ impl Net {
         &self.params
     }
 
+    /// Parameters, and the device to update them on.
+    pub fn params_and_run(&mut self) -> (&mut ParamArena, &Run) {
+        (&mut self.params, &self.run)
+    }
+
     /// The device context.
     pub fn run(&mut self) -> &mut Run {
         &mut self.run
@@ -359,42 +364,21 @@ impl Net {
     }
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
-        let on_device = self.with_layer(index, |layer, run, io| {
+        self.with_layer(index, |layer, run, io| {
             if let Some(cuda) = run.cuda()
                 && let Some(layer) = layer.cuda()
             {
                 let io = DeviceIo::new(io, cuda);
-                match pass {
-                    Pass::Forward => layer.forward(cuda, io)?,
-                    Pass::Backward => layer.backward(cuda, io)?,
-                }
-                return Ok(true);
+                return match pass {
+                    Pass::Forward => layer.forward(cuda, io),
+                    Pass::Backward => layer.backward(cuda, io),
+                };
             }
             match pass {
-                Pass::Forward => layer.forward(run, io)?,
-                Pass::Backward => layer.backward(run, io)?,
+                Pass::Forward => layer.forward(run, io),
+                Pass::Backward => layer.backward(run, io),
             }
-            Ok(false)
-        })?;
-        if on_device { self.fetch_params(index, pass) } else { Ok(()) }
-    }
-
-    /// Brings what a layer has made of its parameters on the device: statistics that it maintains,
-    /// and gradients.
-    fn fetch_params(&mut self, index: usize, pass: Pass) -> Result<()> {
-        let node = &self.nodes[index];
-        for (place, &id) in node.params.iter().enumerate() {
-            match pass {
-                Pass::Forward if self.phase == Phase::Train => {
-                    if self.params.params()[id].maintained {
-                        self.params.fetch_values(id)?;
-                    }
-                }
-                Pass::Backward if node.param_needs_diff[place] => self.params.fetch_diff(id)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        })
     }
 
     /// One call of a layer with its blobs; errors get the layer's name and place.

@@ -4,6 +4,7 @@ use caffe_proto::{BlobProto, LayerParameter, NetParameter};
 
 use super::{Net, Node};
 use crate::blob::Shape;
+use crate::params::{ParamArena, ParamId};
 use crate::{Error, Result, bail};
 
 /// What copying from a saved net did.
@@ -102,19 +103,22 @@ impl Net {
 
     /// This net with its weights, as `.caffemodel` files hold it. Shared parameters are written
     /// with every layer that uses them, as Caffe does.
-    pub fn to_proto(&mut self) -> NetParameter {
+    ///
+    /// # Errors
+    /// A device that has the weights and failed.
+    pub fn to_proto(&mut self) -> Result<NetParameter> {
         let mut layers = Vec::with_capacity(self.nodes.len());
         for i in 0..self.nodes.len() {
             let mut layer = self.nodes[i].param.clone();
             for j in 0..self.nodes[i].params.len() {
                 let id = self.nodes[i].params[j];
                 let shape = self.params.params()[id].shape.to_proto();
-                let data = self.params.values(id).to_vec();
+                let data = self.params.values(id)?.to_vec();
                 layer.blobs.push(BlobProto { shape: Some(shape), data, ..Default::default() });
             }
             layers.push(layer);
         }
-        NetParameter { name: Some(self.name.clone()), layer: layers, ..Default::default() }
+        Ok(NetParameter { name: Some(self.name.clone()), layer: layers, ..Default::default() })
     }
 
     /// Takes over all parameter values of another copy of the same net (a test net from its train
@@ -122,7 +126,7 @@ impl Net {
     ///
     /// # Errors
     /// When a namesake's parameters have other shapes.
-    pub fn share_weights_of(&mut self, other: &mut Net) -> Result<()> {
+    pub fn share_weights_of(&mut self, other: &Net) -> Result<()> {
         for i in 0..self.nodes.len() {
             let Ok(theirs) = other.layer(self.nodes[i].name()) else { continue };
             for j in 0..self.nodes[i].params.len() {
@@ -131,16 +135,15 @@ impl Net {
                 else {
                     continue;
                 };
-                let mine = self.params.params()[id].range.len();
-                let values = other.params.values(source);
-                if values.len() != mine {
+                let length = |arena: &ParamArena, id: ParamId| arena.params()[id].range.len();
+                let theirs = length(&other.params, source);
+                if theirs != length(&self.params, id) {
                     let shape = self.params.params()[id].shape.clone();
                     return Err(self.nodes[i].blame(Error::Invalid(format!(
-                        "parameter {j} has shape {shape} here, but {} values in the train net",
-                        values.len()
+                        "parameter {j} has shape {shape} here, but {theirs} values in the train net"
                     ))));
                 }
-                self.params.set_values(id, values)?;
+                self.params.copy_values(id, &other.params, source)?;
             }
         }
         Ok(())

@@ -158,7 +158,7 @@ pub fn check_writable(prefix: &str) -> Result<()> {
 /// # Errors
 /// A file that cannot be written; earlier snapshots stay as they are.
 pub fn write(solver: &mut Solver, prefix: &str, iter: u64) -> Result<Paths> {
-    take(solver, prefix, iter, None).write(None)
+    take(solver, prefix, iter, None)?.write(None)
 }
 
 /// Loads weights (from the model the state names, or that lies beside it) and histories.
@@ -169,7 +169,7 @@ pub fn write(solver: &mut Solver, prefix: &str, iter: u64) -> Result<Paths> {
 pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
     let state = read_state(state_path)?;
     let (net, optimizer) = solver.parts();
-    let kept = optimizer.histories().len();
+    let kept = optimizer.history_count();
     let params = net.arena().params().to_vec();
     ensure!(
         state.history.len() == kept * params.len(),
@@ -193,7 +193,7 @@ pub fn restore(solver: &mut Solver, state_path: &Path) -> Result<Resumed> {
     if let Some(model) = find_model(&state, state_path)? {
         fit(net, &read_model(&model)?, &model)?;
     }
-    for (k, history) in optimizer.histories_mut().iter_mut().enumerate() {
+    for (k, history) in optimizer.histories_mut()?.into_iter().enumerate() {
         for (param, blob) in params.iter().zip(&state.history[k * params.len()..]) {
             if !param.statistic {
                 history[param.range.clone()].copy_from_slice(&blob.data);
@@ -236,11 +236,12 @@ fn to_blobs(params: &[Param], stride: usize, flat: &[f32]) -> Vec<BlobProto> {
     (0..runs).flat_map(|run| params.iter().map(move |p| blob(p, run))).collect()
 }
 
-fn add_diffs(net: &mut Net, model: &mut NetParameter) {
+fn add_diffs(net: &mut Net, model: &mut NetParameter) -> Result<()> {
     for (i, layer) in model.layer.iter_mut().enumerate() {
         for (j, blob) in layer.blobs.iter_mut().enumerate() {
             let id = net.layers()[i].params[j];
-            blob.diff = net.params().gradient(id).to_vec();
+            blob.diff = net.params().gradient(id)?.to_vec();
         }
     }
+    Ok(())
 }

@@ -30,30 +30,41 @@ pub struct Taken {
 
 /// Copies weights and history out of `solver` after `iter` iterations. `history` (one run of
 /// learnable parameters per history) replaces the optimizer's own where replicas have several.
-pub fn take(solver: &mut Solver, prefix: &str, iter: u64, history: Option<Vec<f32>>) -> Taken {
+///
+/// # Errors
+/// A device that has them and failed.
+pub fn take(
+    solver: &mut Solver,
+    prefix: &str,
+    iter: u64,
+    history: Option<Vec<f32>>,
+) -> Result<Taken> {
     let format = solver.param().snapshot_format();
     let diff = solver.param().snapshot_diff();
     let (net, optimizer) = solver.parts();
-    let mut model = net.to_proto();
+    let mut model = net.to_proto()?;
     if diff {
-        add_diffs(net, &mut model);
+        add_diffs(net, &mut model)?;
     }
     let owned = net.layers().iter().enumerate();
     let owned = owned.map(|(i, node)| (0..node.params.len()).map(|j| net.owns(i, j)).collect());
-    let own = || optimizer.histories().iter().flat_map(|h| h.iter().copied()).collect();
-    Taken {
+    let history = match history {
+        Some(history) => history,
+        None => optimizer.histories()?.concat(),
+    };
+    Ok(Taken {
         paths: Paths::new(prefix, iter, format),
         format,
         owned: owned.collect(),
         model,
         diff,
         iter,
-        history: history.unwrap_or_else(own),
+        history,
         stride: net.arena().learnable_len(),
         params: net.arena().params().to_vec(),
         // Of the last iteration done, as Caffe counts it.
         current_step: optimizer.steps(iter.saturating_sub(1)) as i32,
-    }
+    })
 }
 
 impl Taken {

@@ -9,10 +9,11 @@ use std::ops::Range;
 use caffe_proto::SolverParameter;
 
 use super::lr_policy::{LrPolicy, Ramp};
+use super::on_device::{OnDevice, Update};
 use super::rules::{At, UpdateRule, rule_for};
-use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cpu::threads::Threads;
-use crate::params::{Param, ParamArena};
+use crate::device::cuda::CudaRun;
+use crate::params::{Mirrored, Param, ParamArena, Use};
 use crate::{Error, Result, bail, ensure};
 
 /// Values per piece: four arrays of it fit the second-level cache of any current CPU.
@@ -42,7 +43,9 @@ pub struct Optimizer {
     decay: Decay,
     clip: Option<f32>,
     iter_size: f32,
-    histories: [AlignedBuf; 2],
+    histories: [Mirrored; 2],
+    /// What it has on the device that it has updated on.
+    there: Option<OnDevice>,
     pieces: Vec<Vec<Run>>,
     /// The squared norm of each piece's gradient; empty without clipping.
     norms: Vec<f64>,
@@ -64,7 +67,10 @@ impl Optimizer {
         };
         ensure!(param.iter_size() >= 1, "iter_size must be at least 1, got {}", param.iter_size());
         let len = arena.learnable_len();
-        let kept = |k: usize| AlignedBuf::zeroed(if rule.histories() > k { len } else { 0 });
+        let kept = |k: usize| {
+            let len = if rule.histories() > k { len } else { 0 };
+            Mirrored::zeroed(len, [0..len])
+        };
         let clip = Some(param.clip_gradients()).filter(|c| *c >= 0.0);
         let pieces = cut(arena.params(), len);
         Ok(Optimizer {
@@ -74,6 +80,7 @@ impl Optimizer {
             norms: vec![0.0; if clip.is_some() { pieces.len() } else { 0 }],
             iter_size: param.iter_size() as f32,
             histories: [kept(0), kept(1)],
+            there: None,
             rule,
             pieces,
         })
@@ -99,14 +106,32 @@ impl Optimizer {
         self.rule.type_name()
     }
 
+    /// Number of histories in use.
+    pub fn history_count(&self) -> usize {
+        self.rule.histories()
+    }
+
+    /// Floats of all histories together.
+    pub fn history_len(&self) -> usize {
+        self.histories.iter().map(Mirrored::floats).sum()
+    }
+
     /// The histories in use, each laid out like the learnable part of the arena.
-    pub fn histories(&self) -> &[AlignedBuf] {
-        &self.histories[..self.rule.histories()]
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn histories(&mut self) -> Result<Vec<&[f32]>> {
+        let used = self.histories.iter_mut().take(self.rule.histories());
+        used.map(|h| h.whole(Use::Read).map(|h| &*h)).collect()
     }
 
     /// The histories in use, to be written.
-    pub fn histories_mut(&mut self) -> &mut [AlignedBuf] {
-        &mut self.histories[..self.rule.histories()]
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn histories_mut(&mut self) -> Result<Vec<&mut [f32]>> {
+        let used = self.histories.iter_mut().take(self.rule.histories());
+        used.map(|h| h.whole(Use::Change)).collect()
     }
 
     /// Turns summed gradients into the update of this iteration, in place, and advances the
@@ -149,6 +174,49 @@ impl Optimizer {
         self.run(arena, all, iter, threads, true)
     }
 
+    /// [`Optimizer::update`] on a device, where gradient, weights and histories stay.
+    ///
+    /// # Errors
+    /// As [`Optimizer::solve`], and then nothing has changed; a device that failed.
+    pub fn update_on(
+        &mut self,
+        arena: &mut ParamArena,
+        iter: u64,
+        cuda: &CudaRun,
+    ) -> Result<()> {
+        let (l1, l2) = match self.decay {
+            Decay::None => (0.0, 0.0),
+            Decay::L1(d) => (d, 0.0),
+            Decay::L2(d) => (0.0, d),
+        };
+        let device = &cuda.device;
+        let there = OnDevice::get(&mut self.there, arena, device)?;
+        if let Some(clip) = self.clip {
+            there.measure(cuda, arena, clip)?;
+        }
+        let (data, diff) = arena.data_and_diff_on(device)?;
+        let mut history = [data; 2];
+        for (at, h) in history.iter_mut().zip(&self.histories).take(self.rule.histories()) {
+            *at = h.span_on(device, &(0..h.floats()), Use::Change)?;
+        }
+        let (rate, iter_size) = (self.policy.rate(iter), self.iter_size);
+        let rule = self.rule.on_device(iter);
+        there.update(cuda, &rule, &Update { data, diff, history, rate, iter_size, l1, l2 })?;
+        // The update does not wait for the host's look at the norm: without a finite one it has left
+        // everything as it was.
+        if self.clip.is_some() { there.check(iter) } else { Ok(()) }
+    }
+
+    /// Whether a gradient on a device is finite.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when its norm is not; a device that failed.
+    pub fn check_on(&mut self, arena: &mut ParamArena, iter: u64, cuda: &CudaRun) -> Result<()> {
+        let there = OnDevice::get(&mut self.there, arena, &cuda.device)?;
+        there.measure(cuda, arena, f32::MAX)?;
+        there.check(iter)
+    }
+
     fn run(
         &mut self,
         arena: &mut ParamArena,
@@ -163,8 +231,10 @@ impl Optimizer {
         // Whole pieces that hold the span; what lies outside of it is left alone.
         let first = span.start / PIECE;
         let cover = first * PIECE..len.min(span.end.next_multiple_of(PIECE));
-        let (data, diff) = if apply { arena.data_and_diff() } else { arena.values_and_diff() };
+        let (data, diff) =
+            if apply { arena.data_and_diff()? } else { arena.values_and_diff(&span)? };
         let [h0, h1] = &mut self.histories;
+        let (h0, h1) = (h0.whole(Use::Change)?, h1.whole(Use::Change)?);
         let (rule, decay, pieces) = (&*self.rule, self.decay, &self.pieces);
         let piece = |index: usize, w: &mut [f32], g: &mut [f32], h: [&mut [f32]; 2]| {
             let [h0, h1] = h;
@@ -214,7 +284,7 @@ impl Optimizer {
     fn clip_scale(&mut self, arena: &mut ParamArena, iter: u64, threads: Threads) -> Result<f32> {
         let Some(clip) = self.clip else { return Ok(1.0) };
         let len = arena.learnable_len();
-        let diff = &arena.diff()[..len];
+        let diff = arena.diff_in(0..len)?;
         // Sums of pieces in f64, added in order: the same for any number of threads.
         threads.par_chunks_mut(&mut self.norms, 1, |i, sum| {
             let piece = &diff[i * PIECE..len.min((i + 1) * PIECE)];
@@ -290,7 +360,7 @@ mod tests {
             .collect();
         let mut arena = ParamArena::new(&declared);
         let params = arena.params().to_vec();
-        let (data, diff) = arena.data_and_diff();
+        let (data, diff) = arena.data_and_diff().unwrap();
         for i in params.iter().flat_map(|p| p.range.clone()) {
             (data[i], diff[i]) = ((i % 13) as f32 - 6.0, (i % 7) as f32 * 0.1 - 0.3);
         }
@@ -320,7 +390,7 @@ mod tests {
                 for span in &spans {
                     optimizers[1].solve_part(&mut parts, span.clone(), iter, threads).unwrap();
                 }
-                assert!(whole.diff() == parts.diff(), "{kind}, iteration {iter}");
+                assert!(whole.diff().unwrap() == parts.diff().unwrap(), "{kind}, iteration {iter}");
             }
             let clipped = SolverParameter { clip_gradients: Some(1.0), ..param };
             let mut clipped = Optimizer::new(&clipped, &whole).unwrap();

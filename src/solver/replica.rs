@@ -6,6 +6,7 @@ use super::nets::{NetPlan, NetPlans};
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::device::Step;
+use crate::device::cuda::CudaDevice;
 use crate::net::{Net, NetOptions, Unwatched, Value, Watch};
 use crate::{Error, Result, ensure};
 
@@ -18,6 +19,17 @@ pub struct SolverOptions {
     pub exact: bool,
     /// Seed of fillers, dropout and augmentation.
     pub seed: u64,
+    /// The CUDA device to compute on; `None`: the CPU.
+    pub cuda: Option<CudaDevice>,
+    /// Layers without code for it compute on the CPU, instead of being refused.
+    pub cpu_fallback: bool,
+}
+
+impl SolverOptions {
+    /// On the CPU, by the fast path.
+    pub fn new(threads: usize, seed: u64) -> Self {
+        SolverOptions { threads, exact: false, seed, cuda: None, cpu_fallback: false }
+    }
 }
 
 /// Train net, test nets and optimizer on one device.
@@ -74,13 +86,13 @@ impl Solver {
 
     /// Floats of all histories together.
     pub fn history_len(&self) -> usize {
-        self.optimizer.histories().iter().map(|h| h.len()).sum()
+        self.optimizer.history_len()
     }
 
     /// Replaces the histories, given one after the other.
     ///
     /// # Errors
-    /// When their length is another.
+    /// When their length is another; a device that failed.
     pub fn set_histories(&mut self, flat: &[f32]) -> Result<()> {
         ensure!(
             flat.len() == self.history_len(),
@@ -89,7 +101,7 @@ impl Solver {
             self.history_len()
         );
         let mut rest = flat;
-        for history in self.optimizer.histories_mut() {
+        for history in self.optimizer.histories_mut()? {
             let (own, more) = rest.split_at(history.len());
             history.copy_from_slice(own);
             rest = more;
@@ -142,14 +154,34 @@ impl Solver {
         self.net.forward_watched(&mut Unwatched)
     }
 
-    /// Turns the gradient into new weights.
+    /// Turns the gradient into new weights, where it is: on the device as long as nobody has asked for
+    /// it on the host, as in a job with one replica.
     ///
     /// # Errors
-    /// As [`Optimizer::solve`].
+    /// As [`Optimizer::solve`]; a device that failed.
     pub fn update(&mut self, iter: u64) -> Result<()> {
         self.tests_current = false;
-        let threads = self.net.run().threads();
-        self.optimizer.update(self.net.params(), iter, threads)
+        let (params, run) = self.net.params_and_run();
+        match run.cuda() {
+            Some(cuda) if params.gradient_is_away() => {
+                self.optimizer.update_on(params, iter, cuda)
+            }
+            _ => self.optimizer.update(params, iter, run.threads()),
+        }
+    }
+
+    /// Looks at a gradient that only the device has.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when its norm is not; a device that failed.
+    pub fn check_gradient(&mut self, iter: u64) -> Result<()> {
+        let (params, run) = self.net.params_and_run();
+        match run.cuda() {
+            Some(cuda) if params.gradient_is_away() => {
+                self.optimizer.check_on(params, iter, cuda)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Turns the gradient into the update, in place, without applying it.
@@ -181,7 +213,7 @@ impl Solver {
     pub fn test(&mut self, net: usize, batches: &mut [Batch]) -> Result<(Vec<Value>, f32)> {
         if !self.tests_current {
             for test_net in &mut self.test_nets {
-                test_net.share_weights_of(&mut self.net)?;
+                test_net.share_weights_of(&self.net)?;
             }
             self.tests_current = true;
         }
@@ -226,6 +258,8 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         seed: options.seed,
         threads: options.threads,
         exact: options.exact,
+        cuda: options.cuda.clone(),
+        cpu_fallback: options.cpu_fallback,
         ..NetOptions::new(plan.state.phase())
     };
     Net::new(&plan.param, &plan.origin, &options)

@@ -69,7 +69,7 @@ impl Guard {
     pub fn met(&mut self, net: &mut Net, step: &Step, what: &str, value: f32) -> Result<()> {
         let from = match net.first_not_finite()? {
             Some(layer) => format!("the first output that is not finite is that of {layer}"),
-            None => match net.last_gradient_not_finite() {
+            None => match net.last_gradient_not_finite()? {
                 Some(layer) => format!("all outputs are finite; the gradient of {layer} is not"),
                 None => "all outputs are finite".to_owned(),
             },

@@ -13,6 +13,7 @@ use super::tuning::Tuning;
 use super::{BatchMeaning, OnNan, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
+use crate::device::cuda::Choice;
 use crate::net::is_included;
 use crate::snapshot::{self, Keeper, Meaning, Resumed, Sidecar};
 use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
@@ -32,6 +33,10 @@ pub struct Job {
     pub shuffle: bool,
     /// Plain path only.
     pub exact: bool,
+    /// The CUDA device of each worker of a node; empty: the CPU.
+    pub cuda: Vec<Choice>,
+    /// Layers without code for these compute on the CPU.
+    pub cpu_fallback: bool,
     /// How replicas share what they learn.
     pub mode: Mode,
     /// Whether batch_size is a replica's or the job's.
@@ -109,6 +114,8 @@ impl Job {
             changes,
             shuffle: options.shuffle,
             exact: options.exact,
+            cuda: options.cuda.clone(),
+            cpu_fallback: options.cpu_fallback,
             mode: options.mode,
             batch: options.batch,
             tuning: options.tuning,

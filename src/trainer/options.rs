@@ -8,6 +8,8 @@ use std::time::Duration;
 use caffe_actors::{Digest, Identity};
 
 use super::{DeviceSpec, Dilation, Effects, Keep, Link, Mode, OnNan, Tuning, Wire};
+use crate::device::cuda::Choice;
+use crate::{Result, ensure};
 
 /// What a train net's batch_size means when there are several replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,10 @@ pub struct Options {
     pub dilate: Dilation,
     /// Device actors of each node of this process.
     pub workers: usize,
+    /// The CUDA device of each of them; empty: they compute on the CPU.
+    pub cuda: Vec<Choice>,
+    /// Layers without code for these compute on the CPU, instead of being refused.
+    pub cpu_fallback: bool,
     /// CPU threads of this process, divided among its workers.
     pub threads: usize,
     /// Threads of this process that read and decode records; left out: one, or as many as compute
@@ -122,6 +128,8 @@ impl Options {
             device: None,
             dilate: Dilation::Auto,
             workers: 1,
+            cuda: Vec::new(),
+            cpu_fallback: false,
             threads: 1,
             readers: None,
             shuffle: false,
@@ -139,6 +147,28 @@ impl Options {
             tensorboard: None,
             prometheus: None,
         }
+    }
+}
+
+impl Options {
+    /// A worker for each of these devices; without any, workers compute on the CPU.
+    ///
+    /// # Errors
+    /// When workers or devices have been asked for otherwise.
+    pub fn compute_on(&mut self, devices: Vec<Choice>) -> Result<()> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        ensure!(self.device.is_none(), "--gpu and --device=emulated do not go together");
+        ensure!(
+            self.workers == 1 || self.workers == devices.len(),
+            "--gpu names {} device(s) for {} workers; name one for each, as in --gpu=0,0",
+            devices.len(),
+            self.workers
+        );
+        self.workers = devices.len();
+        self.cuda = devices;
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::job::Job;
 use super::record_log::RecordLog;
 use crate::data::Batch;
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::Choice;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
@@ -46,7 +47,13 @@ impl SolverReplica {
     /// # Errors
     /// What the engine reports.
     pub fn build(job: &Arc<Job>, place: &ReplicaPlace) -> Result<Self> {
-        let options = SolverOptions { threads: place.threads, exact: job.exact, seed: job.seed };
+        let options = SolverOptions {
+            threads: place.threads,
+            exact: job.exact,
+            seed: job.seed,
+            cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
+            cpu_fallback: job.cpu_fallback,
+        };
         let param = job.solver_of(place.replicas)?;
         let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));
@@ -88,9 +95,9 @@ impl SolverReplica {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
     }
 
-    fn gradient(&mut self, bucket: usize) -> &mut [f32] {
+    fn gradient(&mut self, bucket: usize) -> Result<&mut [f32]> {
         let range = self.buckets[bucket].range.clone();
-        &mut self.solver.net().params().diff()[range]
+        self.solver.net().params().diff_in_mut(range)
     }
 
     /// Forward and backward of one batch; gives each bucket's gradient away on the last pass, or its
@@ -119,7 +126,12 @@ impl SolverReplica {
             layer: None,
         };
         let done = forward_backward(net, batch, at, &mut watch);
-        (watch.next, done)
+        let next = watch.next;
+        let checked = match done {
+            Ok(_) if step.last() && self.alone => self.solver.check_gradient(step.iter),
+            _ => Ok(()),
+        };
+        (next, checked.and(done))
     }
 
     /// [`pass`](Self::pass), and what follows when its loss or gradient is no finite number.
@@ -154,7 +166,7 @@ impl SolverReplica {
         }
         if step.last() && !self.alone {
             for bucket in given..self.buckets.len() {
-                let gradient = self.gradient(bucket);
+                let gradient = self.gradient(bucket)?;
                 gradient.fill(f32::NAN);
                 ready(bucket, gradient);
             }
@@ -162,10 +174,6 @@ impl SolverReplica {
         Ok(loss)
     }
 
-    fn weights(&mut self, bucket: usize) -> &mut [f32] {
-        let range = self.buckets[bucket].range.clone();
-        &mut self.solver.net().params().data()[range]
-    }
 }
 
 fn engine_step(step: &Step, batch: &[Batch]) -> device::Step {
@@ -232,7 +240,7 @@ impl Replica for SolverReplica {
         if !all_finite(gradient) {
             self.guard.of_job();
         }
-        self.gradient(bucket).copy_from_slice(gradient);
+        self.gradient(bucket)?.copy_from_slice(gradient);
         Ok(())
     }
 
@@ -264,34 +272,37 @@ impl Replica for SolverReplica {
     }
 
     fn update_of(&mut self, bucket: usize) -> Result<&[f32], Cause> {
-        Ok(self.gradient(bucket))
+        Ok(self.gradient(bucket)?)
     }
 
     fn read_weights(&mut self, bucket: usize, out: &mut [f32]) -> Result<(), Cause> {
-        out.copy_from_slice(self.weights(bucket));
+        let range = self.buckets[bucket].range.clone();
+        out.copy_from_slice(self.solver.net().params().data_in(range)?);
         Ok(())
     }
 
     fn write_weights(&mut self, bucket: usize, weights: &[f32]) -> Result<(), Cause> {
-        self.weights(bucket).copy_from_slice(weights);
+        let range = self.buckets[bucket].range.clone();
+        self.solver.net().params().data_in_mut(range)?.copy_from_slice(weights);
         Ok(())
     }
 
     fn read_statistics(&mut self, out: &mut [f32]) -> Result<(), Cause> {
-        let data = self.solver.net().params().data();
+        let params = self.solver.net().params();
         let mut at = 0;
         for range in &self.statistics {
-            out[at..at + range.len()].copy_from_slice(&data[range.clone()]);
+            out[at..at + range.len()].copy_from_slice(params.data_in(range.clone())?);
             at += range.len();
         }
         Ok(())
     }
 
     fn write_statistics(&mut self, statistics: &[f32]) -> Result<(), Cause> {
-        let data = self.solver.net().params().data();
+        let params = self.solver.net().params();
         let mut at = 0;
         for range in &self.statistics {
-            data[range.clone()].copy_from_slice(&statistics[at..at + range.len()]);
+            let values = &statistics[at..at + range.len()];
+            params.data_in_mut(range.clone())?.copy_from_slice(values);
             at += range.len();
         }
         Ok(())
@@ -299,7 +310,7 @@ impl Replica for SolverReplica {
 
     fn read_history(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         let mut at = 0;
-        for history in self.solver.optimizer().histories() {
+        for history in self.solver.optimizer().histories()? {
             out[at..at + history.len()].copy_from_slice(history);
             at += history.len();
         }
@@ -328,7 +339,7 @@ impl Replica for SolverReplica {
         }
         let prefix = self.job.solver.snapshot_prefix();
         let mean = Some(request.mean_history);
-        let taken = snapshot::take(&mut self.solver, prefix, request.iter, mean);
+        let taken = snapshot::take(&mut self.solver, prefix, request.iter, mean)?;
         let (job, iter) = (self.job.clone(), request.iter);
         Ok(Box::new(move || {
             let _busy = job.writing.begin();
@@ -374,7 +385,12 @@ impl Watch for Fences<'_, '_> {
             && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
         {
             let range = self.buckets[self.next].range.clone();
-            let gradient = &params.diff()[range.clone()];
+            if !self.gives && self.solving.is_none() && params.gradient_is_away() {
+                // It stays on the device, where the solver looks at it.
+                self.next += 1;
+                continue;
+            }
+            let gradient = params.diff_in(range.clone())?;
             // Here it is about to be read, so looking at it costs next to nothing.
             if !all_finite(gradient) {
                 let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
@@ -384,7 +400,7 @@ impl Watch for Fences<'_, '_> {
                 optimizer.solve_part(params, range.clone(), *iter, *threads)?;
             }
             if self.gives {
-                (self.ready)(self.next, &params.diff()[range]);
+                (self.ready)(self.next, params.diff_in(range)?);
             }
             self.next += 1;
         }

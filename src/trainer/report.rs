@@ -81,6 +81,15 @@ impl Report {
         }
     }
 
+    /// What replicas compute on.
+    fn devices(&self) -> String {
+        if self.job.cuda.is_empty() {
+            return "each replica computes on the CPU".into();
+        }
+        let devices: Vec<String> = self.job.cuda.iter().map(ToString::to_string).collect();
+        format!("this node's replicas compute on {}, beside them the CPU", devices.join(", "))
+    }
+
     /// What ran together, in one place at the head of every log.
     fn banner(&self, started: &Started) {
         let say = |text: String| self.log.info(PLACE, text);
@@ -98,9 +107,10 @@ impl Report {
             started.transport.trim()
         ));
         say(format!(
-            "mode {}{}; each replica computes on the CPU with {} thread(s){}",
+            "mode {}{}; {} with {} thread(s){}",
             self.job.mode,
             if self.replicas == 1 { " (one replica: the plain solver loop)" } else { "" },
+            self.devices(),
             threads.first().copied().unwrap_or(1),
             if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
         ));

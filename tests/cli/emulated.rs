@@ -1,11 +1,11 @@
-//! Jobs on emulated devices, several nodes in one process, and `caffe plan`.
+//! Jobs on emulated devices, and several nodes in one process.
 
 use std::fs;
 
 use crate::support::{Folder, fails, line, succeeds};
 
 /// Half a million parameters in two layers, and a solver for so many iterations.
-fn job(folder: &Folder, iterations: u32) -> (String, String) {
+pub fn job(folder: &Folder, iterations: u32) -> (String, String) {
     let net = "name: 'two' \
         layer { name: 'data' type: 'DummyData' top: 'data' top: 'label' dummy_data_param { \
           shape { dim: 4 dim: 500 } shape { dim: 4 dim: 1 } } } \
@@ -109,31 +109,4 @@ fn what_is_wrong_with_an_emulation_is_said_in_one_line() {
     }
     let message = fails(&line(&format!("train --solver={solver} --device=emulated:{other}")));
     assert!(message.contains("has no layer `b`"), "{message}");
-}
-
-#[test]
-fn times_become_a_profile_and_a_profile_a_plan() {
-    let folder = Folder::new();
-    let (net, _) = job(&folder, 1);
-    let profile = folder.name("layers.json");
-    succeeds(&line(&format!("time -model {net} -iterations 2 --profile={profile}")));
-    let text = fs::read_to_string(&profile).unwrap();
-    let written: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(written["layers"][1]["name"], "a");
-    assert_eq!(written["layers"][1]["parameters"], 501_000);
-
-    let flags = "--workers=2 --link=bandwidth=1GB/s --memory=1000GB/s --nodes=1,2 --json";
-    let device = format!("--device=emulated:{profile},total=100ms");
-    let (out, _) = succeeds(&line(&format!("plan -model {net} {device} {flags}")));
-    let plan: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(plan["modes"].as_array().unwrap().len(), 4);
-    let sync = &plan["modes"][0]["predictions"];
-    assert_eq!(sync[1]["replicas"], 4);
-    assert!((plan["compute_ms"].as_f64().unwrap() - 100.0).abs() < 1e-6, "{plan}");
-    let iteration = sync[1]["iteration"].as_f64().unwrap();
-    assert!((0.1..0.11).contains(&iteration), "{plan}");
-
-    // Compute, memory and link measured.
-    let (out, _) = succeeds(&line(&format!("plan -model {net} -iterations 2 --nodes=2")));
-    assert!(out.contains("measured here by copying") && out.contains("ssp (staleness 3)"), "{out}");
 }

@@ -2,7 +2,8 @@
 //!
 //! Here: words on the command line and the commands that only tell something. `converters`, `nets`:
 //! the commands that work, `tools`: Caffe's tools under their own names,
-//! `cuda`: CUDA's libraries, `doctor`: what is wrong and what bound a run, `net_tools`: those that look at nets and logs, `emulated`: jobs on emulated devices and plans.
+//! `cuda`: CUDA's libraries, `doctor`: what is wrong and what bound a run, `net_tools`: those that
+//! look at nets and logs, `emulated`: jobs on emulated devices, `plan`: what a job would do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod converters;
@@ -12,6 +13,7 @@ mod emulated;
 mod images;
 mod net_tools;
 mod nets;
+mod plan;
 mod support;
 mod tools;
 
@@ -177,12 +179,13 @@ fn faults_of_a_prototxt_are_shown_with_their_place() {
 }
 
 #[test]
-fn a_gpu_is_refused_and_what_there_is_is_named() {
+fn a_gpu_that_is_not_there_is_refused_and_what_there_is_is_named() {
     let folder = Folder::new();
     let solver = folder.write("s.prototxt", "net: 'no-such-net' solver_mode: GPU base_lr: 1\n");
-    let message = fails(&["train", "-solver", &solver, "-gpu", "0"]);
-    assert!(message.contains("computes on the CPU only") && message.contains("CUDA"), "{message}");
-    assert!(fails(&["test", "-model", "x", "-weights", "y", "-gpu", "all"]).contains("CPU only"));
+    let message = fails(&["train", "-solver", &solver, "-gpu", "99"]);
+    assert!(message.contains("CUDA") || message.contains("there is no GPU 99"), "{message}");
+    let message = fails(&["test", "-model", "x", "-weights", "y", "-gpu", "99"]);
+    assert!(message.contains("CUDA") || message.contains("there is no GPU 99"), "{message}");
     // A solver file that says GPU is taken as it is.
     let output = run(&["train", "-solver", &solver]);
     let log = text(&output.stderr);

@@ -39,6 +39,29 @@ pub fn fails<A: AsRef<OsStr>>(args: &[A]) -> String {
     error.split_once("] ").map(|(_, message)| message.to_owned()).unwrap_or_default()
 }
 
+/// The program under `mpirun`; `None`, with a printed line, where there is none or this build cannot
+/// use it.
+pub fn mpirun(ranks: usize) -> Option<Command> {
+    launched(&format!("mpirun -n {ranks} --oversubscribe --bind-to none"))
+}
+
+/// The program started by another one; as [`mpirun`].
+pub fn launched(launcher: &str) -> Option<Command> {
+    let mut words = launcher.split_whitespace();
+    let program = words.next().unwrap();
+    let there = Command::new(program).arg("--version").output().is_ok();
+    if !there || (program == "mpirun" && !cfg!(feature = "mpi")) {
+        println!("skipped: no {program}, or built without MPI");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .arg(caffe().get_program())
+        .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
+    Some(command)
+}
+
 /// Splits a command line at its spaces.
 pub fn line(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()

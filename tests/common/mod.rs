@@ -3,13 +3,12 @@
 //! Every test crate compiles its own copy and uses a part of it.
 #![allow(dead_code)]
 
+pub mod cuda;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use caffe::Result;
-use caffe::device::cuda::CudaDevice;
-use caffe::device::cuda::emulator::Emulator;
 use caffe::net::{Net, NetOptions, Origin};
 use caffe_proto::NetParameter;
 
@@ -22,9 +21,12 @@ pub fn shared() -> PathBuf {
     }
 }
 
-/// The repository's root.
-pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The repository's root; `$CAFFE_REPOSITORY` where the tests run without the tree they were built in.
+pub fn repository() -> PathBuf {
+    match std::env::var_os("CAFFE_REPOSITORY") {
+        Some(path) => path.into(),
+        None => env!("CARGO_MANIFEST_DIR").into(),
+    }
 }
 
 /// The folders in a folder, sorted; `None` if it cannot be read.
@@ -109,17 +111,5 @@ impl Python {
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{log}");
         String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
-/// The device that tests of CUDA code run on: emulated, as long as there is nothing else.
-pub fn cuda_device() -> Option<CudaDevice> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
-    match Emulator::new(&folder) {
-        Ok(device) => Some(CudaDevice(Rc::new(device))),
-        Err(why) => {
-            println!("skipped: {why}");
-            None
-        }
     }
 }

@@ -78,7 +78,9 @@ fn sum(transport: &mut dyn Transport, data: Vec<f32>) -> Result<Vec<f32>, String
 }
 
 /// Least squares of a + b·bytes with relative errors, so that small sums count as much as large
-/// ones; then α and β of a ring.
+/// ones; then α and β of a ring. Times that grow faster than their bytes give no line with a start,
+/// and times that do not grow none with a slope: then the smallest sum is all start, the largest all
+/// bytes.
 fn fit(times: &[(usize, f64)], nodes: usize) -> Link {
     let (mut w, mut x, mut y, mut xx, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for (bytes, seconds) in times {
@@ -89,8 +91,13 @@ fn fit(times: &[(usize, f64)], nodes: usize) -> Link {
         xx += weight * bytes * bytes;
         xy += weight * bytes * seconds;
     }
-    let slope = ((w * xy - x * y) / (w * xx - x * x)).max(1e-15);
-    let start = ((y - slope * x) / w).max(0.0);
+    let mut slope = (w * xy - x * y) / (w * xx - x * x);
+    let mut start = (y - slope * x) / w;
+    if let (Some(smallest), Some(largest)) = (times.first(), times.last())
+        && !(slope > 0.0 && start > 0.0)
+    {
+        (start, slope) = (smallest.1, largest.1 / largest.0 as f64);
+    }
     let steps = 2.0 * (nodes - 1) as f64;
     Link {
         latency: Duration::from_secs_f64(start / steps),
@@ -112,6 +119,19 @@ mod tests {
             let found = fit(&times, nodes);
             assert!((found.bandwidth / 3e9 - 1.0).abs() < 1e-6, "{found:?}");
             assert!((found.latency.as_secs_f64() / 30e-6 - 1.0).abs() < 1e-3, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn times_that_fit_no_line_give_a_link_all_the_same() {
+        let odd: [&[f64]; 2] =
+            [&[2e-6, 8e-5, 4e-4, 3e-3, 2e-2, 1e-1], &[1e-3, 1e-3, 9e-4, 9e-4, 8e-4, 8e-4]];
+        for seconds in odd {
+            let sizes = SIZES.iter().map(|(floats, _)| 4 * floats);
+            let times: Vec<(usize, f64)> = sizes.zip(seconds.iter().copied()).collect();
+            let found = fit(&times, 2);
+            assert!(found.latency > Duration::ZERO && found.latency <= Duration::from_millis(1));
+            assert!((1e8..1e11).contains(&found.bandwidth), "{found:?}");
         }
     }
 }

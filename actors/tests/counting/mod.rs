@@ -1,6 +1,8 @@
 //! What a round allocates, counted by the allocator: all threads of a process together, between two
 //! iterations far from start and end.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;

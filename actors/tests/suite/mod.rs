@@ -1,4 +1,4 @@
-//! One suite of whole jobs, run by `tests/machine.rs` with nodes in one process and by
+//! One suite of whole jobs, run by `tests/machine` with nodes in one process and by
 //! `tests/mpi.rs` with real ranks (through the example `quadratic`, as `case=NAME`).
 //!
 //! Every mode with 2, 3 and 4 nodes, even and uneven, and every wire format; nodes that idle; jobs

@@ -28,32 +28,30 @@ fn processor() -> Finding {
     Finding::ok("processor", text)
 }
 
-/// One core for a rank that has others beside it is what `mpirun` of Open MPI does to two ranks.
+/// One core for a rank that could have more is what `mpirun` of Open MPI gives to one or two ranks,
+/// `taskset` to whom it is told to, and Slurm to a task that asked for no more.
 fn cores() -> Finding {
     let (cores, logical) = (host::cores(), host::logical());
-    let there = online();
+    let there = host::online().len();
     let text =
         format!("{cores} open to this process ({logical} hardware threads, {there} on this host)");
     let ranks = host::local_ranks();
-    if host::bound_at_launch() && cores == 1 && there > ranks {
-        return Finding::warn(
-            "binding",
-            format!("{text}; this rank is pinned to one core"),
+    if host::bound_cores() == Some(1) && host::all_cores() > ranks {
+        let fix = if host::bound_at_launch() {
             "start with `mpirun --bind-to none` (or --map-by slot:PE=N), else readers and replicas \
-             share that core",
-        );
+             share that core"
+        } else {
+            "start without taskset, or ask the batch system for more cores (Slurm: \
+             --cpus-per-task=N), else readers and replicas share that core"
+        };
+        let text = format!("{text}; this process is pinned to one core");
+        return Finding::warn("binding", text, fix);
     }
     if ranks > cores && !host::bound_at_launch() {
         let fix = "fewer ranks with more --workers, or more hosts";
         return Finding::warn("binding", format!("{text}, for {ranks} ranks"), fix);
     }
     Finding::ok("cores", text)
-}
-
-/// Hardware threads of the host, whatever this process may use of them.
-fn online() -> usize {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    info.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
 fn main_memory() -> Finding {

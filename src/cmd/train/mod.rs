@@ -18,7 +18,7 @@ use self::lasting::Lasting;
 use self::resources::Resources;
 use self::seeing::Seeing;
 use self::sharing::Sharing;
-use super::gpu;
+use super::gpu::GpuArgs;
 use crate::log::Log;
 use crate::trainer::{self, Options};
 use crate::{Error, Result};
@@ -46,9 +46,6 @@ pub struct TrainArgs {
     /// Begin with these weights (.caffemodel), copied by layer name
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub weights: Vec<PathBuf>,
-    /// Devices: `all` or numbers such as 0,1; left out: the CPU
-    #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
-    pub gpu: String,
     /// Level for the nets' include and exclude rules
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub level: i32,
@@ -69,6 +66,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
+    gpu: GpuArgs,
+    #[command(flatten)]
     seeing: Seeing,
 }
 
@@ -78,7 +77,6 @@ impl TrainArgs {
     /// # Errors
     /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
     pub fn run(self, log: &Log) -> Result<()> {
-        gpu::refuse(&self.gpu)?;
         self.warn_of_settings(log)?;
         trainer::run(&self.options()?, log).map_err(of_this_rank)
     }
@@ -93,6 +91,8 @@ impl TrainArgs {
         self.lasting.apply(&mut options);
         self.sharing.apply(&mut options);
         self.resources.apply(&mut options)?;
+        options.cpu_fallback = self.gpu.allow_cpu_fallback;
+        options.compute_on(self.gpu.choices()?)?;
         self.seeing.apply(&mut options);
         Ok(options)
     }
@@ -105,8 +105,9 @@ impl TrainArgs {
             return Ok(());
         }
         let file = self.solver.display();
-        if solver.solver_mode.is_some() && solver.solver_mode() == SolverMode::Gpu {
-            let text = "solver_mode is GPU, but this version computes on the CPU: training there";
+        let asks = solver.solver_mode.is_some() && solver.solver_mode() == SolverMode::Gpu;
+        if asks && self.gpu.gpu.is_empty() {
+            let text = "solver_mode is GPU, but no --gpu names a device: training on the CPU";
             log.warning("caffe.cpp:218", format!("{file}: {text}"));
         }
         if solver.debug_info() {

@@ -11,9 +11,6 @@ use super::source::Source;
 use crate::Result;
 use crate::device::cpu::gemm::Gemm;
 
-/// Threads of every block of every kernel.
-pub const BLOCK: usize = 256;
-
 /// A place in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);
@@ -145,7 +142,7 @@ pub trait Backend {
     /// A device that failed.
     fn zero(&self, at: Address, floats: usize) -> Result<()>;
 
-    /// Runs a kernel on `blocks` blocks of [`BLOCK`] threads.
+    /// Runs a kernel on `blocks` blocks of [`BLOCK`](super::source::BLOCK) threads.
     ///
     /// # Errors
     /// A kernel that does not compile, or a device that failed.

@@ -15,13 +15,16 @@
 
 pub mod backend;
 pub mod cache;
+mod choice;
 pub mod compiler;
 pub mod emulator;
 pub mod library;
 pub mod memory;
+pub mod nvidia;
 mod run;
 pub mod source;
 
+pub use choice::Choice;
 pub use run::{CudaDevice, CudaRun};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::backend::{Address, Arg, BLOCK, Backend};
-use super::source::Source;
+use super::backend::{Address, Arg, Backend};
+use super::source::{BLOCK, Source};
 use crate::Result;
 use crate::device::cpu::CpuRun;
 use crate::device::cpu::gemm::Gemm;

@@ -19,7 +19,7 @@
 //! ```
 
 /// Threads of every block that calls the prelude's reductions; a launch uses this size.
-pub const BLOCK: u32 = 256;
+pub const BLOCK: usize = 256;
 
 /// What stands before every source: types of fixed width, the loop over elements, and reductions
 /// over a block.

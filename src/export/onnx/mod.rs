@@ -110,7 +110,7 @@ impl Walk {
         let tops: Vec<Value> = top.iter().map(|&id| self.written(net, id)).collect();
         let view = View {
             param: net.layers()[index].param.clone(),
-            weights: weights(net, index),
+            weights: weights(net, index)?,
             bottoms,
             tops,
         };
@@ -147,13 +147,15 @@ impl Walk {
     }
 }
 
-fn weights(net: &mut Net, index: usize) -> Vec<Array> {
+fn weights(net: &mut Net, index: usize) -> Result<Vec<Array>> {
     let name = net.layers()[index].name().to_owned();
     let ids = net.layers()[index].params.clone();
-    let array = |(j, id): (usize, usize)| Array {
-        name: format!("{name}/{j}"),
-        shape: net.arena().params()[id].shape.dims().to_vec(),
-        values: net.params().values(id).to_vec(),
+    let array = |(j, id): (usize, usize)| {
+        Ok(Array {
+            name: format!("{name}/{j}"),
+            shape: net.arena().params()[id].shape.dims().to_vec(),
+            values: net.params().values(id)?.to_vec(),
+        })
     };
     ids.into_iter().enumerate().map(array).collect()
 }

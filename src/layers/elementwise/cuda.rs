@@ -1,6 +1,6 @@
 //! Layers that treat every element by itself, on a CUDA device.
 //!
-//! Such a layer gives two expressions of CUDA C to [`unary_kernels`] and says which value its
+//! Such a layer gives two expressions of CUDA C to `unary_kernels` and says which value its
 //! gradient is computed from.
 
 use crate::Result;
@@ -39,7 +39,7 @@ pub(in crate::layers) use unary_kernels;
 
 /// A layer's kernels and numbers.
 pub struct Unary {
-    /// Made by [`unary_kernels`].
+    /// Made by `unary_kernels`.
     pub kernels: &'static Source,
     /// What its expressions call a, b and c.
     pub numbers: [f32; 3],

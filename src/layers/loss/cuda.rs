@@ -5,8 +5,9 @@
 use super::{Labels, is_ignored};
 use crate::Result;
 use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::{Address, Arg, BLOCK};
+use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::BLOCK;
 use crate::device::cuda::source::Source;
 
 /// Terms that one block sums up in no time; more are first summed to as many parts as threads.

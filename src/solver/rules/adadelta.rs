@@ -3,8 +3,9 @@
 
 use caffe_proto::SolverParameter;
 
-use super::{At, UpdateRule};
+use super::{At, OnDevice, UpdateRule, update_kernels};
 use crate::Result;
+use crate::device::cuda::source::Source;
 
 struct AdaDelta {
     momentum: f32,
@@ -29,7 +30,21 @@ impl UpdateRule for AdaDelta {
             *g = at.rate * u;
         }
     }
+
+    fn on_device(&self, _iter: u64) -> OnDevice {
+        OnDevice { kernels: &KERNELS, factor: 1.0, numbers: [self.momentum, self.delta, 0.0] }
+    }
 }
+
+pub(super) static KERNELS: Source = update_kernels!(
+    "adadelta",
+    r#"
+    h0[i] = a * h0[i] + (1 - a) * g * g;
+    float u = g * sqrtf((b + h1[i]) / (b + h0[i]));
+    h1[i] = a * h1[i] + (1 - a) * u * u;
+    g = rate * u;
+"#
+);
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
     Ok(Box::new(AdaDelta { momentum: param.momentum(), delta: param.delta() }))

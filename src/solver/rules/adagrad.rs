@@ -2,7 +2,8 @@
 
 use caffe_proto::SolverParameter;
 
-use super::{At, UpdateRule};
+use super::{At, OnDevice, UpdateRule, update_kernels};
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 struct AdaGrad {
@@ -24,7 +25,19 @@ impl UpdateRule for AdaGrad {
             *g = at.rate * *g / (h.sqrt() + self.delta);
         }
     }
+
+    fn on_device(&self, _iter: u64) -> OnDevice {
+        OnDevice { kernels: &KERNELS, factor: 1.0, numbers: [self.delta, 0.0, 0.0] }
+    }
 }
+
+pub(super) static KERNELS: Source = update_kernels!(
+    "adagrad",
+    r#"
+    h0[i] += g * g;
+    g = rate * g / (sqrtf(h0[i]) + a);
+"#
+);
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
     ensure!(

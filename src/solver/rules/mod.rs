@@ -4,13 +4,18 @@
 mod adadelta;
 mod adagrad;
 mod adam;
+mod cuda;
 mod nesterov;
 mod rmsprop;
 mod sgd;
 
 use caffe_proto::SolverParameter;
 
+use crate::device::cuda::source::Source;
 use crate::{Result, bail};
+
+pub use cuda::OnDevice;
+use cuda::update_kernels;
 
 /// What one stretch of an update needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -32,30 +37,40 @@ pub trait UpdateRule: Send + Sync {
     /// Replaces the gradient `g` by the update (to be subtracted from the weights) and advances
     /// the histories. All slices have one length; unused histories are empty.
     fn update(&self, at: At, g: &mut [f32], h: [&mut [f32]; 2]);
+
+    /// The same on a CUDA device, at an iteration.
+    fn on_device(&self, iter: u64) -> OnDevice;
 }
 
 /// Builds a rule from its numbers.
 type Build = fn(&SolverParameter) -> Result<Box<dyn UpdateRule>>;
+
+/// Every rule: Caffe's solver type, and its kernel.
+static RULES: [(&str, Build, &Source); 6] = [
+    ("SGD", sgd::build, &sgd::KERNELS),
+    ("Nesterov", nesterov::build, &nesterov::KERNELS),
+    ("AdaGrad", adagrad::build, &adagrad::KERNELS),
+    ("RMSProp", rmsprop::build, &rmsprop::KERNELS),
+    ("AdaDelta", adadelta::build, &adadelta::KERNELS),
+    ("Adam", adam::build, &adam::KERNELS),
+];
+
+/// The kernels of all rules.
+pub fn sources() -> impl Iterator<Item = Source> {
+    RULES.iter().map(|(.., kernels)| **kernels)
+}
 
 /// The rule of a solver, by its `type`.
 ///
 /// # Errors
 /// An unknown type, or numbers the rule cannot use.
 pub fn rule_for(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
-    let known: [(&str, Build); 6] = [
-        ("SGD", sgd::build),
-        ("Nesterov", nesterov::build),
-        ("AdaGrad", adagrad::build),
-        ("RMSProp", rmsprop::build),
-        ("AdaDelta", adadelta::build),
-        ("Adam", adam::build),
-    ];
-    match known.iter().find(|(name, _)| *name == param.r#type()) {
-        Some((_, build)) => build(param),
+    match RULES.iter().find(|(name, ..)| *name == param.r#type()) {
+        Some((_, build, _)) => build(param),
         None => {
-            let near = known
+            let near = RULES
                 .iter()
-                .map(|(n, _)| {
+                .map(|(n, ..)| {
                     (
                         strsim::damerau_levenshtein(
                             &n.to_lowercase(),

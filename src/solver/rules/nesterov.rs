@@ -3,8 +3,9 @@
 
 use caffe_proto::SolverParameter;
 
-use super::{At, UpdateRule};
+use super::{At, OnDevice, UpdateRule, update_kernels};
 use crate::Result;
+use crate::device::cuda::source::Source;
 
 struct Nesterov {
     momentum: f32,
@@ -27,7 +28,20 @@ impl UpdateRule for Nesterov {
             *g = (1.0 + m) * *h - m * before;
         }
     }
+
+    fn on_device(&self, _iter: u64) -> OnDevice {
+        OnDevice { kernels: &KERNELS, factor: 1.0, numbers: [self.momentum, 0.0, 0.0] }
+    }
 }
+
+pub(super) static KERNELS: Source = update_kernels!(
+    "nesterov",
+    r#"
+    float before = h0[i];
+    h0[i] = a * before + rate * g;
+    g = (1 + a) * h0[i] - a * before;
+"#
+);
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
     Ok(Box::new(Nesterov { momentum: param.momentum() }))

@@ -2,7 +2,8 @@
 
 use caffe_proto::SolverParameter;
 
-use super::{At, UpdateRule};
+use super::{At, OnDevice, UpdateRule, update_kernels};
+use crate::device::cuda::source::Source;
 use crate::{Result, ensure};
 
 struct RmsProp {
@@ -25,7 +26,19 @@ impl UpdateRule for RmsProp {
             *g = at.rate * *g / (h.sqrt() + self.delta);
         }
     }
+
+    fn on_device(&self, _iter: u64) -> OnDevice {
+        OnDevice { kernels: &KERNELS, factor: 1.0, numbers: [self.decay, self.delta, 0.0] }
+    }
 }
+
+pub(super) static KERNELS: Source = update_kernels!(
+    "rmsprop",
+    r#"
+    h0[i] = a * h0[i] + (1 - a) * g * g;
+    g = rate * g / (sqrtf(h0[i]) + b);
+"#
+);
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
     ensure!(

@@ -2,8 +2,9 @@
 
 use caffe_proto::SolverParameter;
 
-use super::{At, UpdateRule};
+use super::{At, OnDevice, UpdateRule, update_kernels};
 use crate::Result;
+use crate::device::cuda::source::Source;
 
 struct Sgd {
     momentum: f32,
@@ -24,7 +25,19 @@ impl UpdateRule for Sgd {
             *g = *h;
         }
     }
+
+    fn on_device(&self, _iter: u64) -> OnDevice {
+        OnDevice { kernels: &KERNELS, factor: 1.0, numbers: [self.momentum, 0.0, 0.0] }
+    }
 }
+
+pub(super) static KERNELS: Source = update_kernels!(
+    "sgd",
+    r#"
+    h0[i] = a * h0[i] + rate * g;
+    g = h0[i];
+"#
+);
 
 pub(super) fn build(param: &SolverParameter) -> Result<Box<dyn UpdateRule>> {
     Ok(Box::new(Sgd { momentum: param.momentum() }))

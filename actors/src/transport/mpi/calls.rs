@@ -94,6 +94,25 @@ pub(super) fn library() -> String {
     text.split([',', '\n']).next().unwrap_or("MPI").trim().to_owned()
 }
 
+/// A word that MPI has a type for.
+pub(super) trait Word {
+    fn datatype() -> ffi::MPI_Datatype;
+}
+
+impl Word for u16 {
+    fn datatype() -> ffi::MPI_Datatype {
+        // SAFETY: an immutable constant of the library, valid once MPI is initialised.
+        unsafe { ffi::RSMPI_UINT16_T }
+    }
+}
+
+impl Word for u64 {
+    fn datatype() -> ffi::MPI_Datatype {
+        // SAFETY: as for u16.
+        unsafe { ffi::RSMPI_UINT64_T }
+    }
+}
+
 /// A communicator.
 #[derive(Clone, Copy)]
 pub(super) struct Comm {
@@ -184,52 +203,32 @@ impl Comm {
     ///
     /// # Safety
     /// As [`sum`](Comm::sum), for both; both have room for a block of every rank.
-    pub(super) unsafe fn exchange(
+    pub(super) unsafe fn exchange<W: Word>(
         &self,
-        own: *const u16,
-        all: *mut u16,
+        own: *const W,
+        all: *mut W,
         each: usize,
     ) -> Result<Request, String> {
-        let len = count(each)?;
+        let (len, word) = (count(each)?, W::datatype());
         // SAFETY: the caller's promise.
         Self::start("MPI_Ialltoall", |request| unsafe {
-            let word = ffi::RSMPI_UINT16_T;
             ffi::MPI_Ialltoall(own.cast(), len, word, all.cast(), len, word, self.raw, request)
         })
     }
 
-    /// Gathers `each` short words of each rank into `all`, in rank order.
+    /// Gathers `each` words of each rank into `all`, in rank order.
     ///
     /// # Safety
     /// As [`sum`](Comm::sum), for both; `all` has room for those of every rank.
-    pub(super) unsafe fn gather_short(
+    pub(super) unsafe fn gather<W: Word>(
         &self,
-        own: *const u16,
-        all: *mut u16,
+        own: *const W,
+        all: *mut W,
         each: usize,
     ) -> Result<Request, String> {
-        let len = count(each)?;
+        let (len, word) = (count(each)?, W::datatype());
         // SAFETY: the caller's promise.
         Self::start("MPI_Iallgather", |request| unsafe {
-            let word = ffi::RSMPI_UINT16_T;
-            ffi::MPI_Iallgather(own.cast(), len, word, all.cast(), len, word, self.raw, request)
-        })
-    }
-
-    /// Gathers `len` words of each rank into `all`, `len × size` words.
-    ///
-    /// # Safety
-    /// As [`sum`](Comm::sum), for both.
-    pub(super) unsafe fn gather(
-        &self,
-        own: *const u64,
-        len: usize,
-        all: *mut u64,
-    ) -> Result<Request, String> {
-        let len = count(len)?;
-        // SAFETY: the caller's promise.
-        Self::start("MPI_Iallgather", |request| unsafe {
-            let word = ffi::RSMPI_UINT64_T;
             ffi::MPI_Iallgather(own.cast(), len, word, all.cast(), len, word, self.raw, request)
         })
     }

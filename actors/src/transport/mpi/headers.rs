@@ -36,7 +36,7 @@ impl Headers {
         all.resize(words.len() * self.size, 0);
         // SAFETY: both vectors are kept, untouched, in `under_way` until the request is done;
         // `all` has `size` times as many words.
-        let request = unsafe { self.comm.gather(words.as_ptr(), words.len(), all.as_mut_ptr())? };
+        let request = unsafe { self.comm.gather(words.as_ptr(), all.as_mut_ptr(), words.len())? };
         self.under_way = Some(Gather { request, own: words, all });
         Ok(())
     }

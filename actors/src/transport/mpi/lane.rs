@@ -251,7 +251,7 @@ impl Flight {
         let (own, all) = (packed.own.as_ptr(), packed.all.as_mut_ptr());
         // SAFETY: `own` has one block of `words`, `all` one for each rank; both stay in the chunk,
         // untouched until the request is done.
-        chunk.request = unsafe { comm.gather_short(own, all, pieces.words())? };
+        chunk.request = unsafe { comm.gather(own, all, pieces.words())? };
         chunk.stage = Stage::Collecting(std::mem::take(packed));
         Ok(true)
     }

@@ -1,11 +1,15 @@
-//! Fake nodes, network and time around the real machines; `devices` are the fake devices.
+//! Fake nodes and time around the real machines. `setup`: what a world is made of, `devices`: the
+//! fake devices, `network`: headers and sums between nodes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 mod devices;
+mod network;
+mod setup;
+
+pub(super) use setup::Setup;
 
 use super::Rng;
 use crate::config::Mode;
@@ -14,72 +18,6 @@ use crate::mode::{Action, Event, Job, Machine, Moment, machine};
 
 /// An update: its ticket and its weight. In sync: `iter·R + replica`, weight 1.
 pub(super) type Update = (u64, f32);
-
-/// What a world is made of.
-#[derive(Clone, Debug)]
-pub(super) struct Setup {
-    pub(super) mode: Mode,
-    pub(super) seed: u64,
-    pub(super) workers: Vec<usize>,
-    pub(super) buckets: usize,
-    pub(super) iters: u64,
-    /// Drained points, the last being `iters`.
-    pub(super) stops: Vec<u64>,
-    /// Microseconds of a step at speed 1, and of the slowest message.
-    pub(super) compute: u64,
-    pub(super) delay: u64,
-    /// Slowness of each device of each node.
-    pub(super) speeds: Vec<Vec<f64>>,
-    /// (when in µs, node, stop?): wishes from outside.
-    pub(super) wishes: Vec<(u64, usize, bool)>,
-    /// Exchanges leave some updates behind, unless they must not.
-    pub(super) rounded: bool,
-}
-
-impl Setup {
-    pub(super) fn random(mode: Mode, seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let nodes = rng.between(1, 4) as usize;
-        let mut workers: Vec<usize> = (0..nodes).map(|_| rng.between(1, 3) as usize).collect();
-        if nodes == 1 {
-            workers[0] += 1;
-        }
-        let iters = rng.between(1, 24);
-        let mut stops = vec![iters];
-        for _ in 0..rng.below(4) {
-            stops.push(rng.between(1, iters));
-        }
-        stops.sort_unstable();
-        stops.dedup();
-        let compute = [1, 300, 5_000, 40_000][rng.below(4) as usize];
-        let speeds = workers
-            .iter()
-            .map(|k| (0..*k).map(|_| [1.0, 1.0, 1.3, 5.0][rng.below(4) as usize]).collect())
-            .collect();
-        let wishes = (0..rng.below(3))
-            .map(|_| {
-                let when = rng.below(iters * (compute + 2000));
-                (when, rng.below(nodes as u64) as usize, rng.chance(30))
-            })
-            .collect();
-        let delay = [1, 100, 3_000, 30_000][rng.below(4) as usize];
-        let buckets = rng.between(1, 4) as usize;
-        let rounded = nodes > 1 && rng.chance(50);
-        Setup {
-            mode,
-            seed,
-            workers,
-            buckets,
-            iters,
-            stops,
-            compute,
-            delay,
-            speeds,
-            wishes,
-            rounded,
-        }
-    }
-}
 
 /// What waits in the heap.
 #[derive(Debug)]
@@ -375,63 +313,6 @@ impl World {
         let (replicas, workers) = (self.replicas(), &self.setup.workers);
         let first: usize = workers[..node].iter().sum();
         (first..first + workers[node]).map(|r| (iter * replicas + r as u64, 1.0)).collect()
-    }
-
-    fn post_header(&mut self, node: usize, header: Header) {
-        if header.snapshot {
-            self.nodes[node].snapshot = false;
-        }
-        let nodes = self.nodes.len();
-        let round = header.round;
-        let slot = self.headers.entry(round).or_insert_with(|| vec![None; nodes]);
-        slot[node] = Some(header);
-        if slot.iter().all(Option::is_some) {
-            let all: Vec<Header> =
-                self.headers.remove(&round).unwrap().into_iter().flatten().collect();
-            let all = Arc::new(all);
-            for node in 0..nodes {
-                let delay = self.delay();
-                self.later(delay, Due::Machine(node, Event::Headers(all.clone())));
-            }
-        }
-    }
-
-    /// Some of the updates stay behind, as rounding leaves a part of each: at the node, and (of the
-    /// sum) at the node that adds.
-    fn keep_some(&mut self, node: usize, bucket: usize, load: &mut Vec<Update>) {
-        let rng = &mut self.rng;
-        let left = &mut self.nodes[node].left[bucket];
-        for update in load.extract_if(.., |_| rng.chance(30)) {
-            self.kept.insert((bucket, update.0));
-            left.push(update);
-        }
-    }
-
-    fn post_sum(&mut self, node: usize, bucket: usize, mut load: Vec<Update>, exact: bool) {
-        load.append(&mut self.nodes[node].left[bucket]);
-        if !exact {
-            self.keep_some(node, bucket, &mut load);
-        }
-        let nodes = self.nodes.len();
-        let place = self.nodes[node].posted;
-        self.nodes[node].posted += 1;
-        let sum = self.sums.entry(place).or_insert_with(|| (bucket, vec![Vec::new(); nodes], 0));
-        assert_eq!(sum.0, bucket, "nodes post buckets in different orders");
-        sum.1[node] = load;
-        sum.2 += 1;
-        if sum.2 == nodes {
-            let (bucket, loads, _) = self.sums.remove(&place).unwrap();
-            let mut total: Vec<Update> = loads.concat();
-            if !exact {
-                self.keep_some(bucket % nodes, bucket, &mut total);
-            }
-            for node in 0..nodes {
-                let delay = self.delay();
-                assert!(self.nodes[node].incoming[bucket].is_none(), "two rounds at once");
-                self.nodes[node].incoming[bucket] = Some(total.clone());
-                self.later(delay, Due::Machine(node, Event::Summed { bucket }));
-            }
-        }
     }
 
     fn drained(&mut self, node: usize, iter: u64, stop: bool, snapshot: bool) {

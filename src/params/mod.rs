@@ -3,20 +3,29 @@
 //! The arena is the only form of the parameters that solver, communicator and snapshot see. The
 //! learnable parameters (lr_mult ≠ 0) come first, in net order, each once even when several layers
 //! share it; behind them lie the *statistics*, which no solver touches (BatchNorm's blobs, fixed
-//! weights). Every parameter starts on a 64-byte boundary; the gaps stay zero. Packed or device
-//! copies are a layer's private caches, valid for one [`ParamArena::version`].
+//! weights). Every parameter starts on a [`GRAIN`]; the gaps stay zero. Packed copies are a layer's
+//! private caches, valid for one [`ParamArena::version`].
+//!
+//! A net on a CUDA device has its arena on both sides, parameter by parameter wherever it was changed
+//! last ([`Mirrored`]): whoever asks on the host gets the present values, and an error when the device
+//! has failed; while nobody asks, weights and gradients stay on the device.
 
-use std::cell::{Cell, OnceCell, UnsafeCell};
+mod mirrored;
+
+pub use mirrored::{Mirrored, Use};
+
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
 use caffe_proto::{FillerParameter, ParamSpec};
 
 use crate::blob::{Epoch, Lent, Shape};
-use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cuda::backend::{Address, Backend};
-use crate::device::cuda::memory::Memory;
 use crate::{Result, ensure};
+
+/// Floats at whose multiples parameters start: 64 bytes.
+pub const GRAIN: usize = 16;
 
 /// Number of a parameter in its net (owners only; sharers have their owner's number).
 pub type ParamId = usize;
@@ -68,26 +77,13 @@ pub struct Param {
 }
 
 /// Parameter values and gradients of one replica.
-#[derive(Default)]
 pub struct ParamArena {
     params: Vec<Param>,
     lent: Vec<(Lent, Lent)>,
-    data: UnsafeCell<AlignedBuf>,
-    diff: UnsafeCell<AlignedBuf>,
+    data: Mirrored,
+    diff: Mirrored,
     learnable: usize,
     version: Cell<u64>,
-    device: OnceCell<OnDevice>,
-}
-
-/// The arena's copy on a CUDA device. The host's is the one that counts: values go to the device when
-/// they have changed, gradients and statistics come back after the layer that made them.
-struct OnDevice {
-    data: Memory,
-    diff: Memory,
-    /// The version of the values there.
-    version: Cell<u64>,
-    /// The gradients there are to be zero.
-    cleared: Cell<bool>,
 }
 
 /// A parameter before the arena is laid out.
@@ -122,25 +118,25 @@ impl ParamArena {
         let mut at = 0;
         let mut place = |p: &mut Param| {
             p.range = at..at + p.shape.count();
-            at = p.range.end.next_multiple_of(16);
+            at = p.range.end.next_multiple_of(GRAIN);
         };
         params.iter_mut().filter(|p| !p.statistic).for_each(&mut place);
         let learnable = params
             .iter()
             .filter(|p| !p.statistic)
-            .map(|p| p.range.end.next_multiple_of(16))
+            .map(|p| p.range.end.next_multiple_of(GRAIN))
             .max()
             .unwrap_or(0);
         params.iter_mut().filter(|p| p.statistic).for_each(place);
-        let len = params.iter().map(|p| p.range.end.next_multiple_of(16)).max().unwrap_or(0);
+        let len = params.iter().map(|p| p.range.end.next_multiple_of(GRAIN)).max().unwrap_or(0);
+        let array = || Mirrored::zeroed(len, params.iter().map(|p| p.range.clone()));
         ParamArena {
             lent: params.iter().map(|_| Default::default()).collect(),
+            data: array(),
+            diff: array(),
             params,
-            data: UnsafeCell::new(AlignedBuf::zeroed(len)),
-            diff: UnsafeCell::new(AlignedBuf::zeroed(len)),
             learnable,
             version: Cell::new(1),
-            device: OnceCell::new(),
         }
     }
 
@@ -154,54 +150,123 @@ impl ParamArena {
         self.learnable
     }
 
-    /// All values, learnable part first.
-    pub fn data(&mut self) -> &mut [f32] {
-        self.version.set(self.version.get() + 1);
-        self.data.get_mut()
+    /// All values, learnable part first, to be changed.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn data(&mut self) -> Result<&mut [f32]> {
+        self.changed();
+        self.data.whole(Use::Change)
     }
 
-    /// All gradients, learnable part first.
-    pub fn diff(&mut self) -> &mut [f32] {
-        self.diff.get_mut()
+    /// All gradients, learnable part first, to be changed.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn diff(&mut self) -> Result<&mut [f32]> {
+        self.diff.whole(Use::Change)
+    }
+
+    /// The values in a part of the arena, to be read.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn data_in(&mut self, part: Range<usize>) -> Result<&[f32]> {
+        Ok(&self.data.host(&part, Use::Read)?[part])
+    }
+
+    /// The values in a part of the arena, to be changed.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn data_in_mut(&mut self, part: Range<usize>) -> Result<&mut [f32]> {
+        self.changed();
+        Ok(&mut self.data.host(&part, Use::Change)?[part])
+    }
+
+    /// The gradients in a part of the arena, to be read.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn diff_in(&mut self, part: Range<usize>) -> Result<&[f32]> {
+        Ok(&self.diff.host(&part, Use::Read)?[part])
+    }
+
+    /// The gradients in a part of the arena, to be changed.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn diff_in_mut(&mut self, part: Range<usize>) -> Result<&mut [f32]> {
+        Ok(&mut self.diff.host(&part, Use::Change)?[part])
     }
 
     /// Values and gradients together, for an update.
-    pub fn data_and_diff(&mut self) -> (&mut [f32], &mut [f32]) {
-        self.version.set(self.version.get() + 1);
-        (self.data.get_mut(), self.diff.get_mut())
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn data_and_diff(&mut self) -> Result<(&mut [f32], &mut [f32])> {
+        self.changed();
+        Ok((self.data.whole(Use::Change)?, self.diff.whole(Use::Change)?))
     }
 
-    /// Values and gradients together, for an update that leaves the values alone.
-    pub fn values_and_diff(&mut self) -> (&mut [f32], &mut [f32]) {
-        (self.data.get_mut(), self.diff.get_mut())
+    /// Values and gradients together, for an update of `part` that leaves the values alone. What lies
+    /// outside of `part` may be old.
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn values_and_diff(
+        &mut self,
+        part: &Range<usize>,
+    ) -> Result<(&mut [f32], &mut [f32])> {
+        Ok((self.data.host(part, Use::Read)?, self.diff.host(part, Use::Change)?))
     }
 
     /// Values of one parameter, for reading outside layer calls.
-    pub fn values(&mut self, id: ParamId) -> &[f32] {
-        let range = self.params[id].range.clone();
-        &self.data.get_mut()[range]
+    ///
+    /// # Errors
+    /// A device that has them and failed.
+    pub fn values(&mut self, id: ParamId) -> Result<&[f32]> {
+        self.data_in(self.params[id].range.clone())
     }
 
     /// Gradient of one parameter, for reading outside layer calls.
-    pub fn gradient(&mut self, id: ParamId) -> &[f32] {
-        let range = self.params[id].range.clone();
-        &self.diff.get_mut()[range]
+    ///
+    /// # Errors
+    /// A device that has it and failed.
+    pub fn gradient(&mut self, id: ParamId) -> Result<&[f32]> {
+        self.diff_in(self.params[id].range.clone())
     }
 
     /// Replaces the values of one parameter.
     ///
     /// # Errors
-    /// When the number of values differs.
+    /// When the number of values differs; a device that failed.
     pub fn set_values(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        self.check_len(id, values.len())?;
+        self.changed();
+        let range = self.params[id].range.clone();
+        self.data.host(&range, Use::Change)?[range].copy_from_slice(values);
+        Ok(())
+    }
+
+    /// Takes over a parameter's values from another arena, without the host where both are on a
+    /// device.
+    ///
+    /// # Errors
+    /// When the number of values differs; a device that failed.
+    pub fn copy_values(&mut self, id: ParamId, from: &ParamArena, other: ParamId) -> Result<()> {
+        self.check_len(id, from.params[other].range.len())?;
+        self.changed();
+        self.data.copy_from(id, &from.data, other)
+    }
+
+    fn check_len(&self, id: ParamId, values: usize) -> Result<()> {
         let param = &self.params[id];
         ensure!(
-            values.len() == param.range.len(),
-            "parameter of shape {} cannot take {} values",
-            param.shape,
-            values.len()
+            values == param.range.len(),
+            "parameter of shape {} cannot take {values} values",
+            param.shape
         );
-        let range = param.range.clone();
-        self.data()[range].copy_from_slice(values);
         Ok(())
     }
 
@@ -210,12 +275,46 @@ impl ParamArena {
         self.version.get()
     }
 
+    fn changed(&self) {
+        self.version.set(self.version.get() + 1);
+    }
+
+    /// Sets all gradients to zero, wherever they are.
+    pub fn clear_diff(&mut self) {
+        self.diff.clear();
+    }
+
+    /// Whether a device has gradients of learnable parameters that the host has not: nobody on the
+    /// host has asked for them since they were made.
+    pub fn gradient_is_away(&self) -> bool {
+        self.diff.is_away(&(0..self.learnable))
+    }
+
+    /// The learnable parts of values and gradients on a device, for an update of the values there.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn data_and_diff_on(&mut self, device: &Rc<dyn Backend>) -> Result<(Address, Address)> {
+        self.changed();
+        let learnable = 0..self.learnable;
+        let data = self.data.span_on(device, &learnable, Use::Change)?;
+        Ok((data, self.diff.span_on(device, &learnable, Use::Read)?))
+    }
+
+    /// The learnable part of the gradients on a device, to be read.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn diff_on(&mut self, device: &Rc<dyn Backend>) -> Result<Address> {
+        self.diff.span_on(device, &(0..self.learnable), Use::Read)
+    }
+
     /// Values during a layer call.
     pub(crate) fn lend(&self, id: ParamId, now: Epoch) -> Result<&[f32]> {
         self.lent[id].0.read(now, "a parameter")?;
         // SAFETY: the read borrow of this call was granted; ranges of parameters are disjoint, and
         // whole-arena access takes `&mut self`.
-        Ok(unsafe { &(&*self.data.get())[self.params[id].range.clone()] })
+        Ok(unsafe { self.data.lend(id, Use::Read) }?)
     }
 
     /// Values that the layer changes during its call (statistics).
@@ -224,7 +323,7 @@ impl ParamArena {
         self.lent[id].0.write(now, "a parameter")?;
         // Only the layer itself reads its statistics: packed copies of weights stay valid.
         // SAFETY: the write borrow of this call was granted; otherwise as in `lend`.
-        Ok(unsafe { self.range_mut(&self.data, id) })
+        unsafe { self.data.lend(id, Use::Change) }
     }
 
     /// Gradient to add to during a layer call.
@@ -232,89 +331,23 @@ impl ParamArena {
     pub(crate) fn lend_diff(&self, id: ParamId, now: Epoch) -> Result<&mut [f32]> {
         self.lent[id].1.write(now, "a parameter gradient")?;
         // SAFETY: as in `lend_mut`.
-        Ok(unsafe { self.range_mut(&self.diff, id) })
+        unsafe { self.diff.lend(id, Use::Change) }
     }
 
-    /// Sets all gradients to zero, wherever they are.
-    pub fn clear_diff(&mut self) {
-        self.diff().fill(0.0);
-        if let Some(device) = self.device.get() {
-            device.cleared.set(true);
-        }
-    }
-
-    fn on(&self, device: &Rc<dyn Backend>) -> Result<&OnDevice> {
-        if let Some(there) = self.device.get() {
-            return Ok(there);
-        }
-        // SAFETY: only the length is read.
-        let floats = unsafe { (&*self.data.get()).len() };
-        let (data, diff) = (Memory::new(device, floats)?, Memory::new(device, floats)?);
-        let (version, cleared) = (Cell::new(0), Cell::new(true));
-        Ok(self.device.get_or_init(|| OnDevice { data, diff, version, cleared }))
-    }
-
-    /// Values on a device, during a layer call.
-    pub(crate) fn lend_on(&self, id: ParamId, device: &Rc<dyn Backend>) -> Result<Address> {
-        let there = self.on(device)?;
-        if there.version.get() != self.version() {
-            // SAFETY: no layer writes values on the host while another uses them on the device: the
-            // net runs one at a time, and `fetch` below is over before the next.
-            there.data.upload(unsafe { &*self.data.get() })?;
-            there.version.set(self.version());
-        }
-        Ok(there.data.at().plus(self.params[id].range.start))
+    /// Values on a device during a layer call, to be read or, by the layer that maintains them, to be
+    /// changed.
+    pub(crate) fn lend_on(
+        &self,
+        id: ParamId,
+        device: &Rc<dyn Backend>,
+        what_for: Use,
+    ) -> Result<Address> {
+        self.data.on(device, id, what_for)
     }
 
     /// Gradient on a device, to be added to during a layer call.
     pub(crate) fn lend_diff_on(&self, id: ParamId, device: &Rc<dyn Backend>) -> Result<Address> {
-        let there = self.on(device)?;
-        if there.cleared.replace(false) {
-            there.diff.zero()?;
-        }
-        Ok(there.diff.at().plus(self.params[id].range.start))
-    }
-
-    /// Brings the gradient that a layer has added to on the device.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub(crate) fn fetch_diff(&mut self, id: ParamId) -> Result<()> {
-        let range = self.params[id].range.clone();
-        match self.device.get() {
-            Some(there) if !there.cleared.get() => {
-                let from = there.diff.at().plus(range.start);
-                there.diff.device().download(from, &mut self.diff.get_mut()[range])
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Brings values that a layer maintains (statistics) and has changed on the device.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub(crate) fn fetch_values(&mut self, id: ParamId) -> Result<()> {
-        let range = self.params[id].range.clone();
-        match self.device.get() {
-            Some(there) if there.version.get() == self.version.get() => {
-                let from = there.data.at().plus(range.start);
-                there.data.device().download(from, &mut self.data.get_mut()[range])
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// # Safety
-    /// The caller holds the write borrow of this parameter in this call.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn range_mut(&self, of: &UnsafeCell<AlignedBuf>, id: ParamId) -> &mut [f32] {
-        let range = self.params[id].range.clone();
-        // SAFETY: a raw slice of this range only; other parameters' slices stay untouched.
-        unsafe {
-            let base = (&mut *of.get()).base().add(range.start);
-            std::slice::from_raw_parts_mut(base, range.len())
-        }
+        self.diff.on(device, id, Use::Change)
     }
 }
 

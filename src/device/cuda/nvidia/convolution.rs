@@ -1,0 +1,391 @@
+//! Correlations by cuDNN: for each shape and direction the fastest algorithm within the limit of
+//! working memory, found by trying them all once.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+use cudarc::cudnn::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::{Math, WORKSPACE, failed};
+use crate::device::cuda::backend::{Address, Axis, Correlation};
+use crate::{Result, bail};
+
+/// Algorithms that cuDNN may report for one direction.
+const MOST: usize = 16;
+
+const KIND: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+const NCHW: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
+const CROSS: sys::cudnnConvolutionMode_t = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+
+/// cuDNN, and the shapes asked for so far.
+pub(super) struct Convolutions {
+    handle: sys::cudnnHandle_t,
+    math: Math,
+    shapes: Vec<(Correlation, Shape)>,
+}
+
+/// An algorithm, with a description that has its arithmetic.
+#[derive(Clone, Copy)]
+struct Choice<A> {
+    algorithm: A,
+    bytes: usize,
+    convolution: sys::cudnnConvolutionDescriptor_t,
+}
+
+/// One shape.
+struct Shape {
+    x: sys::cudnnTensorDescriptor_t,
+    w: sys::cudnnFilterDescriptor_t,
+    y: sys::cudnnTensorDescriptor_t,
+    forward: Option<Choice<sys::cudnnConvolutionFwdAlgo_t>>,
+    back: Option<Choice<sys::cudnnConvolutionBwdDataAlgo_t>>,
+    weights: Option<Choice<sys::cudnnConvolutionBwdFilterAlgo_t>>,
+}
+
+/// Two axes at least: cuDNN's images have four dimensions or five.
+fn axes(shape: &Correlation) -> Vec<Axis> {
+    let point = Axis { image: 1, kernel: 1, stride: 1, pad: 0, dilation: 1, positions: 1 };
+    let missing = 2usize.saturating_sub(shape.axes.len());
+    std::iter::repeat_n(point, missing).chain(shape.axes.iter().copied()).collect()
+}
+
+fn tensor(sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
+    let dims: Vec<c_int> = sizes.iter().map(|size| *size as c_int).collect();
+    let mut strides: Vec<c_int> = vec![1; dims.len()];
+    for i in (0..dims.len() - 1).rev() {
+        strides[i] = strides[i + 1] * dims[i + 1];
+    }
+    let tensor = result::create_tensor_descriptor().map_err(failed("describing an image"))?;
+    let count = dims.len() as c_int;
+    // SAFETY: the description is alive, and both lists have `count` numbers.
+    unsafe {
+        result::set_tensornd_descriptor(tensor, KIND, count, dims.as_ptr(), strides.as_ptr())
+    }
+    .map_err(failed("describing an image"))?;
+    Ok(tensor)
+}
+
+impl Shape {
+    fn new(shape: &Correlation) -> Result<Shape> {
+        let axes = axes(shape);
+        let sizes = |first: [usize; 2], of: fn(&Axis) -> usize| -> Vec<usize> {
+            first.into_iter().chain(axes.iter().map(of)).collect()
+        };
+        let kernel = sizes([shape.outputs, shape.channels / shape.groups], |axis| axis.kernel);
+        let kernel: Vec<c_int> = kernel.iter().map(|size| *size as c_int).collect();
+        let w = result::create_filter_descriptor().map_err(failed("describing weights"))?;
+        let count = kernel.len() as c_int;
+        // SAFETY: the description is alive, and the list has `count` numbers.
+        unsafe { result::set_filternd_descriptor(w, KIND, NCHW, count, kernel.as_ptr()) }
+            .map_err(failed("describing weights"))?;
+        Ok(Shape {
+            x: tensor(&sizes([shape.images, shape.channels], |axis| axis.image))?,
+            w,
+            y: tensor(&sizes([shape.images, shape.outputs], |axis| axis.positions))?,
+            forward: None,
+            back: None,
+            weights: None,
+        })
+    }
+}
+
+/// A description of the windows with the arithmetic that an algorithm wants.
+fn convolution(
+    shape: &Correlation,
+    math: sys::cudnnMathType_t,
+) -> Result<sys::cudnnConvolutionDescriptor_t> {
+    let axes = axes(shape);
+    let list = |of: fn(&Axis) -> usize| -> Vec<c_int> {
+        axes.iter().map(|axis| of(axis) as c_int).collect()
+    };
+    let (pads, strides) = (list(|axis| axis.pad), list(|axis| axis.stride));
+    let dilations = list(|axis| axis.dilation);
+    let convolution =
+        result::create_convolution_descriptor().map_err(failed("describing a convolution"))?;
+    // SAFETY: the description is alive, and each list has a number for every axis.
+    unsafe {
+        result::set_convolutionnd_descriptor(
+            convolution,
+            axes.len() as c_int,
+            pads.as_ptr(),
+            strides.as_ptr(),
+            dilations.as_ptr(),
+            CROSS,
+            KIND,
+        )
+        .and_then(|()| result::set_convolution_group_count(convolution, shape.groups as i32))
+        .and_then(|()| result::set_convolution_math_type(convolution, math))
+    }
+    .map_err(failed("describing a convolution"))?;
+    Ok(convolution)
+}
+
+/// The first (cuDNN sorts by time) that works within the limit.
+macro_rules! best {
+    ($results:expr, $shape:expr, $direction:literal) => {{
+        let fits = $results.iter().find(|r| {
+            r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && r.memory <= WORKSPACE
+        });
+        match fits {
+            Some(found) => Choice {
+                algorithm: found.algo,
+                bytes: found.memory,
+                convolution: convolution($shape, found.mathType)?,
+            },
+            None => bail!(
+                "cuDNN has no algorithm for the {} of {:?} within {} MB",
+                $direction,
+                $shape,
+                WORKSPACE >> 20
+            ),
+        }
+    }};
+}
+
+/// Lets cuDNN try all algorithms of one direction.
+macro_rules! tried {
+    ($find:path, $perf:ty, ($($argument:expr),*)) => {{
+        let mut results: [std::mem::MaybeUninit<$perf>; MOST] =
+            [const { std::mem::MaybeUninit::uninit() }; MOST];
+        let mut count: c_int = 0;
+        // SAFETY: all handles are alive; cuDNN writes at most MOST results and says how many.
+        unsafe {
+            $find($($argument),*, MOST as c_int, &mut count, results.as_mut_ptr().cast())
+                .result()
+                .map_err(failed("trying convolutions"))?;
+            results[..count.clamp(0, MOST as c_int) as usize]
+                .iter()
+                .map(|result| result.assume_init_read())
+                .collect::<Vec<$perf>>()
+        }
+    }};
+}
+
+impl Convolutions {
+    pub(super) fn new(stream: &Arc<CudaStream>, math: Math) -> Result<Convolutions> {
+        let handle = result::create_handle().map_err(failed("starting cuDNN"))?;
+        // SAFETY: both are alive; the stream outlives this object.
+        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(failed("giving cuDNN its stream"))?;
+        Ok(Convolutions { handle, math, shapes: Vec::new() })
+    }
+
+    /// Place of a shape's descriptions, made when it is first asked for.
+    fn place(&mut self, shape: &Correlation) -> Result<usize> {
+        if let Some(place) = self.shapes.iter().position(|(known, _)| known == shape) {
+            return Ok(place);
+        }
+        self.shapes.push((shape.clone(), Shape::new(shape)?));
+        Ok(self.shapes.len() - 1)
+    }
+
+    /// The arithmetic to try with: what cuDNN then finds may be stricter.
+    fn math_type(&self) -> sys::cudnnMathType_t {
+        match self.math {
+            Math::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+            Math::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        }
+    }
+
+    fn forward_choice(
+        &mut self,
+        shape: &Correlation,
+    ) -> Result<(usize, Choice<sys::cudnnConvolutionFwdAlgo_t>)> {
+        let place = self.place(shape)?;
+        let Shape { x, w, y, forward, .. } = self.shapes[place].1;
+        if let Some(choice) = forward {
+            return Ok((place, choice));
+        }
+        let trial = convolution(shape, self.math_type())?;
+        let results = tried!(
+            sys::cudnnFindConvolutionForwardAlgorithm,
+            sys::cudnnConvolutionFwdAlgoPerf_t,
+            (self.handle, x, w, trial, y)
+        );
+        release(trial);
+        let choice = best!(results, shape, "forward pass");
+        self.shapes[place].1.forward = Some(choice);
+        Ok((place, choice))
+    }
+
+    fn back_choice(
+        &mut self,
+        shape: &Correlation,
+    ) -> Result<(usize, Choice<sys::cudnnConvolutionBwdDataAlgo_t>)> {
+        let place = self.place(shape)?;
+        let Shape { x, w, y, back, .. } = self.shapes[place].1;
+        if let Some(choice) = back {
+            return Ok((place, choice));
+        }
+        let trial = convolution(shape, self.math_type())?;
+        let results = tried!(
+            sys::cudnnFindConvolutionBackwardDataAlgorithm,
+            sys::cudnnConvolutionBwdDataAlgoPerf_t,
+            (self.handle, w, y, trial, x)
+        );
+        release(trial);
+        let choice = best!(results, shape, "gradient");
+        self.shapes[place].1.back = Some(choice);
+        Ok((place, choice))
+    }
+
+    fn weights_choice(
+        &mut self,
+        shape: &Correlation,
+    ) -> Result<(usize, Choice<sys::cudnnConvolutionBwdFilterAlgo_t>)> {
+        let place = self.place(shape)?;
+        let Shape { x, w, y, weights, .. } = self.shapes[place].1;
+        if let Some(choice) = weights {
+            return Ok((place, choice));
+        }
+        let trial = convolution(shape, self.math_type())?;
+        let results = tried!(
+            sys::cudnnFindConvolutionBackwardFilterAlgorithm,
+            sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+            (self.handle, x, y, trial, w)
+        );
+        release(trial);
+        let choice = best!(results, shape, "gradient of the weights");
+        self.shapes[place].1.weights = Some(choice);
+        Ok((place, choice))
+    }
+
+    /// Bytes of working memory of a forward pass.
+    pub(super) fn forward_workspace(&mut self, shape: &Correlation) -> Result<usize> {
+        Ok(self.forward_choice(shape)?.1.bytes)
+    }
+
+    /// Bytes of working memory of a gradient.
+    pub(super) fn back_workspace(&mut self, shape: &Correlation) -> Result<usize> {
+        Ok(self.back_choice(shape)?.1.bytes)
+    }
+
+    /// Bytes of working memory of a gradient of the weights.
+    pub(super) fn weights_workspace(&mut self, shape: &Correlation) -> Result<usize> {
+        Ok(self.weights_choice(shape)?.1.bytes)
+    }
+
+    pub(super) fn forward(
+        &mut self,
+        shape: &Correlation,
+        [x, w, y]: [Address; 3],
+        (workspace, bytes): (*mut c_void, usize),
+    ) -> Result<()> {
+        let (place, choice) = self.forward_choice(shape)?;
+        let of = &self.shapes[place].1;
+        // SAFETY: handles live as long as `self`; the arrays are device memory of the described
+        // sizes by the caller's word; the factors are read before the call returns.
+        unsafe {
+            result::convolution_forward(
+                self.handle,
+                factor(&1.0),
+                of.x,
+                at(x),
+                of.w,
+                at(w),
+                choice.convolution,
+                choice.algorithm,
+                workspace,
+                bytes,
+                factor(&0.0),
+                of.y,
+                at(y).cast_mut(),
+            )
+        }
+        .map_err(failed("a convolution"))
+    }
+
+    pub(super) fn back(
+        &mut self,
+        shape: &Correlation,
+        [w, dy, dx]: [Address; 3],
+        (workspace, bytes): (*mut c_void, usize),
+    ) -> Result<()> {
+        let (place, choice) = self.back_choice(shape)?;
+        let of = &self.shapes[place].1;
+        // SAFETY: as in `forward`.
+        unsafe {
+            result::convolution_backward_data(
+                self.handle,
+                factor(&1.0),
+                of.w,
+                at(w),
+                of.y,
+                at(dy),
+                choice.convolution,
+                choice.algorithm,
+                workspace,
+                bytes,
+                factor(&0.0),
+                of.x,
+                at(dx).cast_mut(),
+            )
+        }
+        .map_err(failed("a convolution's gradient"))
+    }
+
+    pub(super) fn weights(
+        &mut self,
+        shape: &Correlation,
+        [x, dy, dw]: [Address; 3],
+        (workspace, bytes): (*mut c_void, usize),
+    ) -> Result<()> {
+        let (place, choice) = self.weights_choice(shape)?;
+        let of = &self.shapes[place].1;
+        // SAFETY: as in `forward`.
+        unsafe {
+            result::convolution_backward_filter(
+                self.handle,
+                factor(&1.0),
+                of.x,
+                at(x),
+                of.y,
+                at(dy),
+                choice.convolution,
+                choice.algorithm,
+                workspace,
+                bytes,
+                // The gradient is added to what is there.
+                factor(&1.0),
+                of.w,
+                at(dw).cast_mut(),
+            )
+        }
+        .map_err(failed("the gradient of a convolution's weights"))
+    }
+}
+
+fn at(address: Address) -> *const c_void {
+    address.0 as *const c_void
+}
+
+fn factor(value: &f32) -> *const c_void {
+    std::ptr::from_ref(value).cast()
+}
+
+fn release(convolution: sys::cudnnConvolutionDescriptor_t) {
+    // SAFETY: made by `convolution`, destroyed once, and in no choice.
+    let _ = unsafe { result::destroy_convolution_descriptor(convolution) };
+}
+
+impl Drop for Convolutions {
+    fn drop(&mut self) {
+        for (_, shape) in &self.shapes {
+            let choices = [
+                shape.forward.map(|choice| choice.convolution),
+                shape.back.map(|choice| choice.convolution),
+                shape.weights.map(|choice| choice.convolution),
+            ];
+            choices.into_iter().flatten().for_each(release);
+            // SAFETY: made by this object, destroyed once; the device has been waited for.
+            unsafe {
+                let _ = result::destroy_tensor_descriptor(shape.x);
+                let _ = result::destroy_tensor_descriptor(shape.y);
+                let _ = result::destroy_filter_descriptor(shape.w);
+            }
+        }
+        // SAFETY: as above.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}

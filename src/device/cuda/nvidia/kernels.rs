@@ -1,0 +1,74 @@
+//! The layers' kernels as functions of a device: compiled once, kept on disk, loaded when first used.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+
+use cudarc::driver::{result, sys};
+
+use super::driver;
+use crate::device::cuda::cache::Cache;
+use crate::device::cuda::compiler::{self, Architecture, Compiler};
+use crate::device::cuda::source::Source;
+use crate::{Error, Result, bail};
+
+/// All that have been used so far.
+pub(super) struct Kernels {
+    compiler: Compiler,
+    architecture: Architecture,
+    cache: Cache,
+    modules: HashMap<&'static str, sys::CUmodule>,
+    functions: HashMap<&'static str, sys::CUfunction>,
+}
+
+fn compiling(error: compiler::Error) -> Error {
+    Error::Invalid(error.to_string())
+}
+
+impl Kernels {
+    /// None yet, for a device of this compute capability.
+    pub(super) fn new(capability: (i32, i32)) -> Result<Kernels> {
+        let compiler = Compiler::open().map_err(compiling)?;
+        let architecture = compiler.architecture(capability).map_err(compiling)?;
+        let (modules, functions) = Default::default();
+        Ok(Kernels { compiler, architecture, cache: Cache::of_process(), modules, functions })
+    }
+
+    /// A kernel's function.
+    pub(super) fn get(
+        &mut self,
+        source: &'static Source,
+        function: &'static str,
+    ) -> Result<sys::CUfunction> {
+        if let Some(kernel) = self.functions.get(function) {
+            return Ok(*kernel);
+        }
+        let module = match self.modules.get(source.name) {
+            Some(module) => *module,
+            None => {
+                let code = self.cache.compiled(&self.compiler, source, self.architecture);
+                let code = code.map_err(compiling)?;
+                // SAFETY: machine code of the device's architecture, just compiled or read with its
+                // checksum; the driver copies it.
+                let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
+                    .map_err(driver("loading kernels"))?;
+                self.modules.insert(source.name, module);
+                module
+            }
+        };
+        let Ok(name) = CString::new(function) else { bail!("internal: a kernel named {function}") };
+        // SAFETY: modules are unloaded in `drop` only.
+        let kernel = unsafe { result::module::get_function(module, name) }
+            .map_err(driver("finding a kernel"))?;
+        self.functions.insert(function, kernel);
+        Ok(kernel)
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        for module in self.modules.values() {
+            // SAFETY: loaded by `get`, and nothing runs any more: the device has been waited for.
+            let _ = unsafe { result::module::unload(*module) };
+        }
+    }
+}

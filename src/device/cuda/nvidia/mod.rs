@@ -1,0 +1,233 @@
+//! A GPU of NVIDIA's, through its driver: memory, kernels, cuBLASLt and cuDNN on one stream.
+//!
+//! Not yet run on a device: what is here compiles, and the kernels that it launches are tested on the
+//! [emulator](super::emulator) and compiled for three architectures.
+
+mod convolution;
+mod kernels;
+mod product;
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream, result};
+
+use self::convolution::Convolutions;
+use self::kernels::Kernels;
+use self::product::Products;
+use super::backend::{Address, Arg, Backend, Correlation};
+use super::library::Library;
+use super::source::{BLOCK, Source};
+use crate::device::cpu::gemm::Gemm;
+use crate::{Error, Result};
+
+/// Bytes of working memory that a product or a convolution may ask for.
+const WORKSPACE: usize = 256 << 20;
+
+/// What a device computes 32-bit products with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Math {
+    /// 32 bits all the way.
+    #[default]
+    F32,
+    /// Factors are rounded to TF32 (11 significant bits) where that is faster.
+    Tf32,
+}
+
+/// The device.
+pub struct Nvidia {
+    name: String,
+    kernels: RefCell<Kernels>,
+    products: RefCell<Products>,
+    convolutions: RefCell<Convolutions>,
+    workspace: RefCell<Workspace>,
+    /// Dropped last: the others live in it.
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+/// Memory that grows to what is asked for; one user at a time, as there is one stream.
+#[derive(Default)]
+struct Workspace {
+    at: u64,
+    bytes: usize,
+}
+
+/// A failed call as an error that names it.
+fn failed<E: Display>(what: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Invalid(format!("CUDA: {what} failed: {error}"))
+}
+
+/// The driver's errors have no words of their own without a device.
+fn driver(what: &'static str) -> impl Fn(cudarc::driver::DriverError) -> Error {
+    move |error| Error::Invalid(format!("CUDA: {what} failed: {:?}", error.0))
+}
+
+impl Nvidia {
+    /// Device number `id`, as `caffe device_query` counts.
+    ///
+    /// # Errors
+    /// A library that is missing, with what to install; a device that is not there or refuses.
+    pub fn new(id: usize, math: Math) -> Result<Nvidia> {
+        let missing = |missing: super::library::Missing| Error::Invalid(missing.to_string());
+        for library in [Library::Driver, Library::Nvrtc, Library::CublasLt, Library::Cudnn] {
+            library.open().map_err(missing)?;
+        }
+        let context = CudaContext::new(id).map_err(driver("opening the device"))?;
+        let stream = context.new_stream().map_err(driver("making a stream"))?;
+        let name = context.name().map_err(driver("asking for the device's name"))?;
+        let capability =
+            context.compute_capability().map_err(driver("asking for the device's capability"))?;
+        Ok(Nvidia {
+            name: format!("CUDA device {id} ({name})"),
+            kernels: RefCell::new(Kernels::new(capability)?),
+            products: RefCell::new(Products::new(math)?),
+            convolutions: RefCell::new(Convolutions::new(&stream, math)?),
+            workspace: RefCell::default(),
+            stream,
+            context,
+        })
+    }
+
+    /// At least so many bytes of working memory.
+    fn workspace(&self, bytes: usize) -> Result<*mut c_void> {
+        let mut workspace = self.workspace.borrow_mut();
+        if workspace.bytes < bytes {
+            if workspace.bytes > 0 {
+                self.free(Address(workspace.at));
+                *workspace = Workspace::default();
+            }
+            let Address(at) = self.allocate(bytes.div_ceil(size_of::<f32>()))?;
+            *workspace = Workspace { at, bytes };
+        }
+        Ok(workspace.at as *mut c_void)
+    }
+}
+
+impl Drop for Nvidia {
+    fn drop(&mut self) {
+        // What still runs uses memory and handles that go now; a device that failed has said so.
+        let _ = self.stream.synchronize();
+    }
+}
+
+impl Backend for Nvidia {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    fn allocate(&self, floats: usize) -> Result<Address> {
+        let bytes = floats.max(1) * size_of::<f32>();
+        // SAFETY: the context is current on this thread, which made it.
+        match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
+            Ok(at) => Ok(Address(at)),
+            Err(error) => {
+                let (free, total) = self.context.mem_get_info().unwrap_or_default();
+                crate::bail!(
+                    "{} has no memory for {:.1} MB ({:.1} of {:.1} MB are free): {:?}; take a smaller \
+                     batch, or another device",
+                    self.name,
+                    bytes as f64 / 1e6,
+                    free as f64 / 1e6,
+                    total as f64 / 1e6,
+                    error.0
+                )
+            }
+        }
+    }
+
+    fn free(&self, at: Address) {
+        // SAFETY: from `allocate`, and given back once; in stream order, so after its last use.
+        let _ = unsafe { result::free_async(at.0, self.stream.cu_stream()) };
+    }
+
+    fn upload(&self, from: &[f32], to: Address) -> Result<()> {
+        // SAFETY: `to` has room for `from`, by the caller's word. From pageable memory the call
+        // returns when the driver has its own copy.
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
+            .map_err(driver("copying to the device"))
+    }
+
+    fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
+        // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
+        unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
+            .map_err(driver("copying from the device"))?;
+        self.stream.synchronize().map_err(driver("waiting for the device"))
+    }
+
+    fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
+        let bytes = floats * size_of::<f32>();
+        // SAFETY: both are memory of this device, of that length by the caller's word.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copying on the device"))
+    }
+
+    fn zero(&self, at: Address, floats: usize) -> Result<()> {
+        let bytes = floats * size_of::<f32>();
+        // SAFETY: as in `copy`.
+        unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream.cu_stream()) }
+            .map_err(driver("clearing memory"))
+    }
+
+    fn launch(
+        &self,
+        source: &'static Source,
+        function: &'static str,
+        blocks: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        let kernel = self.kernels.borrow_mut().get(source, function)?;
+        let mut words: smallvec::SmallVec<[u64; 20]> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: smallvec::SmallVec<[*mut c_void; 20]> =
+            words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        let grid = (blocks as u32, 1, 1);
+        let block = (BLOCK as u32, 1, 1);
+        // SAFETY: the arguments are those that the kernel declares, a small one at the start of its
+        // word; their addresses are this device's. The driver copies them before it returns.
+        unsafe {
+            result::launch_kernel(kernel, grid, block, 0, self.stream.cu_stream(), &mut pointers)
+        }
+        .map_err(|error| {
+            Error::Invalid(format!("{}: kernel {function} failed: {:?}", self.name, error.0))
+        })
+    }
+
+    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
+        let mut products = self.products.borrow_mut();
+        let plan = products.plan(&g)?;
+        let workspace = self.workspace(plan.workspace())?;
+        products.run(&g, plan, [a, b, c], workspace, &self.stream)
+    }
+
+    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()> {
+        let mut convolutions = self.convolutions.borrow_mut();
+        let bytes = convolutions.forward_workspace(shape)?;
+        convolutions.forward(shape, [x, w, y], (self.workspace(bytes)?, bytes))
+    }
+
+    fn correlate_back(
+        &self,
+        shape: &Correlation,
+        w: Address,
+        dy: Address,
+        dx: Address,
+    ) -> Result<()> {
+        let mut convolutions = self.convolutions.borrow_mut();
+        let bytes = convolutions.back_workspace(shape)?;
+        convolutions.back(shape, [w, dy, dx], (self.workspace(bytes)?, bytes))
+    }
+
+    fn correlate_weights(
+        &self,
+        shape: &Correlation,
+        x: Address,
+        dy: Address,
+        dw: Address,
+    ) -> Result<()> {
+        let mut convolutions = self.convolutions.borrow_mut();
+        let bytes = convolutions.weights_workspace(shape)?;
+        convolutions.weights(shape, [x, dy, dw], (self.workspace(bytes)?, bytes))
+    }
+}

@@ -1,0 +1,168 @@
+//! Matrix products by cuBLASLt.
+//!
+//! cuBLAS counts columns first, so the product of two row-major matrices is asked for as the product
+//! of their transposes: Cᵀ = op(B)ᵀ · op(A)ᵀ, where the stored matrices stay as they are.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::{Math, WORKSPACE, failed};
+use crate::Result;
+use crate::device::cpu::gemm::Gemm;
+use crate::device::cuda::backend::Address;
+
+type Desc = sys::cublasLtMatmulDescAttributes_t;
+type Key = [usize; 8];
+
+/// cuBLASLt, and the products asked for so far.
+pub(super) struct Products {
+    handle: sys::cublasLtHandle_t,
+    compute: sys::cublasComputeType_t,
+    plans: HashMap<Key, Plan>,
+}
+
+/// How one kind of product is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    desc: sys::cublasLtMatmulDesc_t,
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    workspace: usize,
+}
+
+impl Plan {
+    /// Bytes of working memory.
+    pub(super) fn workspace(&self) -> usize {
+        self.workspace
+    }
+}
+
+fn key(g: &Gemm) -> Key {
+    [usize::from(g.transa), usize::from(g.transb), g.m, g.n, g.k, g.lda, g.ldb, g.ldc]
+}
+
+/// A stored row-major matrix of `rows` × `columns`, as cuBLAS sees it.
+fn layout(rows: usize, columns: usize, ld: usize) -> Result<sys::cublasLtMatrixLayout_t> {
+    let kind = sys::cudaDataType_t::CUDA_R_32F;
+    result::create_matrix_layout(kind, columns as u64, rows as u64, ld as i64)
+        .map_err(failed("describing a matrix"))
+}
+
+impl Products {
+    pub(super) fn new(math: Math) -> Result<Products> {
+        let handle = result::create_handle().map_err(failed("starting cuBLASLt"))?;
+        let compute = match math {
+            Math::F32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            Math::Tf32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        };
+        Ok(Products { handle, compute, plans: HashMap::new() })
+    }
+
+    /// The plan of such a product, made when it is first asked for.
+    pub(super) fn plan(&mut self, g: &Gemm) -> Result<Plan> {
+        if let Some(plan) = self.plans.get(&key(g)) {
+            return Ok(*plan);
+        }
+        let plan = self.make(g)?;
+        self.plans.insert(key(g), plan);
+        Ok(plan)
+    }
+
+    fn make(&self, g: &Gemm) -> Result<Plan> {
+        let scale = sys::cudaDataType_t::CUDA_R_32F;
+        let desc = result::create_matmul_desc(self.compute, scale)
+            .map_err(failed("describing a product"))?;
+        // cuBLAS's first factor is our second.
+        for (attribute, transposed) in [
+            (Desc::CUBLASLT_MATMUL_DESC_TRANSA, g.transb),
+            (Desc::CUBLASLT_MATMUL_DESC_TRANSB, g.transa),
+        ] {
+            let value = i32::from(transposed);
+            let bytes = std::ptr::from_ref(&value).cast();
+            // SAFETY: the description is alive; cublasOperation_t is an int with N = 0, T = 1.
+            unsafe { result::set_matmul_desc_attribute(desc, attribute, bytes, size_of::<i32>()) }
+                .map_err(failed("describing a product"))?;
+        }
+        let stored =
+            |transposed, rows, columns| if transposed { (columns, rows) } else { (rows, columns) };
+        let (a_rows, a_columns) = stored(g.transa, g.m, g.k);
+        let (b_rows, b_columns) = stored(g.transb, g.k, g.n);
+        let layouts = [
+            layout(b_rows, b_columns, g.ldb)?,
+            layout(a_rows, a_columns, g.lda)?,
+            layout(g.m, g.n, g.ldc)?,
+        ];
+        let preference = result::create_matmul_pref().map_err(failed("choosing a product"))?;
+        let limit = WORKSPACE as u64;
+        let most =
+            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let bytes = std::ptr::from_ref(&limit).cast();
+        // SAFETY: all handles are alive; the preference is destroyed once, after its last use.
+        let found = unsafe {
+            let set = result::set_matmul_pref_attribute(preference, most, bytes, size_of::<u64>());
+            let [a, b, c] = layouts;
+            let found = set.and_then(|()| {
+                result::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
+            });
+            let _ = result::destroy_matmul_pref(preference);
+            found
+        };
+        let found = found.map_err(failed("choosing a matrix product"))?;
+        Ok(Plan { desc, layouts, algorithm: found.algo, workspace: found.workspaceSize })
+    }
+
+    /// C ← alpha · op(A) · op(B) + beta · C.
+    pub(super) fn run(
+        &self,
+        g: &Gemm,
+        plan: Plan,
+        [a, b, c]: [Address; 3],
+        workspace: *mut c_void,
+        stream: &Arc<CudaStream>,
+    ) -> Result<()> {
+        let [first, second, out] = plan.layouts;
+        let at = |address: Address| address.0 as *const c_void;
+        // SAFETY: handles live as long as `self`; the matrices are device memory of the described
+        // sizes by the caller's word; alpha and beta are read before the call returns.
+        unsafe {
+            result::matmul(
+                self.handle,
+                plan.desc,
+                std::ptr::from_ref(&g.alpha).cast(),
+                std::ptr::from_ref(&g.beta).cast(),
+                at(b),
+                first,
+                at(a),
+                second,
+                at(c),
+                out,
+                c.0 as *mut c_void,
+                out,
+                &plan.algorithm,
+                workspace,
+                plan.workspace,
+                stream.cu_stream().cast(),
+            )
+        }
+        .map_err(failed("a matrix product"))
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        // SAFETY: made by this object, destroyed once; the device has been waited for.
+        unsafe {
+            for plan in self.plans.values() {
+                let _ = result::destroy_matmul_desc(plan.desc);
+                for layout in plan.layouts {
+                    let _ = result::destroy_matrix_layout(layout);
+                }
+            }
+            let _ = result::destroy_handle(self.handle);
+        }
+    }
+}

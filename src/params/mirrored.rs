@@ -1,0 +1,234 @@
+//! [`Mirrored`]: floats that the host holds, and a CUDA device too where one works with them.
+//!
+//! Each stretch knows where its present values are. Whoever asks for them gets them, copied only when
+//! they are elsewhere; whoever changes them makes the other side's copy old. Nobody has to remember to
+//! copy, and nothing is copied that nobody asks for.
+
+use std::cell::{Cell, OnceCell, UnsafeCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::Result;
+use crate::device::cpu::aligned::AlignedBuf;
+use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::memory::Memory;
+
+/// Where the present values of a stretch are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Newest {
+    Host,
+    Both,
+    Device,
+    /// They are zeros, which neither side has been told.
+    Zero,
+}
+
+/// What values are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To be read: copies elsewhere stay good.
+    Read,
+    /// To be changed: copies elsewhere become old.
+    Change,
+}
+
+/// An array of stretches on the host, and on a device from the first time that one asks for it.
+pub struct Mirrored {
+    host: UnsafeCell<AlignedBuf>,
+    there: OnceCell<Memory>,
+    stretches: Vec<(Range<usize>, Cell<Newest>)>,
+}
+
+impl Mirrored {
+    /// Zeros. What lies between the stretches stays zero on both sides.
+    pub fn zeroed(len: usize, stretches: impl IntoIterator<Item = Range<usize>>) -> Self {
+        Mirrored {
+            host: UnsafeCell::new(AlignedBuf::zeroed(len)),
+            there: OnceCell::new(),
+            stretches: stretches.into_iter().map(|r| (r, Cell::new(Newest::Host))).collect(),
+        }
+    }
+
+    /// Its length in floats.
+    pub fn floats(&self) -> usize {
+        // SAFETY: only the length is read, which never changes.
+        unsafe { (&*self.host.get()).len() }
+    }
+
+    /// Makes every stretch zero, without touching the memory.
+    pub fn clear(&mut self) {
+        self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Zero));
+    }
+
+    /// Whether only the device has the present values of some stretch in `span`.
+    pub fn is_away(&self, span: &Range<usize>) -> bool {
+        self.stretches.iter().any(|(r, newest)| overlap(r, span) && newest.get() == Newest::Device)
+    }
+
+    /// The whole array on the host, of which the stretches in `span` have their present values; the
+    /// others are not to be looked at.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn host(&mut self, span: &Range<usize>, what_for: Use) -> Result<&mut [f32]> {
+        for i in 0..self.stretches.len() {
+            if overlap(&self.stretches[i].0, span) {
+                self.bring(i, what_for)?;
+            }
+        }
+        Ok(self.host.get_mut())
+    }
+
+    /// [`host`](Mirrored::host) with all of it.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn whole(&mut self, what_for: Use) -> Result<&mut [f32]> {
+        let all = 0..self.floats();
+        self.host(&all, what_for)
+    }
+
+    /// A stretch on the host.
+    ///
+    /// # Errors
+    /// A device that failed.
+    ///
+    /// # Safety
+    /// Nobody else uses a part of this stretch as long as the slice lives, unless both only read.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn lend(&self, stretch: usize, what_for: Use) -> Result<&mut [f32]> {
+        self.bring(stretch, what_for)?;
+        // SAFETY: the caller's word.
+        Ok(unsafe { self.slice(stretch) })
+    }
+
+    /// A stretch on the device.
+    ///
+    /// # Errors
+    /// No memory there, or a device that failed.
+    pub fn on(&self, device: &Rc<dyn Backend>, stretch: usize, what_for: Use) -> Result<Address> {
+        let there = self.memory(device)?;
+        let (range, newest) = &self.stretches[stretch];
+        let at = there.at().plus(range.start);
+        match newest.get() {
+            Newest::Both | Newest::Device => {}
+            // Mostly the state of all: then one call instead of one for each.
+            Newest::Host if self.all(Newest::Host) => {
+                // SAFETY: no host borrow that writes is alive while a device is asked for: the net
+                // runs one layer at a time, on one side.
+                there.upload(unsafe { &*self.host.get() })?;
+                self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Both));
+            }
+            Newest::Host => {
+                // SAFETY: as above.
+                device.upload(unsafe { self.slice(stretch) }, at)?;
+                newest.set(Newest::Both);
+            }
+            Newest::Zero if self.all(Newest::Zero) => {
+                there.zero()?;
+                self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Device));
+            }
+            Newest::Zero => {
+                device.zero(at, range.len())?;
+                newest.set(Newest::Device);
+            }
+        }
+        if what_for == Use::Change {
+            newest.set(Newest::Device);
+        }
+        Ok(at)
+    }
+
+    /// The whole array on the device, of which the stretches in `span` have their present values.
+    ///
+    /// # Errors
+    /// As [`on`](Mirrored::on).
+    pub fn span_on(
+        &self,
+        device: &Rc<dyn Backend>,
+        span: &Range<usize>,
+        what_for: Use,
+    ) -> Result<Address> {
+        for i in 0..self.stretches.len() {
+            if overlap(&self.stretches[i].0, span) {
+                self.on(device, i, what_for)?;
+            }
+        }
+        Ok(self.memory(device)?.at())
+    }
+
+    /// Takes over a stretch of another array, on the device when that is where it is.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn copy_from(&mut self, stretch: usize, from: &Mirrored, other: usize) -> Result<()> {
+        let (source, newest) = &from.stretches[other];
+        let (Newest::Both | Newest::Device, Some(theirs)) = (newest.get(), from.there.get()) else {
+            from.bring(other, Use::Read)?;
+            // SAFETY: `self` is borrowed alone, and it is another array than `from`, of which this is
+            // the only slice.
+            let (to, from) = unsafe { (self.slice(stretch), from.slice(other)) };
+            to.copy_from_slice(from);
+            self.stretches[stretch].1.set(Newest::Host);
+            return Ok(());
+        };
+        let device = theirs.device();
+        let range = self.stretches[stretch].0.clone();
+        let to = self.memory(device)?.at().plus(range.start);
+        device.copy(theirs.at().plus(source.start), to, range.len())?;
+        self.stretches[stretch].1.set(Newest::Device);
+        Ok(())
+    }
+
+    fn all(&self, state: Newest) -> bool {
+        self.stretches.iter().all(|(_, newest)| newest.get() == state)
+    }
+
+    /// Gives the host a stretch's present values.
+    fn bring(&self, stretch: usize, what_for: Use) -> Result<()> {
+        let (range, newest) = &self.stretches[stretch];
+        match (newest.get(), self.there.get()) {
+            (Newest::Device, Some(there)) => {
+                // SAFETY: as long as the device has changed a stretch, no slice of it is alive: the net
+                // runs one layer at a time, on one side, and whole arrays are lent to `&mut self`.
+                let host = unsafe { self.slice(stretch) };
+                there.device().download(there.at().plus(range.start), host)?;
+                newest.set(Newest::Both);
+            }
+            (Newest::Zero, _) => {
+                // SAFETY: as above.
+                unsafe { self.slice(stretch) }.fill(0.0);
+                newest.set(Newest::Host);
+            }
+            _ => {}
+        }
+        if what_for == Use::Change {
+            newest.set(Newest::Host);
+        }
+        Ok(())
+    }
+
+    fn memory(&self, device: &Rc<dyn Backend>) -> Result<&Memory> {
+        if let Some(there) = self.there.get() {
+            return Ok(there);
+        }
+        let memory = Memory::zeroed(device, self.floats())?;
+        Ok(self.there.get_or_init(|| memory))
+    }
+
+    /// # Safety
+    /// As [`lend`](Mirrored::lend).
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn slice(&self, stretch: usize) -> &mut [f32] {
+        let range = &self.stretches[stretch].0;
+        // SAFETY: a raw slice of this range only; other stretches' slices stay untouched.
+        unsafe {
+            let base = (&mut *self.host.get()).base().add(range.start);
+            std::slice::from_raw_parts_mut(base, range.len())
+        }
+    }
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}

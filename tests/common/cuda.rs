@@ -1,0 +1,96 @@
+//! The CUDA device that tests run on, and the layer types that have no code for one.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use caffe::Error;
+use caffe::device::cuda::backend::Backend;
+use caffe::device::cuda::emulator::Emulator;
+use caffe::device::cuda::nvidia::{Math, Nvidia};
+use caffe::device::cuda::{CudaDevice, probe};
+
+/// Layer types that compute and have no CUDA code. A test fails when one of them gets some, until its
+/// name is taken out, and when any other type has none.
+pub const WITHOUT_CODE: &[&str] = &[
+    "Accuracy",
+    "ArgMax",
+    "BatchReindex",
+    "ContrastiveLoss",
+    "Crop",
+    "Embed",
+    "EuclideanLoss",
+    "Filter",
+    "HingeLoss",
+    "Im2col",
+    "InfogainLoss",
+    "LSTM",
+    "LSTMUnit",
+    "MVN",
+    "MultinomialLogisticLoss",
+    "PReLU",
+    "RNN",
+    "Reduction",
+    "SPP",
+    "SigmoidCrossEntropyLoss",
+    "Softmax",
+    "SoftmaxWithLoss",
+    "Tile",
+];
+
+/// A device of the caller's own: device 0 where there is a driver and a device, else an emulated one.
+/// `CAFFE_CUDA` chooses: `device` (a failure where there is none), `emulated`, or `none`.
+/// `None`, with a printed line, where there is nothing to run on.
+pub fn device() -> Option<CudaDevice> {
+    let device = match std::env::var("CAFFE_CUDA").as_deref() {
+        Err(_) | Ok("") => real().or_else(|why| emulated(&format!("{why}, and "))),
+        Ok("device") => {
+            Ok(real().unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
+        }
+        Ok("emulated") => emulated(""),
+        Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
+        Ok(other) => panic!("CAFFE_CUDA is device, emulated or none, not `{other}`"),
+    };
+    match device {
+        Ok(device) => {
+            println!("on {}", device.describe());
+            Some(CudaDevice(device))
+        }
+        Err(why) => {
+            println!("skipped: no CUDA device ({why})");
+            None
+        }
+    }
+}
+
+fn real() -> Result<Rc<dyn Backend>, String> {
+    probe().map_err(|why| why.to_string())?;
+    match Nvidia::new(0, Math::F32) {
+        Ok(device) => Ok(Rc::new(device)),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// `before` stands before what goes wrong.
+fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
+    match Emulator::new(&kernels()) {
+        Ok(device) => Ok(Rc::new(device)),
+        Err(why) => Err(format!("{before}{why}")),
+    }
+}
+
+/// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built
+/// elsewhere.
+fn kernels() -> PathBuf {
+    let folder = match std::env::var_os("CAFFE_REPOSITORY") {
+        Some(_) => std::env::temp_dir(),
+        None => Path::new(env!("CARGO_TARGET_TMPDIR")).into(),
+    };
+    folder.join("emulated-kernels")
+}
+
+/// The layer type that a net was refused for, if it was refused for having no CUDA code.
+pub fn refused(error: &Error) -> Option<String> {
+    let text = error.to_string();
+    let (before, _) = text.split_once(" has no CUDA code")?;
+    Some(before.rsplit(' ').next()?.to_owned())
+}

@@ -1,0 +1,167 @@
+//! Training on CUDA devices with the real program. There is no GPU where this is tested: the device is
+//! emulated (`CAFFE_EMULATE_CUDA`), everything around it is real.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use caffe_proto::model_from_file;
+
+/// A folder with databases, net and solver.
+struct Job {
+    folder: tempfile::TempDir,
+}
+
+const LAYERS: &str = "
+layer { name: 'conv' type: 'Convolution' bottom: 'data' top: 'conv'
+  convolution_param { num_output: 6 kernel_size: 5 stride: 2 weight_filler { type: 'xavier' } } }
+layer { name: 'norm' type: 'BatchNorm' bottom: 'conv' top: 'conv' }
+layer { name: 'scale' type: 'Scale' bottom: 'conv' top: 'conv' scale_param { bias_term: true } }
+layer { name: 'relu' type: 'ReLU' bottom: 'conv' top: 'conv' }
+layer { name: 'pool' type: 'Pooling' bottom: 'conv' top: 'pool'
+  pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: 'lrn' type: 'LRN' bottom: 'pool' top: 'lrn' lrn_param { local_size: 3 alpha: 0.01 } }
+layer { name: 'drop' type: 'Dropout' bottom: 'lrn' top: 'lrn' dropout_param { dropout_ratio: 0.2 } }
+layer { name: 'ip' type: 'InnerProduct' bottom: 'lrn' top: 'ip'
+  inner_product_param { num_output: 10 weight_filler { type: 'xavier' } } }
+layer { name: 'accuracy' type: 'Accuracy' bottom: 'ip' bottom: 'label' top: 'accuracy' include { phase: TEST } }
+layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }
+";
+
+impl Job {
+    fn new(layers: &str) -> Job {
+        let folder = tempfile::tempdir().unwrap();
+        caffe::data::synthetic::write_synthetic(folder.path(), 64, 20, 5).unwrap();
+        let job = Job { folder };
+        let data = |phase: &str, set: &str, batch: usize| {
+            format!(
+                "layer {{ name: 'data' type: 'Data' top: 'data' top: 'label' include {{ phase: {phase} }}
+                 transform_param {{ scale: 0.0078125 }}
+                 data_param {{ source: '{}' batch_size: {batch} backend: LEVELDB }} }}\n",
+                job.path(&format!("cifar10_{set}_leveldb")).display()
+            )
+        };
+        let net = data("TRAIN", "train", 8) + &data("TEST", "test", 10) + layers;
+        std::fs::write(job.path("net.prototxt"), net).unwrap();
+        let solver = format!(
+            "net: '{}' base_lr: 0.01 momentum: 0.9 weight_decay: 0.001 lr_policy: 'fixed' random_seed: 3
+             display: 1 max_iter: 6 test_iter: 2 test_interval: 3 snapshot_prefix: '{}'",
+            job.path("net.prototxt").display(),
+            job.path("snap").display()
+        );
+        std::fs::write(job.path("solver.prototxt"), solver).unwrap();
+        job
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn caffe(&self, arguments: &[&str]) -> Output {
+        let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
+        Command::new(env!("CARGO_BIN_EXE_caffe"))
+            .args(arguments)
+            .env("CAFFE_EMULATE_CUDA", kernels)
+            .output()
+            .unwrap()
+    }
+
+    fn train(&self, flags: &[&str]) -> Result<String, String> {
+        let solver = format!("--solver={}", self.path("solver.prototxt").display());
+        let mut arguments = vec!["train", solver.as_str(), "--threads=1"];
+        arguments.extend(flags);
+        let output = self.caffe(&arguments);
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(log) } else { Err(log) }
+    }
+
+    /// Trains; the weights after the last iteration, statistics included.
+    fn weights(&self, flags: &[&str]) -> Vec<f32> {
+        let log = self.train(flags).unwrap_or_else(|log| panic!("{flags:?}:\n{log}"));
+        let device = flags.iter().any(|flag| flag.starts_with("--gpu"));
+        assert_eq!(log.contains("an emulated CUDA device"), device, "{log}");
+        let (model, _) = model_from_file(self.path("snap_iter_6.caffemodel")).unwrap();
+        model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone()).collect()
+    }
+}
+
+/// Where an emulated device can be had.
+fn device() -> bool {
+    common::cuda_device().is_some()
+}
+
+fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
+    assert_eq!(ours.len(), theirs.len());
+    let largest = theirs.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let off = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= allowed * largest, "{off} of {largest}");
+}
+
+#[test]
+fn a_device_learns_what_the_cpu_learns() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    let cpu = job.weights(&[]);
+    assert_near(&job.weights(&["--gpu=0"]), &cpu, 1e-3);
+}
+
+#[test]
+fn two_devices_in_sync_are_one() {
+    if !device() {
+        return;
+    }
+    // Layers that see a batch as a whole make a difference.
+    let layers: Vec<&str> = LAYERS.lines().filter(|l| !l.contains("BatchNorm")).collect();
+    let job = Job::new(&layers.join("\n"));
+    let one = job.weights(&["--gpu=0", "--mode=sync"]);
+    let two = job.weights(&["--gpu=0,0", "--mode=sync", "--batch=global"]);
+    assert_near(&two, &one, 1e-4);
+}
+
+#[test]
+fn two_devices_in_hogwild_end_well() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));
+}
+
+#[test]
+fn test_and_time_run_on_a_device() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    job.weights(&[]);
+    let model = format!("--model={}", job.path("net.prototxt").display());
+    let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
+    let accuracy = |flags: &[&str]| {
+        let mut arguments = vec!["test", model.as_str(), weights.as_str(), "--iterations=2"];
+        arguments.extend(flags);
+        let output = job.caffe(&arguments);
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        let line = log.lines().rfind(|line| line.contains("accuracy = ")).unwrap().to_owned();
+        line.split("accuracy = ").nth(1).unwrap().to_owned()
+    };
+    assert_eq!(accuracy(&["--gpu=0"]), accuracy(&[]));
+    let output = job.caffe(&["time", &model, "--gpu=0", "--iterations=1"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn workers_and_devices_must_agree() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    let log = job.train(&["--gpu=0,0", "--workers=3"]).unwrap_err();
+    assert!(log.contains("--gpu names 2 device(s) for 3 workers"), "{log}");
+    let log = job.train(&["--gpu=0", "--device=emulated:total=1ms"]).unwrap_err();
+    assert!(log.contains("do not go together"), "{log}");
+}
