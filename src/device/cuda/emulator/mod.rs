@@ -61,7 +61,7 @@ impl Emulator {
         Emulator { limit: Some(floats), ..self }
     }
 
-    fn free(&self) -> Option<usize> {
+    fn left(&self) -> Option<usize> {
         let held: usize = self.memory.borrow().values().map(Vec::len).sum();
         self.limit.map(|limit| limit.saturating_sub(held))
     }
@@ -170,11 +170,11 @@ impl Backend for Emulator {
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
-        Ok(self.free().map(|floats| (floats * size_of::<f32>()) as u64))
+        Ok(self.left().map(|floats| (floats * size_of::<f32>()) as u64))
     }
 
     fn allocate(&self, floats: usize) -> Result<Address> {
-        let free = self.free().unwrap_or(usize::MAX);
+        let free = self.left().unwrap_or(usize::MAX);
         ensure!(floats <= free, "an emulated CUDA device has no memory for {floats} floats");
         let memory = vec![f32::NAN; floats.max(1)];
         let at = memory.as_ptr() as u64;
