@@ -211,7 +211,7 @@ fn a_state_and_model_that_h5py_wrote_are_restored() {
     assert_eq!(blobs(&model), expected);
     let ranges: Vec<_> =
         solver.train_net().arena().params().iter().map(|p| p.range.clone()).collect();
-    let history = &solver.optimizer().histories()[0];
+    let history = &solver.optimizer().histories().unwrap()[0];
     let firsts: Vec<f32> = ranges.iter().map(|r| history[r.start]).collect();
     assert_eq!(firsts, [0.0, 10.0, 40.0, 70.0]);
 }
@@ -228,7 +228,7 @@ fn both_formats_hold_the_same_and_read_back_the_same() {
         assert_eq!(paths.state.extension().is_some_and(|e| e == "h5"), format == "HDF5");
         let mut fresh = solver_of(format);
         assert_eq!(snapshot::restore(&mut fresh, &paths.state).unwrap().iter, 7);
-        let history = fresh.optimizer().histories()[0].to_vec();
+        let history = fresh.optimizer().histories().unwrap()[0].to_vec();
         nets.push((fresh.net().to_proto(), history));
     }
     assert_eq!(nets[0], nets[1]);
