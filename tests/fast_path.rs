@@ -150,7 +150,7 @@ fn activations_in_place_in_blocks_learn_as_they_do_apart_in_plain_order() {
         for id in 0..plain.params().params().len() {
             let wanted = plain.params().gradient(id).unwrap().to_vec();
             let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            for (found, wanted) in blocked.params().gradient(id).iter().zip(&wanted) {
+            for (found, wanted) in blocked.params().gradient(id).unwrap().iter().zip(&wanted) {
                 let off = (found - wanted).abs();
                 assert!(off <= 1e-3 * largest, "{kind} {param}: gradient {id} is {off} off");
             }
