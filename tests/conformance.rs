@@ -98,7 +98,7 @@ impl Case {
                 &mut worst,
                 way,
                 &format!("param_after/{name}"),
-                net.params().values(id),
+                net.params().values(id)?,
                 theirs,
             );
         }
@@ -123,7 +123,7 @@ impl Case {
         }
         for (name, theirs) in self.of("param_diff") {
             let id = param_id(net, name)?;
-            compare(worst, way, &format!("param_diff/{name}"), net.params().gradient(id), theirs);
+            compare(worst, way, &format!("param_diff/{name}"), net.params().gradient(id)?, theirs);
         }
         Ok(())
     }

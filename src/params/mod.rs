@@ -214,10 +214,7 @@ impl ParamArena {
     ///
     /// # Errors
     /// A device that has them and failed.
-    pub fn values_and_diff(
-        &mut self,
-        part: &Range<usize>,
-    ) -> Result<(&mut [f32], &mut [f32])> {
+    pub fn values_and_diff(&mut self, part: &Range<usize>) -> Result<(&mut [f32], &mut [f32])> {
         Ok((self.data.host(part, Use::Read)?, self.diff.host(part, Use::Change)?))
     }
 

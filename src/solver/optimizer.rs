@@ -178,12 +178,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Optimizer::solve`], and then nothing has changed; a device that failed.
-    pub fn update_on(
-        &mut self,
-        arena: &mut ParamArena,
-        iter: u64,
-        cuda: &CudaRun,
-    ) -> Result<()> {
+    pub fn update_on(&mut self, arena: &mut ParamArena, iter: u64, cuda: &CudaRun) -> Result<()> {
         let (l1, l2) = match self.decay {
             Decay::None => (0.0, 0.0),
             Decay::L1(d) => (d, 0.0),

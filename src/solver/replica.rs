@@ -163,9 +163,7 @@ impl Solver {
         self.tests_current = false;
         let (params, run) = self.net.params_and_run();
         match run.cuda() {
-            Some(cuda) if params.gradient_is_away() => {
-                self.optimizer.update_on(params, iter, cuda)
-            }
+            Some(cuda) if params.gradient_is_away() => self.optimizer.update_on(params, iter, cuda),
             _ => self.optimizer.update(params, iter, run.threads()),
         }
     }
@@ -177,9 +175,7 @@ impl Solver {
     pub fn check_gradient(&mut self, iter: u64) -> Result<()> {
         let (params, run) = self.net.params_and_run();
         match run.cuda() {
-            Some(cuda) if params.gradient_is_away() => {
-                self.optimizer.check_on(params, iter, cuda)
-            }
+            Some(cuda) if params.gradient_is_away() => self.optimizer.check_on(params, iter, cuda),
             _ => Ok(()),
         }
     }

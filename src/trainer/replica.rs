@@ -173,7 +173,6 @@ impl SolverReplica {
         }
         Ok(loss)
     }
-
 }
 
 fn engine_step(step: &Step, batch: &[Batch]) -> device::Step {
