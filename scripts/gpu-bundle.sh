@@ -32,7 +32,7 @@ libraries() { # prints the files that the programs given load: those they are li
 }
 
 databases() { # caffe, folder
-  "$1" generate_data "$2" --train=4000 --test=1000
+  "$1" generate_data "$2" --train=2000 --test=1000
   "$1" compute_image_mean -backend=leveldb "$2/cifar10_train_leveldb" "$2/mean.binaryproto"
   # A few photographs as large as ImageNet's, as they are stored and compressed. A run reads them again and again.
   local photos=../shared/data/photos label=0 photo
@@ -97,7 +97,7 @@ libc=$(find "$out/bin" "$out/lib" -type f -exec objdump -T {} + 2>/dev/null |
 tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
 bytes=$(stat -c %s "$out.tar.gz")
 echo "$out: $(du -sb "$out" | cut -f1) bytes; $out.tar.gz: $bytes bytes; needs glibc ${libc#GLIBC_}"
-if [ "$bytes" -gt $most ]; then
+if [ "$profile" = release ] && [ "$bytes" -gt $most ]; then
   echo "gpu-bundle: the archive is larger than $most bytes" >&2
   exit 1
 fi

@@ -9,6 +9,9 @@ use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::nvidia::{Math, Nvidia};
 use caffe::device::cuda::{CudaDevice, probe};
 
+/// What the emulator says it is.
+const EMULATED: &str = "an emulated CUDA device";
+
 /// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
 /// gets some: tests fail when a type has none and is not listed, and when it is listed and has some.
 pub const WITHOUT_CODE: &[&str] = &[];
@@ -52,6 +55,11 @@ fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(format!("{before}{why}")),
     }
+}
+
+/// Whether a device is software.
+pub fn is_emulated(device: &CudaDevice) -> bool {
+    device.0.describe() == EMULATED
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built
