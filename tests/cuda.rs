@@ -93,7 +93,7 @@ impl Job {
 
 /// Where an emulated device can be had.
 fn device() -> bool {
-    common::cuda_device().is_some()
+    common::cuda::device().is_some()
 }
 
 fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {

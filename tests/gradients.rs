@@ -126,14 +126,14 @@ impl Subject {
     fn gradient(self, net: &mut Net) -> Vec<f32> {
         match self {
             Subject::Blob(id) => net.diff(id).unwrap().to_vec(),
-            Subject::Param(id) => net.params().gradient(id).to_vec(),
+            Subject::Param(id) => net.params().gradient(id).unwrap().to_vec(),
         }
     }
 
     fn values(self, net: &mut Net) -> Vec<f32> {
         match self {
             Subject::Blob(id) => net.data(id).unwrap().to_vec(),
-            Subject::Param(id) => net.params().values(id).to_vec(),
+            Subject::Param(id) => net.params().values(id).unwrap().to_vec(),
         }
     }
 

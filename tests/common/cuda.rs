@@ -9,8 +9,8 @@ use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::nvidia::{Math, Nvidia};
 use caffe::device::cuda::{CudaDevice, probe};
 
-/// Layer types that compute and have no CUDA code. A test fails when one of them gets some, until its
-/// name is taken out, and when any other type has none.
+/// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
+/// gets some: tests fail when a type has none and is not listed, and when it is listed and has some.
 pub const WITHOUT_CODE: &[&str] = &[];
 
 /// A device of the caller's own: device 0 where there is a driver and a device, else an emulated one.

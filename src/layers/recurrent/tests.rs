@@ -84,7 +84,10 @@ fn an_input_that_is_the_same_in_every_step_is_one_more_part_of_each() {
         let mut joined =
             net(&text(kind, &["dim: 2 dim: 2 dim: 9", cont], "top: 'y'", ""), Phase::Test);
         // W_xc and W_xc_static side by side.
-        let (w, s) = (apart.params().values(0).unwrap().to_vec(), apart.params().values(2).unwrap().to_vec());
+        let (w, s) = (
+            apart.params().values(0).unwrap().to_vec(),
+            apart.params().values(2).unwrap().to_vec(),
+        );
         let both: Vec<f32> =
             w.chunks(4).zip(s.chunks(5)).flat_map(|(w, s)| [w, s].concat()).collect();
         joined.params().set_values(0, &both).unwrap();
