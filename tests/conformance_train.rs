@@ -72,7 +72,7 @@ impl Progress for Compare<'_> {
     }
 
     fn snapshot(&mut self, _iter: u64, solver: &mut Solver) -> caffe::Result<()> {
-        self.last = solver.net().to_proto();
+        self.last = solver.net().to_proto()?;
         Ok(())
     }
 

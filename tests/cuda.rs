@@ -6,8 +6,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::rc::Rc;
 
-use caffe_proto::model_from_file;
+use caffe::device::cuda::CudaDevice;
+use caffe::device::cuda::emulator::Emulator;
+use caffe::net::NetOptions;
+use caffe_proto::{Phase, model_from_file};
 
 /// A folder with databases, net and solver.
 struct Job {
@@ -89,7 +93,7 @@ impl Job {
 
 /// Where an emulated device can be had.
 fn device() -> bool {
-    common::cuda_device().is_some()
+    common::cuda::device().is_some()
 }
 
 fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
@@ -164,4 +168,25 @@ fn workers_and_devices_must_agree() {
     assert!(log.contains("--gpu names 2 device(s) for 3 workers"), "{log}");
     let log = job.train(&["--gpu=0", "--device=emulated:total=1ms"]).unwrap_err();
     assert!(log.contains("do not go together"), "{log}");
+}
+
+#[test]
+fn a_net_that_does_not_fit_is_refused_at_set_up() {
+    let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
+    let Ok(device) = Emulator::new(&kernels) else {
+        println!("skipped: no C++ compiler");
+        return;
+    };
+    let device = CudaDevice(Rc::new(device.with_memory(1 << 20)));
+    let build = |batch: usize| {
+        let text = format!(
+            "layer {{ name: 'in' type: 'Input' top: 'x' input_param {{ shape {{ dim: {batch} dim: 1024 }} }} }}
+             layer {{ name: 'relu' type: 'ReLU' bottom: 'x' top: 'y' }}"
+        );
+        let options = NetOptions { cuda: Some(device.clone()), ..NetOptions::new(Phase::Test) };
+        common::net_of(&text, &options).map(|_| ())
+    };
+    build(64).unwrap();
+    let error = build(1 << 20).unwrap_err().to_string();
+    assert!(error.contains("GiB") && error.contains("there are"), "{error}");
 }

@@ -134,7 +134,7 @@ fn finetuning_takes_all_layers_but_the_renamed_one_and_trains_them() {
     }
     let options = caffe::net::NetOptions { seed: 77, ..caffe::net::NetOptions::new(Phase::Test) };
     let mut given = caffe::net::Net::new(&given, &caffe::net::Origin::default(), &options).unwrap();
-    let given = given.to_proto();
+    let given = given.to_proto().unwrap();
     caffe_proto::write_binary_file_atomic(work.path("given.caffemodel"), &given).unwrap();
     let solver = work.solver("finetune", |layer| {
         let transform = layer.transform_param.as_mut().unwrap();

@@ -312,7 +312,7 @@ fn the_command_writes_onnx_and_says_what_it_misses() {
     let deploy = "layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: [1, 2] } } }
                   layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param { num_output: 2 } }";
     std::fs::write(path("deploy.prototxt"), deploy).unwrap();
-    let model = net_of(deploy, &options()).unwrap().to_proto();
+    let model = net_of(deploy, &options()).unwrap().to_proto().unwrap();
     caffe_proto::write_binary_file_atomic(path("w.caffemodel"), &model).unwrap();
     let export = |weights: &str, more: &[&Path], out: &str| {
         let mut words = vec![Path::new("export"), Path::new("-weights")];

@@ -201,7 +201,7 @@ fn a_state_and_model_that_h5py_wrote_are_restored() {
     let mut solver = solver_of("HDF5");
     let resumed = snapshot::restore(&mut solver, &fixture("sgd.solverstate.h5")).unwrap();
     assert_eq!((resumed.iter, resumed.sidecar), (7, None));
-    let model = solver.net().to_proto();
+    let model = solver.net().to_proto().unwrap();
     let weights: Vec<f32> = (0..6u8).map(|i| f32::from(i) / 8.0).collect();
     let expected = [
         ("ip1", vec![weights.clone(), vec![1.0, 2.0, 3.0]]),
@@ -211,7 +211,7 @@ fn a_state_and_model_that_h5py_wrote_are_restored() {
     assert_eq!(blobs(&model), expected);
     let ranges: Vec<_> =
         solver.train_net().arena().params().iter().map(|p| p.range.clone()).collect();
-    let history = &solver.optimizer().histories()[0];
+    let history = &solver.optimizer().histories().unwrap()[0];
     let firsts: Vec<f32> = ranges.iter().map(|r| history[r.start]).collect();
     assert_eq!(firsts, [0.0, 10.0, 40.0, 70.0]);
 }
@@ -228,8 +228,8 @@ fn both_formats_hold_the_same_and_read_back_the_same() {
         assert_eq!(paths.state.extension().is_some_and(|e| e == "h5"), format == "HDF5");
         let mut fresh = solver_of(format);
         assert_eq!(snapshot::restore(&mut fresh, &paths.state).unwrap().iter, 7);
-        let history = fresh.optimizer().histories()[0].to_vec();
-        nets.push((fresh.net().to_proto(), history));
+        let history = fresh.optimizer().histories().unwrap()[0].to_vec();
+        nets.push((fresh.net().to_proto().unwrap(), history));
     }
     assert_eq!(nets[0], nets[1]);
     // Shared weights once, with their owner; nothing but the files that were asked for.
@@ -293,7 +293,7 @@ fn training_resumes_from_an_hdf5_snapshot_bit_for_bit() {
         let expected = if kind == "SGD" { 2 } else { 4 };
         assert_eq!(file.datasets("history").unwrap().len(), expected);
         let mut resumed = run(8, Some(&paths.state));
-        assert_eq!(resumed.net().to_proto(), straight.net().to_proto(), "{kind}");
+        assert_eq!(resumed.net().to_proto().unwrap(), straight.net().to_proto().unwrap(), "{kind}");
     }
 }
 

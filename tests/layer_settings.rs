@@ -68,7 +68,7 @@ fn blobs_in_the_prototxt_are_first_values() {
     };
     let data: String = (0..50).map(|i| format!("data: {i} ")).collect();
     let mut given = net(&product(&format!("shape {{ dim: 1 dim: 50 }} {data}"))).unwrap();
-    assert_eq!(given.params().values(0)[..4], [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(given.params().values(0).unwrap()[..4], [0.0, 1.0, 2.0, 3.0]);
     let other = message(&product(&format!("shape {{ dim: 2 dim: 25 }} {data}")));
     assert!(other.contains("the saved shape is 2 25 (50)"), "{other}");
 }

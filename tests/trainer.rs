@@ -136,7 +136,7 @@ fn one_replica_through_the_actors_is_the_bare_loop() {
     let mut bare = Solver::new(&solver, &nets, &options).unwrap();
     let mut feeds = Feeds::open(&nets, Reading::new(3)).unwrap();
     train(&mut bare, &mut feeds, 0, &mut Silent).unwrap();
-    let bare = bare.net().to_proto();
+    let bare = bare.net().to_proto().unwrap();
     assert_eq!(apart(&through_actors, &bare), 0.0);
     assert_eq!(apart(&hogwild, &bare), 0.0);
 }

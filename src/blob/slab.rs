@@ -239,6 +239,17 @@ impl Slab {
         self.write_on(device, now, shape)
     }
 
+    /// Takes the device memory that the slab will need.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn reserve_on(&self, device: &Rc<dyn Backend>) -> Result<()> {
+        if self.capacity > 0 {
+            self.room_on(device, self.capacity)?;
+        }
+        Ok(())
+    }
+
     /// host → device, if only the host has it.
     fn bring(
         &self,

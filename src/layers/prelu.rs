@@ -281,7 +281,7 @@ mod tests {
         net.diff_mut(id).unwrap().copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
         net.clear_param_diffs();
         net.backward().unwrap();
-        [y, gradient(net, "x"), net.params().gradient(0).to_vec()]
+        [y, gradient(net, "x"), net.params().gradient(0).unwrap().to_vec()]
     }
 
     #[test]

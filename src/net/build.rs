@@ -342,7 +342,16 @@ impl<'a> Builder<'a> {
             .collect();
         let store = self.plan(&outputs, force);
         let learned = self.declared.iter().map(|d| d.def.shape.count());
-        memory::check(param.name(), &store, learned.sum(), self.options.memory)?;
+        let place = self.run.cuda().map(|cuda| &cuda.device);
+        let limit = match place.map(|device| device.free_memory()).transpose()?.flatten() {
+            Some(free) => free,
+            None => self.options.memory,
+        };
+        memory::check(param.name(), &store, learned.sum(), limit)?;
+        if let Some(device) = place {
+            // Now or never: not in the middle of a run.
+            store.slabs.iter().try_for_each(|slab| slab.reserve_on(device))?;
+        }
         let mut params = ParamArena::new(&self.declared);
         self.fill(&mut params)?;
         let data_layers = self.nodes.iter().enumerate();

@@ -157,26 +157,27 @@ impl Mirrored {
         Ok(self.memory(device)?.at())
     }
 
-    /// Takes over a stretch of another array, on the device when that is where it is.
+    /// Takes over a stretch of another array of the same length, within the device when it is there
+    /// and this array is there, too.
     ///
     /// # Errors
     /// A device that failed.
     pub fn copy_from(&mut self, stretch: usize, from: &Mirrored, other: usize) -> Result<()> {
-        let (source, newest) = &from.stretches[other];
-        let (Newest::Both | Newest::Device, Some(theirs)) = (newest.get(), from.there.get()) else {
-            from.bring(other, Use::Read)?;
-            // SAFETY: `self` is borrowed alone, and it is another array than `from`, of which this is
-            // the only slice.
-            let (to, from) = unsafe { (self.slice(stretch), from.slice(other)) };
-            to.copy_from_slice(from);
-            self.stretches[stretch].1.set(Newest::Host);
+        let ((source, newest), (range, own)) = (&from.stretches[other], &self.stretches[stretch]);
+        if let (Newest::Both | Newest::Device, Some(theirs)) = (newest.get(), from.there.get())
+            && let Some(mine) = self.there.get()
+            && Rc::ptr_eq(mine.device(), theirs.device())
+        {
+            let (from, to) = (theirs.at().plus(source.start), mine.at().plus(range.start));
+            mine.device().copy(from, to, range.len())?;
+            own.set(Newest::Device);
             return Ok(());
-        };
-        let device = theirs.device();
-        let range = self.stretches[stretch].0.clone();
-        let to = self.memory(device)?.at().plus(range.start);
-        device.copy(theirs.at().plus(source.start), to, range.len())?;
-        self.stretches[stretch].1.set(Newest::Device);
+        }
+        from.bring(other, Use::Read)?;
+        // SAFETY: `self` is borrowed alone, and it is another array than `from`, of which this is the
+        // only slice.
+        unsafe { self.slice(stretch).copy_from_slice(from.slice(other)) };
+        own.set(Newest::Host);
         Ok(())
     }
 

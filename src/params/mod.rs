@@ -246,7 +246,7 @@ impl ParamArena {
         Ok(())
     }
 
-    /// Takes over a parameter's values from another arena, without the host where both are on a
+    /// Takes over a parameter's values from another arena, without the host where both are on one
     /// device.
     ///
     /// # Errors

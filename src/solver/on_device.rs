@@ -10,8 +10,10 @@ use crate::device::cuda::source::Source;
 use crate::params::{GRAIN, ParamArena};
 use crate::{Error, Result};
 
-/// Blocks that sum squares: enough to fill any device.
+/// Most blocks that sum squares: enough to fill any device.
 const PARTS: usize = 512;
+/// Fewest squares that are worth a block.
+const PART: usize = 4096;
 
 /// The norm of a gradient in two stages without atomic operations: the same bits every time. Squares
 /// are summed in f32: above 1.8e19 a norm counts as infinite.
@@ -102,8 +104,9 @@ impl OnDevice {
     pub fn measure(&self, cuda: &CudaRun, arena: &mut ParamArena, most: f32) -> Result<()> {
         let (diff, sums) = (arena.diff_on(&cuda.device)?, self.sums.at());
         let args = [diff.into(), self.floats.into(), sums.into()];
-        cuda.rows(&NORM, "norm_parts", PARTS, &args)?;
-        let args = [sums.into(), PARTS.into(), most.into(), self.norm.at().into()];
+        let parts = self.floats.div_ceil(PART).min(PARTS);
+        cuda.rows(&NORM, "norm_parts", parts, &args)?;
+        let args = [sums.into(), parts.into(), most.into(), self.norm.at().into()];
         cuda.rows(&NORM, "norm_whole", 1, &args)
     }
 

@@ -89,7 +89,7 @@ impl Case {
             net.data_mut(id).unwrap().copy_from_slice(&values);
         }
         net.forward().unwrap_or_else(|e| panic!("{what}: {e}"));
-        let model = net.to_proto();
+        let model = net.to_proto().unwrap();
         let blobs = model.layer.iter().find(|l| l.name() == "test").map(|l| l.blobs.clone());
         let tensor = |blob: caffe_proto::BlobProto| Tensor {
             dims: blob.shape.unwrap().dim.iter().map(|d| *d as usize).collect(),

@@ -109,6 +109,12 @@ pub trait Backend {
     /// What it is, for the log.
     fn describe(&self) -> String;
 
+    /// Bytes of memory that are free; `None` where nobody counts.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn free_memory(&self) -> Result<Option<u64>>;
+
     /// So many floats of memory, not initialised.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ fn exposed_states_are_handed_over() {
         let mut exposed = net(&text(kind, &bottoms, &tops, "expose_hidden: true"), Phase::Test);
         let mut kept = net(&text(kind, &[x, cont], "top: 'y'", ""), Phase::Test);
         for p in 0..kept.arena().params().len() {
-            let weights = kept.params().values(p).to_vec();
+            let weights = kept.params().values(p).unwrap().to_vec();
             exposed.params().set_values(p, &weights).unwrap();
         }
         assert_eq!(pass(&mut exposed, 0..2), pass(&mut kept, 0..2));
@@ -84,12 +84,15 @@ fn an_input_that_is_the_same_in_every_step_is_one_more_part_of_each() {
         let mut joined =
             net(&text(kind, &["dim: 2 dim: 2 dim: 9", cont], "top: 'y'", ""), Phase::Test);
         // W_xc and W_xc_static side by side.
-        let (w, s) = (apart.params().values(0).to_vec(), apart.params().values(2).to_vec());
+        let (w, s) = (
+            apart.params().values(0).unwrap().to_vec(),
+            apart.params().values(2).unwrap().to_vec(),
+        );
         let both: Vec<f32> =
             w.chunks(4).zip(s.chunks(5)).flat_map(|(w, s)| [w, s].concat()).collect();
         joined.params().set_values(0, &both).unwrap();
         for (from, to) in (3..apart.arena().params().len()).zip(2..) {
-            let weights = apart.params().values(from).to_vec();
+            let weights = apart.params().values(from).unwrap().to_vec();
             joined.params().set_values(to, &weights).unwrap();
         }
         let (x, fixed) = (inputs(0..16), inputs(50..60));

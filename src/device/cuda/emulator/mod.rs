@@ -34,6 +34,8 @@ pub struct Emulator {
     folder: PathBuf,
     memory: RefCell<BTreeMap<u64, Vec<f32>>>,
     compiled: RefCell<HashMap<&'static str, libloading::Library>>,
+    /// Floats of memory, where it is limited.
+    limit: Option<usize>,
 }
 
 impl Emulator {
@@ -51,7 +53,17 @@ impl Emulator {
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::File { path: folder.into(), source })?;
         let (memory, compiled) = Default::default();
-        Ok(Emulator { folder: folder.into(), memory, compiled })
+        Ok(Emulator { folder: folder.into(), memory, compiled, limit: None })
+    }
+
+    /// The same with so much memory.
+    pub fn with_memory(self, floats: usize) -> Emulator {
+        Emulator { limit: Some(floats), ..self }
+    }
+
+    fn left(&self) -> Option<usize> {
+        let held: usize = self.memory.borrow().values().map(Vec::len).sum();
+        self.limit.map(|limit| limit.saturating_sub(held))
     }
 
     /// Calls `f` with the compiled function.
@@ -157,7 +169,13 @@ impl Backend for Emulator {
         "an emulated CUDA device".into()
     }
 
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(self.left().map(|floats| (floats * size_of::<f32>()) as u64))
+    }
+
     fn allocate(&self, floats: usize) -> Result<Address> {
+        let free = self.left().unwrap_or(usize::MAX);
+        ensure!(floats <= free, "an emulated CUDA device has no memory for {floats} floats");
         let memory = vec![f32::NAN; floats.max(1)];
         let at = memory.as_ptr() as u64;
         self.memory.borrow_mut().insert(at, memory);

@@ -118,6 +118,12 @@ impl Backend for Nvidia {
         self.name.clone()
     }
 
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let (free, _) =
+            self.context.mem_get_info().map_err(driver("asking for the free memory"))?;
+        Ok(Some(free as u64))
+    }
+
     fn allocate(&self, floats: usize) -> Result<Address> {
         let bytes = floats.max(1) * size_of::<f32>();
         // SAFETY: the context is current on this thread, which made it.
