@@ -29,7 +29,7 @@ struct Counted {
 
 impl Counted {
     fn new() -> Option<Rc<Counted>> {
-        let device = common::cuda_device()?.0;
+        let device = common::cuda::device()?.0;
         Some(Rc::new(Counted { device, downloaded: Cell::new(0), broken: Cell::new(false) }))
     }
 
@@ -41,6 +41,10 @@ impl Counted {
 impl Backend for Counted {
     fn describe(&self) -> String {
         self.device.describe()
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.device.free_memory()
     }
 
     fn allocate(&self, floats: usize) -> Result<Address> {
@@ -167,7 +171,7 @@ fn rules() -> Vec<String> {
 
 #[test]
 fn every_rule_updates_a_device_as_the_host() {
-    let Some(device) = common::cuda_device() else { return };
+    let Some(device) = common::cuda::device() else { return };
     let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Train) };
     let mut net = common::net_of(
         "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 } } }",
@@ -194,7 +198,7 @@ fn every_rule_updates_a_device_as_the_host() {
 
 #[test]
 fn a_gradient_without_a_norm_changes_nothing() {
-    let Some(device) = common::cuda_device() else { return };
+    let Some(device) = common::cuda::device() else { return };
     let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Train) };
     let mut net = common::net_of(
         "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 } } }",

@@ -69,7 +69,7 @@ impl Optimizer {
         let len = arena.learnable_len();
         let kept = |k: usize| {
             let len = if rule.histories() > k { len } else { 0 };
-            Mirrored::zeroed(len, [0..len])
+            Mirrored::zeroed(len, std::iter::once(0..len))
         };
         let clip = Some(param.clip_gradients()).filter(|c| *c >= 0.0);
         let pieces = cut(arena.params(), len);
