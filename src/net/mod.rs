@@ -12,6 +12,7 @@ mod gradient_flow;
 mod memory;
 mod memory_data;
 mod options;
+mod passes;
 mod reshape;
 mod select;
 mod split;
@@ -28,7 +29,7 @@ use caffe_proto::{LayerParameter, Phase};
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
 use crate::device::{Run, Step};
-use crate::layers::{DeviceIo, Io, Layer, LayerDef};
+use crate::layers::{Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
 use crate::{Error, Result, bail};
 
@@ -277,55 +278,6 @@ impl Net {
         slab.update(self.now, Layout::Plain, &blob.shape, self.run.threads())
     }
 
-    /// Runs all layers forward; returns the loss: tops times their loss weights, summed.
-    ///
-    /// # Errors
-    /// What a layer reports, with its name and place.
-    pub fn forward(&mut self) -> Result<f32> {
-        self.forward_watched(&mut Unwatched)
-    }
-
-    /// [`Net::forward`] under observation.
-    ///
-    /// # Errors
-    /// As [`Net::forward`].
-    pub fn forward_watched(&mut self, watch: &mut dyn Watch) -> Result<f32> {
-        let mut loss = 0.0;
-        for index in 0..self.nodes.len() {
-            watch.before(Pass::Forward, index);
-            self.follow_values(index)?;
-            self.run_layer(index, Pass::Forward)?;
-            loss += self.loss_of(index)?;
-            watch.after(Pass::Forward, index, &mut self.params)?;
-        }
-        Ok(loss)
-    }
-
-    /// Runs the layers that need it backward, last first, and adds to the parameter gradients.
-    ///
-    /// # Errors
-    /// What a layer reports, with its name and place.
-    pub fn backward(&mut self) -> Result<()> {
-        self.backward_watched(&mut Unwatched)
-    }
-
-    /// [`Net::backward`] under observation: `after` is called for every layer, also for those that
-    /// have nothing to do, so that "all layers from i on are done" is a matter of the number.
-    ///
-    /// # Errors
-    /// As [`Net::backward`].
-    pub fn backward_watched(&mut self, watch: &mut dyn Watch) -> Result<()> {
-        self.seed_losses()?;
-        for index in (0..self.nodes.len()).rev() {
-            if self.nodes[index].needs_backward {
-                watch.before(Pass::Backward, index);
-                self.run_layer(index, Pass::Backward)?;
-            }
-            watch.after(Pass::Backward, index, &mut self.params)?;
-        }
-        Ok(())
-    }
-
     /// Sets all parameter gradients to zero.
     pub fn clear_param_diffs(&mut self) {
         self.params.clear_diff();
@@ -361,72 +313,5 @@ impl Net {
     fn loss_weight_of(&self, id: BlobId) -> f32 {
         let weights = self.nodes.iter().flat_map(|n| n.top.iter().zip(&n.loss_weight));
         weights.filter(|(top, _)| **top == id).map(|(_, &w)| w).sum()
-    }
-
-    fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
-        self.with_layer(index, |layer, run, io| {
-            if let Some(cuda) = run.cuda()
-                && let Some(layer) = layer.cuda()
-            {
-                let io = DeviceIo::new(io, cuda);
-                return match pass {
-                    Pass::Forward => layer.forward(cuda, io),
-                    Pass::Backward => layer.backward(cuda, io),
-                };
-            }
-            match pass {
-                Pass::Forward => layer.forward(run, io),
-                Pass::Backward => layer.backward(run, io),
-            }
-        })
-    }
-
-    /// One call of a layer with its blobs; errors get the layer's name and place.
-    fn with_layer<T>(
-        &mut self,
-        index: usize,
-        call: impl FnOnce(&mut dyn Layer, &mut Run, Io<'_>) -> Result<T>,
-    ) -> Result<T> {
-        self.now += 1;
-        let node = &mut self.nodes[index];
-        let io = Io {
-            store: &self.store,
-            params: &self.params,
-            now: self.now,
-            threads: self.run.threads(),
-            bottom: &node.bottom,
-            top: &node.top,
-            param: &node.params,
-            propagate_down: &node.propagate_down,
-            param_needs_diff: &node.param_needs_diff,
-            top_has_diff: &node.top_has_diff,
-        };
-        call(&mut *node.layer, &mut self.run, io).map_err(|e| self.nodes[index].blame(e))
-    }
-
-    fn loss_of(&mut self, index: usize) -> Result<f32> {
-        let mut loss = 0.0;
-        for j in 0..self.nodes[index].top.len() {
-            let weight = self.nodes[index].loss_weight[j];
-            if weight != 0.0 {
-                let id = self.nodes[index].top[j];
-                loss += weight * self.data(id)?.iter().sum::<f32>();
-            }
-        }
-        Ok(loss)
-    }
-
-    /// The gradient of the loss by a loss top is its weight.
-    fn seed_losses(&mut self) -> Result<()> {
-        for index in 0..self.nodes.len() {
-            for j in 0..self.nodes[index].top.len() {
-                let weight = self.nodes[index].loss_weight[j];
-                if weight != 0.0 {
-                    let id = self.nodes[index].top[j];
-                    self.diff_mut(id)?.fill(weight);
-                }
-            }
-        }
-        Ok(())
     }
 }

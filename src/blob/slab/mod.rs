@@ -10,15 +10,15 @@
 //! Inside one layer call a slab hands out slices under runtime borrow rules: any number of readers
 //! or one writer per representation. A layer that breaks the rule gets [`Error::Borrow`].
 
-use std::cell::{Cell, RefCell, UnsafeCell};
-use std::rc::Rc;
+mod device;
 
+use std::cell::{Cell, UnsafeCell};
+
+use self::device::DeviceRep;
 use super::{Layout, Shape};
 use crate::device::cpu::aligned::AlignedBuf;
 use crate::device::cpu::reorder::{self, reorder};
 use crate::device::cpu::threads::Threads;
-use crate::device::cuda::backend::{Address, Backend};
-use crate::device::cuda::memory::Memory;
 use crate::{Error, Result};
 
 /// Number of a layer call; borrows of earlier calls have ended.
@@ -89,14 +89,6 @@ impl Rep {
         // SAFETY: see above; the write borrow is unique.
         unsafe { &mut (&mut *self.memory.get())[..len] }
     }
-}
-
-/// The representation in device memory.
-#[derive(Default)]
-struct DeviceRep {
-    memory: RefCell<Option<Memory>>,
-    valid: Cell<bool>,
-    lent: Lent,
 }
 
 /// Memory of one alias group.
@@ -193,113 +185,6 @@ impl Slab {
     ) -> Result<&mut [f32]> {
         self.make_valid(now, shape.memory_layout(layout), shape, threads)?;
         self.write(now, layout, shape)
-    }
-
-    /// The blob in device memory, plain, to be read.
-    ///
-    /// # Errors
-    /// [`Error::Borrow`] when it is lent for writing in this call; a device that failed.
-    pub fn read_on(
-        &self,
-        device: &Rc<dyn Backend>,
-        now: Epoch,
-        shape: &Shape,
-        threads: Threads,
-    ) -> Result<Address> {
-        self.bring(device, now, shape, threads)?;
-        self.device.lent.read(now, "a blob")?;
-        self.room_on(device, shape.count())
-    }
-
-    /// The blob in device memory, to be written; what was in it is unspecified.
-    ///
-    /// # Errors
-    /// [`Error::Borrow`] when it is lent in this call; a device without memory.
-    pub fn write_on(&self, device: &Rc<dyn Backend>, now: Epoch, shape: &Shape) -> Result<Address> {
-        self.device.lent.write(now, "a blob")?;
-        let at = self.room_on(device, shape.count())?;
-        self.plain.valid.set(false);
-        self.blocked.valid.set(false);
-        self.device.valid.set(true);
-        Ok(at)
-    }
-
-    /// The blob in device memory with its present values, to be changed where it stands.
-    ///
-    /// # Errors
-    /// As [`read_on`](Slab::read_on).
-    pub fn update_on(
-        &self,
-        device: &Rc<dyn Backend>,
-        now: Epoch,
-        shape: &Shape,
-        threads: Threads,
-    ) -> Result<Address> {
-        self.bring(device, now, shape, threads)?;
-        self.write_on(device, now, shape)
-    }
-
-    /// Takes the device memory that the slab will need.
-    ///
-    /// # Errors
-    /// When there is not enough.
-    pub fn reserve_on(&self, device: &Rc<dyn Backend>) -> Result<()> {
-        if self.capacity > 0 {
-            self.room_on(device, self.capacity)?;
-        }
-        Ok(())
-    }
-
-    /// host → device, if only the host has it.
-    fn bring(
-        &self,
-        device: &Rc<dyn Backend>,
-        now: Epoch,
-        shape: &Shape,
-        threads: Threads,
-    ) -> Result<()> {
-        if self.device.valid.get() {
-            return Ok(());
-        }
-        self.make_valid(now, Layout::Plain, shape, threads)?;
-        self.room_on(device, shape.count())?;
-        // SAFETY: whoever writes the plain memory makes the device's copy stale, so no writer of this
-        // call can come after; one that came before has been told to write first.
-        let values = unsafe { self.plain.slice(shape.count()) };
-        if let Some(memory) = &*self.device.memory.borrow() {
-            memory.upload(values)?;
-        }
-        self.device.valid.set(true);
-        self.reorders.set(self.reorders.get() + 1);
-        Ok(())
-    }
-
-    /// device → host, if only the device has it.
-    fn fetch(&self, now: Epoch, shape: &Shape) -> Result<()> {
-        let host = self.plain.valid.get() || self.blocked.valid.get();
-        let memory = self.device.memory.borrow();
-        let (false, true, Some(memory)) = (host, self.device.valid.get(), &*memory) else {
-            return Ok(());
-        };
-        self.plain.lent.write(now, "a blob")?;
-        self.plain.reserve(shape.count(), self.capacity);
-        // SAFETY: the write borrow was just granted.
-        memory.download(unsafe { self.plain.slice_mut(shape.count()) })?;
-        self.plain.lent.0.set((0, false));
-        self.plain.valid.set(true);
-        self.reorders.set(self.reorders.get() + 1);
-        Ok(())
-    }
-
-    fn room_on(&self, device: &Rc<dyn Backend>, floats: usize) -> Result<Address> {
-        let mut memory = self.device.memory.borrow_mut();
-        match &*memory {
-            Some(memory) if memory.floats() >= floats => Ok(memory.at()),
-            _ => {
-                let fresh = Memory::new(device, floats.max(self.capacity))?;
-                Ok(memory.insert(fresh).at())
-            }
-        }
     }
 
     fn rep(&self, layout: Layout) -> &Rep {

@@ -1,0 +1,124 @@
+//! Forward and backward: the layers in their order, each on the net's device.
+
+use super::{Net, Pass, Unwatched, Watch};
+use crate::Result;
+use crate::device::Run;
+use crate::layers::{DeviceIo, Io, Layer};
+
+impl Net {
+    /// Runs all layers forward; returns the loss: tops times their loss weights, summed.
+    ///
+    /// # Errors
+    /// What a layer reports, with its name and place.
+    pub fn forward(&mut self) -> Result<f32> {
+        self.forward_watched(&mut Unwatched)
+    }
+
+    /// [`Net::forward`] under observation.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn forward_watched(&mut self, watch: &mut dyn Watch) -> Result<f32> {
+        let mut loss = 0.0;
+        for index in 0..self.nodes.len() {
+            watch.before(Pass::Forward, index);
+            self.follow_values(index)?;
+            self.run_layer(index, Pass::Forward)?;
+            loss += self.loss_of(index)?;
+            watch.after(Pass::Forward, index, &mut self.params)?;
+        }
+        Ok(loss)
+    }
+
+    /// Runs the layers that need it backward, last first, and adds to the parameter gradients.
+    ///
+    /// # Errors
+    /// What a layer reports, with its name and place.
+    pub fn backward(&mut self) -> Result<()> {
+        self.backward_watched(&mut Unwatched)
+    }
+
+    /// [`Net::backward`] under observation: `after` is called for every layer, also for those that
+    /// have nothing to do, so that "all layers from i on are done" is a matter of the number.
+    ///
+    /// # Errors
+    /// As [`Net::backward`].
+    pub fn backward_watched(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.seed_losses()?;
+        for index in (0..self.nodes.len()).rev() {
+            if self.nodes[index].needs_backward {
+                watch.before(Pass::Backward, index);
+                self.run_layer(index, Pass::Backward)?;
+            }
+            watch.after(Pass::Backward, index, &mut self.params)?;
+        }
+        Ok(())
+    }
+
+    fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
+        self.with_layer(index, |layer, run, io| {
+            if let Some(cuda) = run.cuda()
+                && let Some(layer) = layer.cuda()
+            {
+                let io = DeviceIo::new(io, cuda);
+                return match pass {
+                    Pass::Forward => layer.forward(cuda, io),
+                    Pass::Backward => layer.backward(cuda, io),
+                };
+            }
+            match pass {
+                Pass::Forward => layer.forward(run, io),
+                Pass::Backward => layer.backward(run, io),
+            }
+        })
+    }
+
+    /// One call of a layer with its blobs; errors get the layer's name and place.
+    pub(super) fn with_layer<T>(
+        &mut self,
+        index: usize,
+        call: impl FnOnce(&mut dyn Layer, &mut Run, Io<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.now += 1;
+        let node = &mut self.nodes[index];
+        let io = Io {
+            store: &self.store,
+            params: &self.params,
+            now: self.now,
+            threads: self.run.threads(),
+            bottom: &node.bottom,
+            top: &node.top,
+            param: &node.params,
+            propagate_down: &node.propagate_down,
+            param_needs_diff: &node.param_needs_diff,
+            top_has_diff: &node.top_has_diff,
+        };
+        call(&mut *node.layer, &mut self.run, io).map_err(|e| self.nodes[index].blame(e))
+    }
+
+    fn loss_of(&mut self, index: usize) -> Result<f32> {
+        let mut loss = 0.0;
+        for j in 0..self.nodes[index].top.len() {
+            let weight = self.nodes[index].loss_weight[j];
+            if weight != 0.0 {
+                let id = self.nodes[index].top[j];
+                loss += weight * self.data(id)?.iter().sum::<f32>();
+            }
+        }
+        Ok(loss)
+    }
+
+    /// The gradient of the loss by a loss top is its weight.
+    fn seed_losses(&mut self) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            for j in 0..self.nodes[index].top.len() {
+                let weight = self.nodes[index].loss_weight[j];
+                if weight != 0.0 {
+                    let id = self.nodes[index].top[j];
+                    self.diff_mut(id)?.fill(weight);
+                }
+            }
+        }
+        Ok(())
+    }
+}
