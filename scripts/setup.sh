@@ -6,9 +6,11 @@
 #   usage: scripts/setup.sh
 set -euo pipefail
 
-# Debian package : a file or command that shows it is there.
+# Debian package : a file, a command or a Python module that shows it is there. (g++ and pip are the tests': kernels
+# run on an emulated device, and their compiler comes from PyPI.)
 needs=(
   "gcc:cmd:cc"
+  "g++:cmd:c++"
   "pkg-config:cmd:pkg-config"
   "make:cmd:make"
   "cmake:cmd:cmake"
@@ -22,11 +24,13 @@ needs=(
   "libgomp1:lib:libgomp.so.1"
   "libhdf5-dev:glob:/usr/lib/*/libhdf5*.so"
   "procps:cmd:ps"
+  "python3-pip:python:pip"
 )
 
 present() { # kind, what
   case "$1" in
     cmd) command -v "$2" >/dev/null ;;
+    python) python3 -c "import $2" 2>/dev/null ;;
     glob) compgen -G "$2" >/dev/null ;;
     # Not a pipe: grep -q would end ldconfig by SIGPIPE, which pipefail takes for "missing".
     lib) grep -qF "$2" <<<"$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null)" ;;

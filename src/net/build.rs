@@ -348,12 +348,14 @@ impl<'a> Builder<'a> {
             None => self.options.memory,
         };
         memory::check(param.name(), &store, learned.sum(), limit)?;
-        if let Some(device) = place {
-            // Now or never: not in the middle of a run.
-            store.slabs.iter().try_for_each(|slab| slab.reserve_on(device))?;
-        }
         let mut params = ParamArena::new(&self.declared);
         self.fill(&mut params)?;
+        if let Some(cuda) = self.run.cuda() {
+            // Now or never: not in the middle of a run.
+            store.slabs.iter().try_for_each(|slab| slab.reserve_on(&cuda.device))?;
+            let learns = self.nodes.iter().any(|node| node.needs_backward);
+            params.reserve_on(&cuda.device, learns)?;
+        }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
         Ok(Net {

@@ -139,6 +139,14 @@ impl Mirrored {
         Ok(at)
     }
 
+    /// Takes the device memory that the array will need.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn reserve_on(&self, device: &Rc<dyn Backend>) -> Result<()> {
+        self.memory(device).map(|_| ())
+    }
+
     /// The whole array on the device, of which the stretches in `span` have their present values.
     ///
     /// # Errors

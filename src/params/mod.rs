@@ -140,6 +140,15 @@ impl ParamArena {
         }
     }
 
+    /// Takes the device memory that values, and gradients where there are some, will need.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn reserve_on(&self, device: &Rc<dyn Backend>, gradients: bool) -> Result<()> {
+        self.data.reserve_on(device)?;
+        if gradients { self.diff.reserve_on(device) } else { Ok(()) }
+    }
+
     /// The parameters, by [`ParamId`]: owners in net order.
     pub fn params(&self) -> &[Param] {
         &self.params
