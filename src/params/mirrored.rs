@@ -40,7 +40,7 @@ pub struct Mirrored {
 }
 
 impl Mirrored {
-    /// Zeros. What lies between the stretches stays zero on both sides.
+    /// Zeros. The stretches cover what anybody writes.
     pub fn zeroed(len: usize, stretches: impl IntoIterator<Item = Range<usize>>) -> Self {
         Mirrored {
             host: UnsafeCell::new(AlignedBuf::zeroed(len)),

@@ -129,7 +129,9 @@ impl ParamArena {
             .unwrap_or(0);
         params.iter_mut().filter(|p| p.statistic).for_each(place);
         let len = params.iter().map(|p| p.range.end.next_multiple_of(GRAIN)).max().unwrap_or(0);
-        let array = || Mirrored::zeroed(len, params.iter().map(|p| p.range.clone()));
+        // With the gap behind each: whoever writes a whole bucket writes there, too.
+        let whole = |p: &Param| p.range.start..p.range.end.next_multiple_of(GRAIN);
+        let array = || Mirrored::zeroed(len, params.iter().map(whole));
         ParamArena {
             lent: params.iter().map(|_| Default::default()).collect(),
             data: array(),
@@ -320,7 +322,8 @@ impl ParamArena {
         self.lent[id].0.read(now, "a parameter")?;
         // SAFETY: the read borrow of this call was granted; ranges of parameters are disjoint, and
         // whole-arena access takes `&mut self`.
-        Ok(unsafe { self.data.lend(id, Use::Read) }?)
+        let values = unsafe { self.data.lend(id, Use::Read) }?;
+        Ok(&values[..self.params[id].range.len()])
     }
 
     /// Values that the layer changes during its call (statistics).
@@ -329,7 +332,8 @@ impl ParamArena {
         self.lent[id].0.write(now, "a parameter")?;
         // Only the layer itself reads its statistics: packed copies of weights stay valid.
         // SAFETY: the write borrow of this call was granted; otherwise as in `lend`.
-        unsafe { self.data.lend(id, Use::Change) }
+        let values = unsafe { self.data.lend(id, Use::Change) }?;
+        Ok(&mut values[..self.params[id].range.len()])
     }
 
     /// Gradient to add to during a layer call.
@@ -337,7 +341,8 @@ impl ParamArena {
     pub(crate) fn lend_diff(&self, id: ParamId, now: Epoch) -> Result<&mut [f32]> {
         self.lent[id].1.write(now, "a parameter gradient")?;
         // SAFETY: as in `lend_mut`.
-        unsafe { self.diff.lend(id, Use::Change) }
+        let gradient = unsafe { self.diff.lend(id, Use::Change) }?;
+        Ok(&mut gradient[..self.params[id].range.len()])
     }
 
     /// Values on a device during a layer call, to be read or, by the layer that maintains them, to be
@@ -387,5 +392,13 @@ mod tests {
         b[0] = 2.0;
         assert!(arena.lend_diff(0, 1).is_err());
         assert_eq!(arena.lend_diff(0, 2).unwrap()[0], 1.0);
+    }
+
+    #[test]
+    fn clearing_reaches_the_gaps_between_parameters() {
+        let mut arena = ParamArena::new(&[declared(5, 1.0), declared(17, 1.0)]);
+        arena.diff_in_mut(0..48).unwrap().fill(f32::NAN);
+        arena.clear_diff();
+        assert!(arena.diff().unwrap().iter().all(|g| *g == 0.0));
     }
 }

@@ -169,6 +169,6 @@ fn what_cannot_be_extracted_is_named_and_nothing_is_made() {
     assert!(extract(["sum,double", &out, "1", "lmdb", "CPU"]).contains("2 blobs need as many"));
     assert!(extract(["sum", &out, "0", "lmdb", "CPU"]).contains("cannot be `0`"));
     assert!(extract(["sum", &out, "1", "rocksdb", "CPU"]).contains("use leveldb or lmdb"));
-    assert!(extract(["sum", &out, "1", "lmdb", "GPU"]).contains("computes on the CPU only"));
+    assert!(extract(["sum", &out, "1", "lmdb", "GPU"]).contains("leave -gpu out"));
     assert!(!folder.path("out").exists());
 }

@@ -19,6 +19,7 @@ use self::resources::Resources;
 use self::seeing::Seeing;
 use self::sharing::Sharing;
 use super::gpu::GpuArgs;
+use crate::device::cuda::Choice;
 use crate::log::Log;
 use crate::trainer::{self, Options};
 use crate::{Error, Result};
@@ -77,11 +78,12 @@ impl TrainArgs {
     /// # Errors
     /// Wrong flags, everything wrong with solver, nets and data, and the fault that ended the job.
     pub fn run(self, log: &Log) -> Result<()> {
+        let devices = self.gpu.choices()?;
         self.warn_of_settings(log)?;
-        trainer::run(&self.options()?, log).map_err(of_this_rank)
+        trainer::run(&self.options(devices)?, log).map_err(of_this_rank)
     }
 
-    fn options(self) -> Result<Options> {
+    fn options(self, devices: Vec<Choice>) -> Result<Options> {
         let mut options = Options::new(self.solver);
         options.weights = self.weights;
         options.level = self.level;
@@ -92,7 +94,7 @@ impl TrainArgs {
         self.sharing.apply(&mut options);
         self.resources.apply(&mut options)?;
         options.cpu_fallback = self.gpu.allow_cpu_fallback;
-        options.compute_on(self.gpu.choices()?)?;
+        options.compute_on(devices)?;
         self.seeing.apply(&mut options);
         Ok(options)
     }
