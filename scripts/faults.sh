@@ -144,6 +144,8 @@ signalled() { # NAME SIGNAL TARGET WANTED CODE FLAGS...
   rm -rf "$dir"/run && mkdir -p "$dir/run"
   solver "$dir/run.prototxt" 100000 "$dir/run/snap" "snapshot_after_train: true"
   sed -i 's/snapshot: 5/snapshot: 200/' "$dir/run.prototxt"
+  # Not the last run's words.
+  : >"$dir/log"
   (train "$dir/run.prototxt" "$@" >"$dir/log" 2>&1) &
   pid=$!
   wait_for 'Iteration 250 |Iteration 300 '

@@ -22,7 +22,7 @@ impl Slab {
     /// The blob in device memory, plain, to be read.
     ///
     /// # Errors
-    /// [`Error::Borrow`] when it is lent for writing in this call; a device that failed.
+    /// [`Error::Borrow`](crate::Error::Borrow) when it is lent for writing in this call; a device that failed.
     pub fn read_on(
         &self,
         device: &Rc<dyn Backend>,
@@ -38,7 +38,7 @@ impl Slab {
     /// The blob in device memory, to be written; what was in it is unspecified.
     ///
     /// # Errors
-    /// [`Error::Borrow`] when it is lent in this call; a device without memory.
+    /// [`Error::Borrow`](crate::Error::Borrow) when it is lent in this call; a device without memory.
     pub fn write_on(&self, device: &Rc<dyn Backend>, now: Epoch, shape: &Shape) -> Result<Address> {
         self.device.lent.write(now, "a blob")?;
         let at = self.room_on(device, shape.count())?;
