@@ -1,8 +1,11 @@
-//! CUDA devices: which there are.
+//! CUDA devices: which there are, and what the engine asks of one.
 //!
-//! The driver is opened at run time, so one program runs with and without it. This module only
-//! looks; it creates no context, takes no device memory, and nothing computes here yet.
+//! The driver is opened at run time, so one program runs with and without it. [`probe`] only looks: it
+//! creates no context and takes no device memory.
 //!
+//! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
+//!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
+//! * [`memory`]: what is given back when dropped; [`CudaRun`]: what a layer gets to compute with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!

@@ -26,6 +26,7 @@ use crate::device::Run;
 use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, ensure};
+use cuda::OnDevice;
 use geometry::{Axis, Patches};
 use onednn::Fast;
 use plain::Plain;
@@ -131,6 +132,8 @@ struct Convolution {
     /// Does the work of the in-place ReLU behind it.
     relu: bool,
     tops: usize,
+    /// Where the net runs on a device; then the others have no work.
+    on_device: Option<OnDevice>,
 }
 
 impl Convolution {
@@ -159,8 +162,7 @@ impl Layer for Convolution {
         top.check_size()?;
         let images = bottoms[0].count_to(setting.axis);
         if run.cuda().is_some() {
-            cuda::correlation(images, [setting.channels, setting.outputs], setting.groups, &axes)?;
-            (self.images, self.axes) = (images, axes);
+            self.on_device = Some(OnDevice::new(setting, images, &axes, false)?);
             return Ok(vec![top; bottoms.len()]);
         }
         self.fast = match run.cpu()?.onednn {
@@ -249,6 +251,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         images: 0,
         relu: false,
         tops: setup.tops,
+        on_device: None,
     }))
 }
 

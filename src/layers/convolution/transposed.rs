@@ -9,14 +9,13 @@
 //! Parameters: weights (channels, num_output / group, kernel…) and the bias (num_output).
 
 use super::Setting;
-use super::cuda::correlation;
+use super::cuda::OnDevice;
 use super::geometry::{Axis, Patches};
 use super::plain::Plain;
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::Correlation;
 use crate::layers::per_channel::cuda::KERNELS;
 use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::params::ParamDef;
@@ -26,9 +25,8 @@ struct Deconvolution {
     setting: Setting,
     /// The convolution from top to bottom.
     plain: Plain,
-    /// Spatial axes and images of the present bottoms.
-    axes: Vec<Axis>,
-    images: usize,
+    /// Where the net runs on a device.
+    on_device: Option<OnDevice>,
 }
 
 impl Layer for Deconvolution {
@@ -47,15 +45,13 @@ impl Layer for Deconvolution {
             .collect::<Result<Vec<_>>>()?;
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.image));
         top.check_size()?;
-        self.images = bottoms[0].count_to(setting.axis);
+        let images = bottoms[0].count_to(setting.axis);
         if run.cuda().is_some() {
-            let channels = [setting.outputs, setting.channels];
-            correlation(self.images, channels, setting.groups, &axes)?;
+            self.on_device = Some(OnDevice::new(setting, images, &axes, true)?);
         } else {
-            let patches = Patches { channels: setting.outputs, axes: axes.clone() };
-            self.plain.reshape(self.images, patches, setting.channels, setting.groups)?;
+            let patches = Patches { channels: setting.outputs, axes };
+            self.plain.reshape(images, patches, setting.channels, setting.groups)?;
         }
-        self.axes = axes;
         Ok(vec![top; bottoms.len()])
     }
 
@@ -92,47 +88,19 @@ impl Layer for Deconvolution {
     }
 }
 
-impl Deconvolution {
-    fn on_device(&self) -> Result<Correlation> {
-        let Setting { channels, outputs, groups, .. } = self.setting;
-        correlation(self.images, [outputs, channels], groups, &self.axes)
-    }
-}
-
 impl CudaLayer for Deconvolution {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let shape = self.on_device()?;
-        for i in 0..io.tops() {
-            let y = io.top_mut(i)?;
-            cuda.device.correlate_back(&shape, io.param(0)?, io.bottom(i)?, y)?;
-            self.setting.add_bias_on(cuda, &io, io.top_shape(i), y)?;
-        }
-        Ok(())
+        self.on_device.iter().try_for_each(|on| on.forward(&self.setting, cuda, &io))
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let shape = self.on_device()?;
-        for i in (0..io.tops()).filter(|&i| io.top_has_diff(i)) {
-            let dy = io.top_diff(i)?;
-            if io.param_needs_diff(1) {
-                self.setting.bias_diff_on(cuda, io.top_shape(i), dy, io.param_diff_mut(1)?)?;
-            }
-            if io.param_needs_diff(0) {
-                let dw = io.param_diff_mut(0)?;
-                cuda.device.correlate_weights(&shape, dy, io.bottom(i)?, dw)?;
-            }
-            if io.propagate_down(i) {
-                let dx = io.bottom_diff_mut(i)?;
-                cuda.device.correlate(&shape, dy, io.param(0)?, dx)?;
-            }
-        }
-        Ok(())
+        self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
     }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     let setting = Setting::new(setup.param, bottoms)?;
-    Ok(Box::new(Deconvolution { setting, plain: Plain::default(), axes: Vec::new(), images: 0 }))
+    Ok(Box::new(Deconvolution { setting, plain: Plain::default(), on_device: None }))
 }
 
 /// `Deconvolution`.

@@ -27,9 +27,10 @@ pub(super) struct Convolutions {
 
 /// An algorithm, with a description that has its arithmetic.
 #[derive(Clone, Copy)]
-struct Choice<A> {
+pub(super) struct Choice<A> {
     algorithm: A,
-    bytes: usize,
+    /// Of working memory.
+    pub(super) bytes: usize,
     convolution: sys::cudnnConvolutionDescriptor_t,
 }
 
@@ -162,6 +163,27 @@ macro_rules! tried {
     }};
 }
 
+/// The shape's place and its algorithm for one direction, found when it is first asked for; the order
+/// is that of cuDNN's arguments behind the handle.
+macro_rules! choice {
+    ($name:ident, $field:ident, $algorithm:ty, $direction:literal, $find:path, $perf:ty,
+     |$x:ident, $w:ident, $y:ident, $trial:ident| ($($order:ident),*)) => {
+        pub(super) fn $name(&mut self, shape: &Correlation) -> Result<(usize, Choice<$algorithm>)> {
+            let place = self.place(shape)?;
+            let Shape { x: $x, w: $w, y: $y, $field: known, .. } = self.shapes[place].1;
+            if let Some(choice) = known {
+                return Ok((place, choice));
+            }
+            let $trial = convolution(shape, self.math_type())?;
+            let results = tried!($find, $perf, (self.handle, $($order),*));
+            release($trial);
+            let choice = best!(results, shape, $direction);
+            self.shapes[place].1.$field = Some(choice);
+            Ok((place, choice))
+        }
+    };
+}
+
 impl Convolutions {
     pub(super) fn new(stream: &Arc<CudaStream>, math: Math) -> Result<Convolutions> {
         let handle = result::create_handle().map_err(failed("starting cuDNN"))?;
@@ -188,91 +210,42 @@ impl Convolutions {
         }
     }
 
-    fn forward_choice(
-        &mut self,
-        shape: &Correlation,
-    ) -> Result<(usize, Choice<sys::cudnnConvolutionFwdAlgo_t>)> {
-        let place = self.place(shape)?;
-        let Shape { x, w, y, forward, .. } = self.shapes[place].1;
-        if let Some(choice) = forward {
-            return Ok((place, choice));
-        }
-        let trial = convolution(shape, self.math_type())?;
-        let results = tried!(
-            sys::cudnnFindConvolutionForwardAlgorithm,
-            sys::cudnnConvolutionFwdAlgoPerf_t,
-            (self.handle, x, w, trial, y)
-        );
-        release(trial);
-        let choice = best!(results, shape, "forward pass");
-        self.shapes[place].1.forward = Some(choice);
-        Ok((place, choice))
-    }
+    choice!(
+        forward_choice,
+        forward,
+        sys::cudnnConvolutionFwdAlgo_t,
+        "forward pass",
+        sys::cudnnFindConvolutionForwardAlgorithm,
+        sys::cudnnConvolutionFwdAlgoPerf_t,
+        |x, w, y, trial| (x, w, trial, y)
+    );
 
-    fn back_choice(
-        &mut self,
-        shape: &Correlation,
-    ) -> Result<(usize, Choice<sys::cudnnConvolutionBwdDataAlgo_t>)> {
-        let place = self.place(shape)?;
-        let Shape { x, w, y, back, .. } = self.shapes[place].1;
-        if let Some(choice) = back {
-            return Ok((place, choice));
-        }
-        let trial = convolution(shape, self.math_type())?;
-        let results = tried!(
-            sys::cudnnFindConvolutionBackwardDataAlgorithm,
-            sys::cudnnConvolutionBwdDataAlgoPerf_t,
-            (self.handle, w, y, trial, x)
-        );
-        release(trial);
-        let choice = best!(results, shape, "gradient");
-        self.shapes[place].1.back = Some(choice);
-        Ok((place, choice))
-    }
+    choice!(
+        back_choice,
+        back,
+        sys::cudnnConvolutionBwdDataAlgo_t,
+        "gradient",
+        sys::cudnnFindConvolutionBackwardDataAlgorithm,
+        sys::cudnnConvolutionBwdDataAlgoPerf_t,
+        |x, w, y, trial| (w, y, trial, x)
+    );
 
-    fn weights_choice(
-        &mut self,
-        shape: &Correlation,
-    ) -> Result<(usize, Choice<sys::cudnnConvolutionBwdFilterAlgo_t>)> {
-        let place = self.place(shape)?;
-        let Shape { x, w, y, weights, .. } = self.shapes[place].1;
-        if let Some(choice) = weights {
-            return Ok((place, choice));
-        }
-        let trial = convolution(shape, self.math_type())?;
-        let results = tried!(
-            sys::cudnnFindConvolutionBackwardFilterAlgorithm,
-            sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-            (self.handle, x, y, trial, w)
-        );
-        release(trial);
-        let choice = best!(results, shape, "gradient of the weights");
-        self.shapes[place].1.weights = Some(choice);
-        Ok((place, choice))
-    }
-
-    /// Bytes of working memory of a forward pass.
-    pub(super) fn forward_workspace(&mut self, shape: &Correlation) -> Result<usize> {
-        Ok(self.forward_choice(shape)?.1.bytes)
-    }
-
-    /// Bytes of working memory of a gradient.
-    pub(super) fn back_workspace(&mut self, shape: &Correlation) -> Result<usize> {
-        Ok(self.back_choice(shape)?.1.bytes)
-    }
-
-    /// Bytes of working memory of a gradient of the weights.
-    pub(super) fn weights_workspace(&mut self, shape: &Correlation) -> Result<usize> {
-        Ok(self.weights_choice(shape)?.1.bytes)
-    }
+    choice!(
+        weights_choice,
+        weights,
+        sys::cudnnConvolutionBwdFilterAlgo_t,
+        "gradient of the weights",
+        sys::cudnnFindConvolutionBackwardFilterAlgorithm,
+        sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+        |x, w, y, trial| (x, y, trial, w)
+    );
 
     pub(super) fn forward(
-        &mut self,
-        shape: &Correlation,
+        &self,
+        (place, choice): (usize, Choice<sys::cudnnConvolutionFwdAlgo_t>),
         [x, w, y]: [Address; 3],
-        (workspace, bytes): (*mut c_void, usize),
+        workspace: *mut c_void,
     ) -> Result<()> {
-        let (place, choice) = self.forward_choice(shape)?;
         let of = &self.shapes[place].1;
         // SAFETY: handles live as long as `self`; the arrays are device memory of the described
         // sizes by the caller's word; the factors are read before the call returns.
@@ -287,7 +260,7 @@ impl Convolutions {
                 choice.convolution,
                 choice.algorithm,
                 workspace,
-                bytes,
+                choice.bytes,
                 factor(&0.0),
                 of.y,
                 at(y).cast_mut(),
@@ -297,12 +270,11 @@ impl Convolutions {
     }
 
     pub(super) fn back(
-        &mut self,
-        shape: &Correlation,
+        &self,
+        (place, choice): (usize, Choice<sys::cudnnConvolutionBwdDataAlgo_t>),
         [w, dy, dx]: [Address; 3],
-        (workspace, bytes): (*mut c_void, usize),
+        workspace: *mut c_void,
     ) -> Result<()> {
-        let (place, choice) = self.back_choice(shape)?;
         let of = &self.shapes[place].1;
         // SAFETY: as in `forward`.
         unsafe {
@@ -316,7 +288,7 @@ impl Convolutions {
                 choice.convolution,
                 choice.algorithm,
                 workspace,
-                bytes,
+                choice.bytes,
                 factor(&0.0),
                 of.x,
                 at(dx).cast_mut(),
@@ -326,12 +298,11 @@ impl Convolutions {
     }
 
     pub(super) fn weights(
-        &mut self,
-        shape: &Correlation,
+        &self,
+        (place, choice): (usize, Choice<sys::cudnnConvolutionBwdFilterAlgo_t>),
         [x, dy, dw]: [Address; 3],
-        (workspace, bytes): (*mut c_void, usize),
+        workspace: *mut c_void,
     ) -> Result<()> {
-        let (place, choice) = self.weights_choice(shape)?;
         let of = &self.shapes[place].1;
         // SAFETY: as in `forward`.
         unsafe {
@@ -345,7 +316,7 @@ impl Convolutions {
                 choice.convolution,
                 choice.algorithm,
                 workspace,
-                bytes,
+                choice.bytes,
                 // The gradient is added to what is there.
                 factor(&1.0),
                 of.w,

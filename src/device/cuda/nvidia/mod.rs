@@ -110,6 +110,11 @@ impl Drop for Nvidia {
     fn drop(&mut self) {
         // What still runs uses memory and handles that go now; a device that failed has said so.
         let _ = self.stream.synchronize();
+        let Workspace { at, bytes } = std::mem::take(self.workspace.get_mut());
+        if bytes > 0 {
+            // The context outlives this object where another replica has it, too.
+            self.free(Address(at));
+        }
     }
 }
 
@@ -209,8 +214,8 @@ impl Backend for Nvidia {
 
     fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let bytes = convolutions.forward_workspace(shape)?;
-        convolutions.forward(shape, [x, w, y], (self.workspace(bytes)?, bytes))
+        let choice = convolutions.forward_choice(shape)?;
+        convolutions.forward(choice, [x, w, y], self.workspace(choice.1.bytes)?)
     }
 
     fn correlate_back(
@@ -221,8 +226,8 @@ impl Backend for Nvidia {
         dx: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let bytes = convolutions.back_workspace(shape)?;
-        convolutions.back(shape, [w, dy, dx], (self.workspace(bytes)?, bytes))
+        let choice = convolutions.back_choice(shape)?;
+        convolutions.back(choice, [w, dy, dx], self.workspace(choice.1.bytes)?)
     }
 
     fn correlate_weights(
@@ -233,7 +238,7 @@ impl Backend for Nvidia {
         dw: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let bytes = convolutions.weights_workspace(shape)?;
-        convolutions.weights(shape, [x, dy, dw], (self.workspace(bytes)?, bytes))
+        let choice = convolutions.weights_choice(shape)?;
+        convolutions.weights(choice, [x, dy, dw], self.workspace(choice.1.bytes)?)
     }
 }
