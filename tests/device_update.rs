@@ -14,7 +14,7 @@ use caffe::device::cpu::threads::Threads;
 use caffe::device::cuda::CudaDevice;
 use caffe::device::cuda::backend::{Address, Arg, Backend, Correlation};
 use caffe::device::cuda::source::Source;
-use caffe::net::{NetOptions, Unwatched};
+use caffe::net::{Net, NetOptions, Unwatched};
 use caffe::params::{Declared, ParamArena, ParamDef};
 use caffe::solver::{NetPlans, Optimizer, Solver, SolverOptions};
 use caffe::{Error, Result, snapshot};
@@ -169,15 +169,17 @@ fn rules() -> Vec<String> {
     rules.iter().flat_map(|r| numbers.map(|n| format!("{r} {n} {fixed}"))).collect()
 }
 
+/// A net whose run is all that is wanted of it.
+fn net_on_device() -> Option<Net> {
+    let device = common::cuda::device()?;
+    let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Train) };
+    let text = "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 } } }";
+    Some(common::net_of(text, &options).unwrap())
+}
+
 #[test]
 fn every_rule_updates_a_device_as_the_host() {
-    let Some(device) = common::cuda::device() else { return };
-    let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Train) };
-    let mut net = common::net_of(
-        "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 } } }",
-        &options,
-    )
-    .unwrap();
+    let Some(mut net) = net_on_device() else { return };
     let cuda = net.run().cuda().unwrap();
     for text in rules() {
         let param: SolverParameter = caffe_proto::text::parse("solver", &text).unwrap();
@@ -198,13 +200,7 @@ fn every_rule_updates_a_device_as_the_host() {
 
 #[test]
 fn a_gradient_without_a_norm_changes_nothing() {
-    let Some(device) = common::cuda::device() else { return };
-    let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Train) };
-    let mut net = common::net_of(
-        "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 } } }",
-        &options,
-    )
-    .unwrap();
+    let Some(mut net) = net_on_device() else { return };
     let cuda = net.run().cuda().unwrap();
     let text = "type: 'SGD' momentum: 0.9 base_lr: 0.1 lr_policy: 'fixed' clip_gradients: 1";
     let param: SolverParameter = caffe_proto::text::parse("solver", text).unwrap();
