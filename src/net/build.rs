@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
 
+use super::on_device::OnDevice;
 use super::select::{check_counts, loss_weights, makers, select};
 use super::split::{Placed, insert_splits};
 use super::{Net, NetOptions, Node, Origin, gradient_flow, memory};
@@ -11,7 +12,7 @@ use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::data::readers::reads_records;
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
-use crate::device::cuda::CudaRun;
+use crate::device::cuda::{CudaRun, Kind};
 use crate::filler;
 use crate::layers::{Alias, Count, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamArena, ParamDef, ParamId};
@@ -41,7 +42,7 @@ impl Net {
 fn run_of(options: &NetOptions) -> Run {
     let host = CpuRun::new(options.threads, options.exact);
     match &options.cuda {
-        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), host }),
+        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), real: Kind::F32, host }),
         None => Run::Cpu(host),
     }
 }
@@ -347,12 +348,16 @@ impl<'a> Builder<'a> {
             Some(free) => free,
             None => self.options.memory,
         };
-        memory::check(param.name(), &store, learned.sum(), limit)?;
+        let on_device = OnDevice::of(&mut self.nodes, &store, &outputs, place.map(|d| d.kind()));
+        let blobs = if place.is_some() { on_device.floats(&store) } else { memory::floats(&store) };
+        let parameters: usize = learned.sum();
+        let copy = if on_device.has_halves() { parameters.div_ceil(2) } else { 0 };
+        memory::check(param.name(), blobs + (2 * parameters + copy) as u128, limit)?;
         let mut params = ParamArena::new(&self.declared);
         self.fill(&mut params)?;
         if let Some(cuda) = self.run.cuda() {
             // Now or never: not in the middle of a run.
-            store.slabs.iter().try_for_each(|slab| slab.reserve_on(&cuda.device))?;
+            on_device.reserve(&store, &cuda.device)?;
             let learns = self.nodes.iter().any(|node| node.needs_backward);
             params.reserve_on(&cuda.device, learns)?;
         }

@@ -11,6 +11,7 @@ mod finite;
 mod gradient_flow;
 mod memory;
 mod memory_data;
+mod on_device;
 mod options;
 mod passes;
 mod reshape;

@@ -3,6 +3,7 @@
 use super::{Net, Pass, Unwatched, Watch};
 use crate::Result;
 use crate::device::Run;
+use crate::device::cuda::Kind;
 use crate::layers::{DeviceIo, Io, Layer};
 
 impl Net {
@@ -57,14 +58,18 @@ impl Net {
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
         self.with_layer(index, |layer, run, io| {
-            if let Some(cuda) = run.cuda()
+            if let Some(cuda) = run.cuda_mut()
                 && let Some(layer) = layer.cuda()
             {
-                let io = DeviceIo::new(io, cuda);
-                return match pass {
+                let reals = layer.reals();
+                cuda.real = reals.real(cuda.device.kind());
+                let io = DeviceIo::new(io, cuda, reals);
+                let done = match pass {
                     Pass::Forward => layer.forward(cuda, io),
                     Pass::Backward => layer.backward(cuda, io),
                 };
+                cuda.real = Kind::F32;
+                return done;
             }
             match pass {
                 Pass::Forward => layer.forward(run, io),

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use caffe::Error;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
-use caffe::device::cuda::nvidia::{Math, Nvidia};
-use caffe::device::cuda::{CudaDevice, probe};
+use caffe::device::cuda::nvidia::Nvidia;
+use caffe::device::cuda::{CudaDevice, Math, probe};
 
 /// What the emulator says it is.
 const EMULATED: &str = "an emulated CUDA device";

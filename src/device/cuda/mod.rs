@@ -6,6 +6,7 @@
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`CudaRun`]: what a layer gets to compute with;
+//! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
@@ -21,6 +22,7 @@ pub mod cache;
 mod choice;
 pub mod compiler;
 pub mod emulator;
+mod kind;
 pub mod library;
 pub mod memory;
 pub mod nvidia;
@@ -28,7 +30,8 @@ mod run;
 pub mod source;
 
 pub use choice::Choice;
-pub use run::{CudaDevice, CudaRun};
+pub use kind::{Kind, Math};
+pub use run::{CudaDevice, CudaRun, add_to_f32, convert, multiply};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
@@ -112,7 +115,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY]
 }
 
 /// Looks for the driver and its devices.
