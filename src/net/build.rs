@@ -151,6 +151,7 @@ impl<'a> Builder<'a> {
             top_has_diff: Vec::new(),
             needs_backward: false,
             loss_weight,
+            turns: [Some(self.nodes.len()); 2],
         });
         Ok(())
     }
@@ -363,7 +364,7 @@ impl<'a> Builder<'a> {
         }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
-        Ok(Net {
+        let mut net = Net {
             data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
             phase: self.options.state.phase(),
@@ -374,7 +375,11 @@ impl<'a> Builder<'a> {
             now: 1,
             inputs,
             outputs,
-        })
+        };
+        if net.run.cuda().is_some() && !self.options.keep_all {
+            net.fuse_on_device();
+        }
+        Ok(net)
     }
 
     /// First values: each parameter from its filler, keyed by (seed, layer, blob).

@@ -21,6 +21,7 @@ pub mod backend;
 pub mod cache;
 mod choice;
 pub mod compiler;
+pub mod divisor;
 pub mod emulator;
 mod kind;
 pub mod library;
