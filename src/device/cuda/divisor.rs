@@ -6,7 +6,7 @@
 
 use super::backend::Arg;
 
-/// A number from 1 to 2³¹ − 1, as kernels' `divisor`.
+/// A number from 1 to 2³¹ − 1, as kernels' `Divisor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divisor(u64);
 

@@ -50,12 +50,14 @@ typedef unsigned long long uint64;
 // x where it is positive, else zero; a NaN stays one.
 #define RELU(x) ((x) > 0 ? (x) : (x) * 0.0f)
 
-// n / d and n % d for n and d below 2^31, without a division: the host has made a divisor of d.
-typedef uint64 divisor;
-static __device__ __forceinline__ uint32 over(uint32 n, divisor d) {
+// n / d and n % d for n and d below 2^31, without a division: the host has made a Divisor of d, which
+// still has d in its lower half.
+typedef uint64 Divisor;
+static __device__ __forceinline__ uint32 over(uint32 n, Divisor d) {
   return (__umulhi(n, (uint32)(d >> 32)) + n) >> (32 - __clz((int)((uint32)d - 1)));
 }
-static __device__ __forceinline__ uint32 rest(uint32 n, divisor d) {
+#define NUMBER(d) ((int)(uint32)(d))
+static __device__ __forceinline__ uint32 rest(uint32 n, Divisor d) {
   return n - over(n, d) * (uint32)d;
 }
 

@@ -20,7 +20,7 @@ pub(super) static KERNELS: Source = Source {
 // Sums of a part and of its squares. Less the channel's first value, so that the variance keeps its
 // digits where the mean is large.
 extern "C" __global__ void norm_measure(int64 n, const real* x, float* sums, int channels, int count,
-                                        int parts, divisor inner) {
+                                        int parts, Divisor inner) {
   for (int row = blockIdx.x; row < n; row += gridDim.x) {
     int c = row % channels;
     float shift = x[AT(0, c)], sum = 0.0f, squares = 0.0f;
@@ -41,7 +41,7 @@ extern "C" __global__ void norm_measure(int64 n, const real* x, float* sums, int
 // Mean and 1 / deviation of each channel, and into the running sums.
 extern "C" __global__ void norm_moments(int64 n, const real* x, const float* sums, float* mean,
                                         float* inverse, float* means, float* variances, float* weight,
-                                        int count, int parts, divisor inner, float fraction,
+                                        int count, int parts, Divisor inner, float fraction,
                                         float eps) {
   int channels = n;
   KERNEL_LOOP(c, n) {
@@ -76,7 +76,7 @@ extern "C" __global__ void norm_recall(int64 n, const float* means, const float*
 
 extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* kept,
                                         const float* mean, const float* inverse, const float* scale,
-                                        const float* bias, divisor channels, divisor inner, int keeps,
+                                        const float* bias, Divisor channels, Divisor inner, int keeps,
                                         int scaled, int biased, int relu) {
   KERNEL_LOOP(i, n) {
     uint32 c = rest(over(i, inner), channels);
@@ -99,7 +99,7 @@ extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* k
 extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, float* sums,
                                        const float* mean, const float* inverse, const float* scale,
                                        const float* bias, int channels, int count, int parts,
-                                       divisor inner, int keeps, int scaled, int biased, int relu) {
+                                       Divisor inner, int keeps, int scaled, int biased, int relu) {
   for (int row = blockIdx.x; row < n; row += gridDim.x) {
     int c = row % channels;
     float sum = 0.0f, product = 0.0f;
@@ -140,7 +140,7 @@ extern "C" __global__ void norm_means(int64 n, const float* sums, float* a, floa
 extern "C" __global__ void norm_backward(int64 n, const real* dy, const real* hat, real* dx,
                                          const float* mean, const float* inverse, const float* scale,
                                          const float* bias, const float* a, const float* b,
-                                         divisor channels, divisor inner, int keeps, int scaled,
+                                         Divisor channels, Divisor inner, int keeps, int scaled,
                                          int biased, int relu, int fixed) {
   KERNEL_LOOP(i, n) {
     uint32 c = rest(over(i, inner), channels);

@@ -14,7 +14,7 @@ pub static KERNELS: Source = Source {
     text: r#"
 // y = x + b of the channel; with relu, zero where that is negative.
 extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, real* y,
-                                       divisor channels, divisor inner, int relu) {
+                                       Divisor channels, Divisor inner, int relu) {
   KERNEL_LOOP(i, n) {
     float value = x[i] + b[rest(over(i, inner), channels)];
     y[i] = relu ? RELU(value) : value;
@@ -23,7 +23,7 @@ extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, r
 
 // y = s * x + b of the channel; kept = x.
 extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s, const float* b,
-                                         real* y, real* kept, divisor channels, divisor inner,
+                                         real* y, real* kept, Divisor channels, Divisor inner,
                                          int has_b, int keep) {
   KERNEL_LOOP(i, n) {
     uint32 c = rest(over(i, inner), channels);
