@@ -20,18 +20,24 @@ pub const WITHOUT_CODE: &[&str] = &[];
 /// `CAFFE_CUDA` chooses: `device` (a failure where there is none), `emulated`, or `none`.
 /// `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
+    device_with(Math::F32)
+}
+
+/// The same, computing with this.
+pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") => real().or_else(|why| emulated(&format!("{why}, and "))),
+        Err(_) | Ok("") => real(math).or_else(|why| emulated(math, &format!("{why}, and "))),
         Ok("device") => {
-            Ok(real().unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
+            let found = real(math);
+            Ok(found.unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
         }
-        Ok("emulated") => emulated(""),
+        Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
         Ok(other) => panic!("CAFFE_CUDA is device, emulated or none, not `{other}`"),
     };
     match device {
         Ok(device) => {
-            println!("on {}", device.describe());
+            println!("on {} in {}", device.describe(), math.name());
             Some(CudaDevice(device))
         }
         Err(why) => {
@@ -41,18 +47,18 @@ pub fn device() -> Option<CudaDevice> {
     }
 }
 
-fn real() -> Result<Rc<dyn Backend>, String> {
+fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
-    match Nvidia::new(0, Math::F32) {
+    match Nvidia::new(0, math) {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(why.to_string()),
     }
 }
 
 /// `before` stands before what goes wrong.
-fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
+fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
     match Emulator::new(&kernels()) {
-        Ok(device) => Ok(Rc::new(device)),
+        Ok(device) => Ok(Rc::new(device.storing(math.kind()))),
         Err(why) => Err(format!("{before}{why}")),
     }
 }
