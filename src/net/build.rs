@@ -374,6 +374,8 @@ impl<'a> Builder<'a> {
             now: 1,
             inputs,
             outputs,
+            loss: 0.0,
+            loss_scale: 1.0,
         })
     }
 

@@ -9,7 +9,7 @@ use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::nvidia::Nvidia;
 use caffe::device::cuda::{CudaDevice, Math, probe};
 
-/// What the emulator says it is.
+/// What the emulator says it is, with its precision.
 const EMULATED: &str = "an emulated CUDA device";
 
 /// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
@@ -37,7 +37,7 @@ pub fn device_with(math: Math) -> Option<CudaDevice> {
     };
     match device {
         Ok(device) => {
-            println!("on {} in {}", device.describe(), math.name());
+            println!("on {}", device.describe());
             Some(CudaDevice(device))
         }
         Err(why) => {
@@ -65,7 +65,7 @@ fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
 
 /// Whether a device is software.
 pub fn is_emulated(device: &CudaDevice) -> bool {
-    device.0.describe() == EMULATED
+    device.0.describe().starts_with(EMULATED)
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built
