@@ -375,6 +375,8 @@ impl<'a> Builder<'a> {
             now: 1,
             inputs,
             outputs,
+            loss: 0.0,
+            loss_scale: 1.0,
         };
         if net.run.cuda().is_some() && !self.options.keep_all {
             net.fuse_on_device();

@@ -139,6 +139,9 @@ pub struct Net {
     outputs: Vec<BlobId>,
     /// Layers that read records.
     data_layers: Vec<usize>,
+    /// The loss of the last forward pass, and what it is multiplied by before it is differentiated.
+    loss: f32,
+    loss_scale: f32,
 }
 
 impl Net {
@@ -235,6 +238,16 @@ impl Net {
     /// Sets iteration and record position for the passes to come.
     pub fn set_step(&mut self, step: Step) {
         self.run.set_step(step);
+    }
+
+    /// The loss of the last forward pass.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// Multiplies all gradients of the backward passes to come.
+    pub fn set_loss_scale(&mut self, scale: f32) {
+        self.loss_scale = scale;
     }
 
     /// Values of a blob, in plain order.

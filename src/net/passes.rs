@@ -28,6 +28,7 @@ impl Net {
             loss += self.loss_of(index)?;
             watch.after(Pass::Forward, index, &mut self.params)?;
         }
+        self.loss = loss;
         Ok(loss)
     }
 
@@ -121,14 +122,15 @@ impl Net {
         Ok(loss)
     }
 
-    /// The gradient of the loss by a loss top is its weight.
+    /// The gradient of the loss by a loss top is its weight, times the scale.
     fn seed_losses(&mut self) -> Result<()> {
         for index in 0..self.nodes.len() {
             for j in 0..self.nodes[index].top.len() {
                 let weight = self.nodes[index].loss_weight[j];
                 if weight != 0.0 {
                     let id = self.nodes[index].top[j];
-                    self.diff_mut(id)?.fill(weight);
+                    let slope = weight * self.loss_scale;
+                    self.diff_mut(id)?.fill(slope);
                 }
             }
         }

@@ -24,7 +24,7 @@ use caffe_proto::{FillerParameter, ParamSpec};
 use crate::blob::{Epoch, Lent, Shape};
 use crate::device::cuda::backend::{Address, Backend};
 use crate::device::cuda::memory::Memory;
-use crate::device::cuda::{Kind, convert};
+use crate::device::cuda::{Kind, convert, multiply};
 use crate::{Result, ensure};
 
 /// Floats at whose multiples parameters start: 64 bytes.
@@ -326,6 +326,23 @@ impl ParamArena {
     /// A device that failed.
     pub fn diff_on(&mut self, device: &Rc<dyn Backend>) -> Result<Address> {
         self.diff.span_on(device, &(0..self.learnable), Use::Read)
+    }
+
+    /// Multiplies a part of the gradients, where it is.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn multiply_diff(&mut self, part: Range<usize>, factor: f32) -> Result<()> {
+        match self.diff.device().filter(|_| self.diff.is_away(&part)) {
+            Some(device) => {
+                let all = self.diff.span_on(&device, &part, Use::Change)?;
+                multiply(&*device, all.plus(part.start), factor, part.len())
+            }
+            None => {
+                self.diff_in_mut(part)?.iter_mut().for_each(|g| *g *= factor);
+                Ok(())
+            }
+        }
     }
 
     /// Values during a layer call.

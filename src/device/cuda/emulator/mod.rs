@@ -205,7 +205,10 @@ fn unit(source: &Source, kind: Kind) -> String {
 
 impl Backend for Emulator {
     fn describe(&self) -> String {
-        "an emulated CUDA device".into()
+        match self.kind {
+            Kind::F32 => "an emulated CUDA device".into(),
+            kind => format!("an emulated CUDA device in {}", kind.name()),
+        }
     }
 
     fn kind(&self) -> Kind {

@@ -85,7 +85,10 @@ impl Nvidia {
             capability.1
         );
         Ok(Nvidia {
-            name: format!("CUDA device {id} ({name})"),
+            name: match math {
+                Math::F32 => format!("CUDA device {id} ({name})"),
+                math => format!("CUDA device {id} ({name}) in {}", math.name()),
+            },
             kind: math.kind(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
