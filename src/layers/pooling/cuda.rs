@@ -155,19 +155,27 @@ extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOW
     ],
 };
 
+/// The windows as the kernels take them, of images of so many rows and columns; extent, stride and padding
+/// of each axis.
+pub(in crate::layers) fn windows(
+    [height, width]: [usize; 2],
+    (rows, columns): (usize, usize),
+    [[kh, sh, ph], [kw, sw, pw]]: [[usize; 3]; 2],
+) -> [Arg; 10] {
+    let [height, width, rows, columns] =
+        [height, width, rows, columns].map(|size| Divisor::new(size).into());
+    let [kh, kw, sh, sw, ph, pw] = [kh, kw, sh, sw, ph, pw].map(|size| Arg::Int(size as i32));
+    [height, width, rows, columns, kh, kw, sh, sw, ph, pw]
+}
+
 impl Pooling {
     fn windows_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 10]> {
         let [_, _, height, width] = io.bottom_shape(0).nchw()?;
-        let (rows, columns) = self.planes.positions();
-        let whole = [[height, 1, 0], [width, 1, 0]];
-        let [[kh, sh, ph], [kw, sw, pw]] = match &self.kernel {
+        let axes = match &self.kernel {
             Some(kernel) => kernel.each_ref().map(|k| [k.size, k.stride, k.pad]),
-            None => whole,
+            None => [[height, 1, 0], [width, 1, 0]],
         };
-        let [height, width, rows, columns] =
-            [height, width, rows, columns].map(|size| Divisor::new(size).into());
-        let [kh, kw, sh, sw, ph, pw] = [kh, kw, sh, sw, ph, pw].map(|size| Arg::Int(size as i32));
-        Ok([height, width, rows, columns, kh, kw, sh, sw, ph, pw])
+        Ok(windows([height, width], self.planes.positions(), axes))
     }
 
     fn launch(
