@@ -434,9 +434,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Floats a blob may need in its largest representation.
+    /// Floats a blob may need in its largest representation; on a device they are all plain.
     fn len_of(&self, id: BlobId) -> usize {
         let shape = &self.blobs[id].1;
-        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
+        if shape.axes() == 4 && self.run.cuda().is_none() {
+            Layout::Blocked16.padded_len(shape.dims())
+        } else {
+            shape.count()
+        }
     }
 }
