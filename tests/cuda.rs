@@ -135,6 +135,24 @@ fn two_devices_in_sync_are_one() {
 }
 
 #[test]
+fn different_devices_add_gradients_up_among_themselves() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    for mode in ["sync", "local-sgd"] {
+        let mode = format!("--mode={mode}");
+        // One device twice goes by way of the host.
+        let host = job.weights(&["--gpu=0,0", &mode]);
+        assert_eq!(job.weights(&["--gpu=0,1", &mode]), host);
+        let log = job.train(&["--gpu=0,1", &mode]).unwrap();
+        assert!(log.contains("they add their gradients up by NCCL"), "{log}");
+    }
+    let log = job.train(&["--gpu=0,1", "--mode=hogwild"]).unwrap();
+    assert!(!log.contains("NCCL"), "{log}");
+}
+
+#[test]
 fn two_devices_in_hogwild_end_well() {
     if !device() {
         return;
@@ -187,8 +205,9 @@ fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
     for flags in [
         &["--gpu=0"][..],
         &["--gpu=0,0", "--mode=sync"],
+        // By NCCL.
+        &["--gpu=0,1", "--mode=sync", "--on-nan=skip"],
         &["--gpu=0,0", "--mode=local-sgd", "--exchange-every=2"],
-        &["--gpu=0", "--mode=sync", "--on-nan=skip"],
     ] {
         assert!(fp16(flags) == start, "{flags:?}: an update was made");
         assert_eq!(scale_at(&job, 6), 65536.0 / 64.0, "{flags:?}");
@@ -209,7 +228,7 @@ fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
 
     // At its end, what overflows is the net's own fault.
     job.edit("solver.prototxt", "max_iter: 8", "max_iter: 40");
-    for flags in [&["--gpu=0"][..], &["--gpu=0,0", "--mode=sync"]] {
+    for flags in [&["--gpu=0"][..], &["--gpu=0,1", "--mode=sync"]] {
         let log = job.train(&[&["--precision=fp16"], flags].concat()).unwrap_err();
         assert!(log.contains("the loss scale is 1 from now on"), "{log}");
         assert!(log.contains("--on-nan=stop"), "{log}");

@@ -354,7 +354,9 @@ impl<'a> Builder<'a> {
         let copy = if on_device.has_halves() { parameters.div_ceil(2) } else { 0 };
         memory::check(param.name(), blobs + (2 * parameters + copy) as u128, limit)?;
         let mut params = ParamArena::new(&self.declared);
-        self.fill(&mut params)?;
+        if !self.options.blank {
+            self.fill(&mut params)?;
+        }
         if let Some(cuda) = self.run.cuda() {
             // Now or never: not in the middle of a run.
             on_device.reserve(&store, &cuda.device)?;
@@ -363,6 +365,7 @@ impl<'a> Builder<'a> {
         }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
+        let floats_on_device = on_device.floats(&store) as usize;
         Ok(Net {
             data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
@@ -376,6 +379,7 @@ impl<'a> Builder<'a> {
             outputs,
             loss: 0.0,
             loss_scale: 1.0,
+            floats_on_device,
         })
     }
 
