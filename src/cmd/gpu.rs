@@ -1,5 +1,7 @@
 //! `-gpu`: which devices a command asks for.
 
+use std::path::PathBuf;
+
 use crate::device::cuda::{self, Choice, Device, Driver, Kind, Math};
 use crate::{Error, Result, bail, ensure};
 
@@ -111,8 +113,10 @@ impl GpuArgs {
             return Ok(Vec::new());
         };
         if let Some(folder) = std::env::var_os(EMULATE) {
-            let count = if let Wanted::These(numbers) = wanted { numbers.len() } else { 1 };
-            return Ok(vec![Choice::Emulated { folder: folder.into(), kind: math.kind() }; count]);
+            let ids = if let Wanted::These(numbers) = wanted { numbers } else { vec![0] };
+            let (folder, kind) = (PathBuf::from(folder), math.kind());
+            let device = |id| Choice::Emulated { id, folder: folder.clone(), kind };
+            return Ok(ids.into_iter().map(device).collect());
         }
         let driver = match cuda::probe() {
             Ok(driver) => driver,

@@ -355,7 +355,9 @@ impl<'a> Builder<'a> {
         let copy = if on_device.has_halves() { parameters.div_ceil(2) } else { 0 };
         memory::check(param.name(), blobs + (2 * parameters + copy) as u128, limit)?;
         let mut params = ParamArena::new(&self.declared);
-        self.fill(&mut params)?;
+        if !self.options.blank {
+            self.fill(&mut params)?;
+        }
         if let Some(cuda) = self.run.cuda() {
             // Now or never: not in the middle of a run.
             on_device.reserve(&store, &cuda.device)?;
@@ -364,6 +366,7 @@ impl<'a> Builder<'a> {
         }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
+        let floats_on_device = on_device.floats(&store) as usize;
         let mut net = Net {
             data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
@@ -377,6 +380,7 @@ impl<'a> Builder<'a> {
             outputs,
             loss: 0.0,
             loss_scale: 1.0,
+            floats_on_device,
         };
         if net.run.cuda().is_some() && !self.options.keep_all {
             net.fuse_on_device();
@@ -439,9 +443,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Floats a blob may need in its largest representation.
+    /// Floats a blob may need in its largest representation; on a device they are all plain.
     fn len_of(&self, id: BlobId) -> usize {
         let shape = &self.blobs[id].1;
-        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
+        if shape.axes() == 4 && self.run.cuda().is_none() {
+            Layout::Blocked16.padded_len(shape.dims())
+        } else {
+            shape.count()
+        }
     }
 }

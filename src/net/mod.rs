@@ -142,6 +142,8 @@ pub struct Net {
     /// The loss of the last forward pass, and what it is multiplied by before it is differentiated.
     loss: f32,
     loss_scale: f32,
+    /// Of blobs and their gradients, in device memory.
+    floats_on_device: usize,
 }
 
 impl Net {
@@ -238,6 +240,11 @@ impl Net {
     /// Sets iteration and record position for the passes to come.
     pub fn set_step(&mut self, step: Step) {
         self.run.set_step(step);
+    }
+
+    /// Floats of device memory that blobs and their gradients take; 0 on the host.
+    pub fn floats_on_device(&self) -> usize {
+        self.floats_on_device
     }
 
     /// The loss of the last forward pass.

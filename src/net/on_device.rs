@@ -28,7 +28,7 @@ impl OnDevice {
         if kind.is_some() {
             nodes.iter_mut().for_each(|node| needs.add_node(node, store));
             // They are looked at on the host, which is given f32.
-            outputs.iter().for_each(|&id| needs.add(store, id, Kind::F32));
+            outputs.iter().for_each(|&id| needs.add(store, id, Kind::F32, false));
         }
         needs
     }
@@ -42,18 +42,19 @@ impl OnDevice {
             None => Reals::NONE,
         };
         for (i, &id) in node.bottom.iter().enumerate() {
-            self.add(store, id, reals.bottom(i, self.kind));
+            self.add(store, id, reals.bottom(i, self.kind), node.propagate_down[i]);
         }
         for (i, &id) in node.top.iter().enumerate() {
-            self.add(store, id, reals.top(i, self.kind));
+            let has_diff = node.top_has_diff[i] || node.loss_weight[i] != 0.0;
+            self.add(store, id, reals.top(i, self.kind), has_diff);
         }
     }
 
-    fn add(&mut self, store: &Store, id: BlobId, kind: Kind) {
+    fn add(&mut self, store: &Store, id: BlobId, kind: Kind, diff: bool) {
         let blob = &store.blobs[id];
-        for slab in [blob.data, blob.diff] {
-            self.needs[slab][usize::from(kind != Kind::F32)] = true;
-        }
+        let place = usize::from(kind != Kind::F32);
+        self.needs[blob.data][place] = true;
+        self.needs[blob.diff][place] |= diff;
     }
 
     fn kinds(&self, slab: usize) -> impl Iterator<Item = Kind> {

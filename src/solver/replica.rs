@@ -26,6 +26,8 @@ pub struct SolverOptions {
     pub cpu_fallback: bool,
     /// What the loss is multiplied by; left out: what the device's numbers need.
     pub loss_scale: Option<LossScale>,
+    /// Parameters stay zero: for who only wants to know what such a replica needs.
+    pub blank: bool,
 }
 
 impl SolverOptions {
@@ -38,6 +40,7 @@ impl SolverOptions {
             cuda: None,
             cpu_fallback: false,
             loss_scale: None,
+            blank: false,
         }
     }
 }
@@ -135,6 +138,11 @@ impl Solver {
     pub(crate) fn parts(&mut self) -> (&mut Net, &mut Optimizer) {
         self.tests_current = false;
         (&mut self.net, &mut self.optimizer)
+    }
+
+    /// Bytes of its device that have been taken; `None` on the CPU, and where nobody counts.
+    pub fn device_memory_taken(&mut self) -> Option<u64> {
+        self.net.run().cuda().and_then(|cuda| cuda.device.taken())
     }
 
     /// Learning rate at an iteration.
@@ -331,6 +339,7 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         exact: options.exact,
         cuda: options.cuda.clone(),
         cpu_fallback: options.cpu_fallback,
+        blank: options.blank,
         ..NetOptions::new(plan.state.phase())
     };
     Net::new(&plan.param, &plan.origin, &options)

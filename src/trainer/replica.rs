@@ -12,13 +12,14 @@ use super::buckets::{self, Bucket};
 use super::guard::Guard;
 use super::job::Job;
 use super::record_log::RecordLog;
+use super::team::Team;
 use crate::data::Batch;
 use crate::device::cpu::threads::Threads;
 use crate::device::cuda::Choice;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
+use crate::solver::{Forecast, Optimizer, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -33,6 +34,8 @@ pub struct SolverReplica {
     offset: i64,
     /// One replica in the job: nobody else needs its gradient.
     alone: bool,
+    /// Its gradients are added to those of the node's other devices, and given by the first.
+    team: Option<Team>,
     tracer: Tracer,
     layer_names: Vec<NameId>,
     guard: Guard,
@@ -54,9 +57,19 @@ impl SolverReplica {
             cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
             cpu_fallback: job.cpu_fallback,
             loss_scale: Some(job.loss_scale),
+            blank: false,
         };
-        let param = job.solver_of(place.replicas)?;
-        let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
+        let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
+        // Before anything that may fail, so that no other replica waits for this one in vain.
+        let attendance = job.clique.as_ref().map(|clique| clique.attend());
+        let mut team = None;
+        if let Some(device) = &options.cuda {
+            let forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
+            forecast.reserve(device)?;
+            job.device_memory.expect(forecast);
+            team = attendance.map(|a| Team::join(a, device, place.local)).transpose()?;
+        }
+        let mut solver = Solver::new(&param, &nets, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
         if place.replicas > 1 {
@@ -76,6 +89,7 @@ impl SolverReplica {
             batch: batch as usize,
             offset: job.ticket_offset(place.replicas, batch),
             alone: place.replicas == 1,
+            team,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
             guard: Guard::new(job.on_nan),
@@ -97,6 +111,18 @@ impl SolverReplica {
 
     fn outputs_len(net: &crate::net::Net) -> usize {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
+    }
+
+    /// Gives away a bucket that no backward pass has completed: no numbers.
+    fn give_none(&mut self, bucket: usize, ready: &mut Ready<'_>) -> Result<()> {
+        let range = self.buckets[bucket].range.clone();
+        self.gradient(bucket)?.fill(f32::NAN);
+        let params = self.solver.net().params();
+        match self.team.as_ref().map(|team| team.sum(params, &range)).transpose()? {
+            Some(false) => ready(bucket, &[]),
+            Some(true) | None => ready(bucket, params.diff_in(range)?),
+        }
+        Ok(())
     }
 
     fn gradient(&mut self, bucket: usize) -> Result<&mut [f32]> {
@@ -122,6 +148,7 @@ impl SolverReplica {
             next: if step.last() { 0 } else { self.buckets.len() },
             gives: !self.alone,
             unscale,
+            team: self.team.as_ref(),
             iter: step.iter,
             ready,
             solving: solving.then_some((optimizer, step.iter, threads)),
@@ -174,9 +201,7 @@ impl SolverReplica {
         }
         if step.last() && !self.alone {
             for bucket in given..self.buckets.len() {
-                let gradient = self.gradient(bucket)?;
-                gradient.fill(f32::NAN);
-                ready(bucket, gradient);
+                self.give_none(bucket, ready)?;
             }
         }
         Ok(loss)
@@ -239,6 +264,7 @@ impl Replica for SolverReplica {
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         let values = self.solver.train_values()?;
+        self.job.device_memory.seen(self.solver.device_memory_taken());
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
         Ok(())
     }
@@ -374,6 +400,7 @@ struct Fences<'a, 'r> {
     gives: bool,
     /// Takes the loss scale out of a gradient that others get.
     unscale: f32,
+    team: Option<&'a Team>,
     iter: u64,
     ready: &'a mut Ready<'r>,
     /// What makes updates of gradients, where updates are wanted.
@@ -412,10 +439,24 @@ impl Watch for Fences<'_, '_> {
             if self.unscale != 1.0 {
                 params.multiply_diff(range.clone(), self.unscale)?;
             }
+            if let Some(team) = self.team
+                && !team.sum(params, &range)?
+            {
+                (self.ready)(self.next, &[]);
+                self.next += 1;
+                continue;
+            }
             let gradient = params.diff_in(range.clone())?;
             // Here it is about to be read, so looking at it costs next to nothing.
             if !all_finite(gradient) {
                 let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
+                if self.gives {
+                    // Here, as a team has added it up already and must not be asked again.
+                    let gradient = params.diff_in_mut(range)?;
+                    gradient.fill(f32::NAN);
+                    (self.ready)(self.next, gradient);
+                    self.next += 1;
+                }
                 return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
             }
             if let Some((optimizer, iter, threads)) = &mut self.solving {

@@ -21,6 +21,8 @@ pub enum Choice {
     },
     /// A device in software, for tests.
     Emulated {
+        /// Its number.
+        id: usize,
         /// Where it keeps compiled kernels.
         folder: PathBuf,
         /// What it stores activations as.
@@ -44,7 +46,7 @@ impl Choice {
     pub fn open(&self) -> Result<CudaDevice> {
         Ok(CudaDevice(match self {
             Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math)?),
-            Choice::Emulated { folder, kind } => Rc::new(Emulator::new(folder)?.storing(*kind)),
+            Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
         }))
     }
 }
