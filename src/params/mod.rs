@@ -142,6 +142,11 @@ impl ParamArena {
         }
     }
 
+    /// Floats of all values together, gaps between parameters included.
+    pub fn floats(&self) -> usize {
+        self.data.floats()
+    }
+
     /// Takes the device memory that values, and gradients where there are some, will need.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
+use super::device_memory::DeviceMemory;
 use super::equivalence::batch_mixing;
 use super::signals::Busy;
 use super::tuning::Tuning;
@@ -35,6 +36,8 @@ pub struct Job {
     pub exact: bool,
     /// The CUDA device of each worker of a node; empty: the CPU.
     pub cuda: Vec<Choice>,
+    /// What these devices' memory is needed for.
+    pub device_memory: DeviceMemory,
     /// Layers without code for these compute on the CPU.
     pub cpu_fallback: bool,
     /// How replicas share what they learn.
@@ -115,6 +118,7 @@ impl Job {
             shuffle: options.shuffle,
             exact: options.exact,
             cuda: options.cuda.clone(),
+            device_memory: DeviceMemory::default(),
             cpu_fallback: options.cpu_fallback,
             mode: options.mode,
             batch: options.batch,

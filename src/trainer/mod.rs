@@ -11,6 +11,7 @@
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod device_memory;
 mod emulation;
 mod equivalence;
 mod guard;

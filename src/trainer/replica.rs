@@ -18,7 +18,7 @@ use crate::device::cuda::Choice;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
+use crate::solver::{Forecast, Optimizer, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -53,9 +53,15 @@ impl SolverReplica {
             seed: job.seed,
             cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
             cpu_fallback: job.cpu_fallback,
+            blank: false,
         };
-        let param = job.solver_of(place.replicas)?;
-        let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
+        let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
+        if let Some(device) = &options.cuda {
+            let forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
+            forecast.reserve(device)?;
+            job.device_memory.expect(forecast);
+        }
+        let mut solver = Solver::new(&param, &nets, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
         let (train, _) = job.data(place.replicas)?;
@@ -222,6 +228,7 @@ impl Replica for SolverReplica {
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         let values = self.solver.train_values()?;
+        self.job.device_memory.seen(self.solver.device_memory_taken());
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
         Ok(())
     }

@@ -114,6 +114,9 @@ impl Report {
             threads.first().copied().unwrap_or(1),
             if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
         ));
+        if let Some(text) = self.job.device_memory.expected() {
+            say(text);
+        }
         let meaning = self.job.meaning(started.iter, self.replicas, self.batch);
         say(format!(
             "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {} \
@@ -289,6 +292,9 @@ impl Observer for Report {
         }
         if report.staleness.len() > 1 {
             self.log.info(PLACE, staleness_line(report));
+        }
+        if let Some(text) = self.job.device_memory.outcome() {
+            self.log.info(PLACE, text);
         }
         self.log.info("solver.cpp:332", "Optimization Done.");
         self.log.info("caffe.cpp:259", "Optimization Done.");

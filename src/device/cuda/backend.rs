@@ -11,6 +11,9 @@ use super::source::Source;
 use crate::Result;
 use crate::device::cpu::gemm::Gemm;
 
+/// Bytes of working memory that a product or a convolution may ask for.
+pub const WORKSPACE: usize = 256 << 20;
+
 /// A place in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);
@@ -114,6 +117,19 @@ pub trait Backend {
     /// # Errors
     /// A device that failed.
     fn free_memory(&self) -> Result<Option<u64>>;
+
+    /// Takes so many bytes from the device now; what is allocated then lies in them as long as there is room.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn reserve(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes that have been taken from the device since it was opened; `None` where nobody counts.
+    fn taken(&self) -> Option<u64> {
+        None
+    }
 
     /// So many floats of memory, not initialised.
     ///

@@ -173,6 +173,11 @@ impl Backend for Emulator {
         Ok(self.left().map(|floats| (floats * size_of::<f32>()) as u64))
     }
 
+    fn taken(&self) -> Option<u64> {
+        let held: usize = self.memory.borrow().values().map(Vec::len).sum();
+        Some((held * size_of::<f32>()) as u64)
+    }
+
     fn allocate(&self, floats: usize) -> Result<Address> {
         let free = self.left().unwrap_or(usize::MAX);
         ensure!(floats <= free, "an emulated CUDA device has no memory for {floats} floats");
