@@ -83,7 +83,8 @@ impl ModelArgs {
             cpu_fallback: self.gpu.allow_cpu_fallback,
             ..NetOptions::new(phase)
         };
-        let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
+        let raw = options.cuda.is_some();
+        let reading = Reading { threads: options.threads, raw, ..Reading::new(SEED) };
         let net = Net::new(&plan.param, &plan.origin, &options)?;
         let source = DataLayers::of(&plan)?.open(reading)?;
         Ok(Model { net, source, batches: Vec::new() })
