@@ -141,7 +141,9 @@ fn bytes_and_floats_of_one_value_train_the_same_weights() {
     let mut weights = Vec::new();
     for (form, said) in [("bytes", "records are bytes"), ("floats", "records come as floats")] {
         if form == "floats" {
-            ["train", "test"].map(|set| as_floats(&job.path(&format!("cifar10_{set}_leveldb"))));
+            for set in ["train", "test"] {
+                as_floats(&job.path(&format!("cifar10_{set}_leveldb")));
+            }
         }
         let log = job.train(&["--gpu=0"]).unwrap();
         assert!(log.contains(&format!("layer `data`: {said}")), "{log}");

@@ -82,7 +82,10 @@ fn a_replica_takes_what_was_forecast_and_no_more() {
         let taken = device.taken().unwrap();
         println!("{kind} {batch} {updates}: {taken} bytes of {forecast:?}");
         // Places are rounded up to 256 bytes; there are a few dozen.
-        assert!(taken <= forecast.block && forecast.block <= taken + 100 * 256, "{taken} {forecast:?}");
+        assert!(
+            taken <= forecast.block && forecast.block <= taken + 100 * 256,
+            "{taken} {forecast:?}"
+        );
         assert!(forecast.blobs > 0 && forecast.parameters > 0 && forecast.tests > 0);
     }
 }

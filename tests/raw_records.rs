@@ -43,7 +43,8 @@ impl Set {
     /// A database of images of these sides (channels, height, width), of which `kind` says how number
     /// i is kept; the name of its folder.
     fn write(&self, sides: &[[usize; 3]], kind: impl Fn(usize) -> Kind) -> PathBuf {
-        let path = self.path(&format!("db{}", std::fs::read_dir(self.folder.path()).unwrap().count()));
+        let path =
+            self.path(&format!("db{}", std::fs::read_dir(self.folder.path()).unwrap().count()));
         let mut random = Philox::new(9, 9).sequence();
         let mut writer = Writer::create(&path, Backend::LevelDb).unwrap();
         for (i, &[channels, height, width]) in sides.iter().enumerate() {
@@ -162,7 +163,8 @@ fn raw_records_become_the_floats_that_a_reader_makes_of_them() {
                         let text = layer(&path, 6, &transform);
                         let raw = raw_batch(&text, phase).raw;
                         assert_eq!(raw.cuts.len(), 6, "records are raw");
-                        let what = format!("{channels} x {height} x {width}, {transform}, {phase:?}");
+                        let what =
+                            format!("{channels} x {height} x {width}, {transform}, {phase:?}");
                         compare(&text, phase, device.as_ref(), &what);
                     }
                 }
@@ -177,7 +179,8 @@ fn records_of_several_sizes_are_cut_where_they_are_read() {
     let set = Set::new();
     let sides: Vec<_> = (0..9).map(|i| [3, 6 + i % 4, 9 - i % 3]).collect();
     for kind in [Kind::Bytes, Kind::Png] {
-        let text = layer(&set.write(&sides, |_| kind), 4, "crop_size: 6 mirror: true mean_value: 9");
+        let text =
+            layer(&set.write(&sides, |_| kind), 4, "crop_size: 6 mirror: true mean_value: 9");
         assert_eq!(raw_batch(&text, Phase::Train).raw.pixels.len(), 4 * 3 * 36);
         compare(&text, Phase::Train, device.as_ref(), "several sizes");
     }
@@ -212,10 +215,8 @@ layer { name: 'ip' type: 'InnerProduct' bottom: 'conv' top: 'ip'
   inner_product_param { num_output: 10 weight_filler { type: 'xavier' } } }
 layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }";
     std::fs::write(&net, data + layers).unwrap();
-    let text = format!(
-        "train_net: '{}' base_lr: 0.01 momentum: 0.9 lr_policy: 'fixed'",
-        net.display()
-    );
+    let text =
+        format!("train_net: '{}' base_lr: 0.01 momentum: 0.9 lr_policy: 'fixed'", net.display());
     let param: SolverParameter = caffe_proto::text::parse("solver", &text).unwrap();
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
     let options = SolverOptions { cuda: Some(device.clone()), ..SolverOptions::new(1, 1) };

@@ -199,8 +199,7 @@ impl Staging {
 
     /// Copies a batch to the device: its pixels, and how they lie.
     fn upload(&mut self, cuda: &CudaRun, raw: &Raw) -> Result<[Address; 2]> {
-        let pixels =
-            self.pixels.room(&cuda.device, raw.pixels.len().div_ceil(size_of::<f32>()))?;
+        let pixels = self.pixels.room(&cuda.device, raw.pixels.len().div_ceil(size_of::<f32>()))?;
         cuda.device.upload_bytes(&raw.pixels, pixels)?;
         self.words.clear();
         for cut in &raw.cuts {
@@ -231,8 +230,7 @@ impl Staging {
         let [channels, height, width, rows, columns, step] = numbers;
         let (pixels, cuts, mean, top) = (pixels.into(), cuts.into(), mean.into(), top.into());
         let scale = levels.scale.into();
-        let args =
-            [pixels, cuts, mean, top, channels, height, width, rows, columns, step, scale];
+        let args = [pixels, cuts, mean, top, channels, height, width, rows, columns, step, scale];
         cuda.each(&KERNELS, "transform", raw.pixels.len(), &args)
     }
 }

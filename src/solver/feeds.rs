@@ -60,7 +60,10 @@ impl DataLayers {
         let form = |layer: &LayerParameter| {
             let source = readers::open(layer, self.phase, reading).ok()?;
             Some(match source.is_raw() {
-                true => format!("layer `{}`: records are bytes, transformed on the device", layer.name()),
+                true => format!(
+                    "layer `{}`: records are bytes, transformed on the device",
+                    layer.name()
+                ),
                 false => format!(
                     "layer `{}`: records come as floats, transformed by the reader: they are no whole \
                      images of bytes",
