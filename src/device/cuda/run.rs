@@ -1,8 +1,10 @@
 //! [`CudaRun`]: what a layer computes with on a CUDA device.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::backend::{Address, Arg, Backend};
+use super::memory::Scratch;
 use super::source::{BLOCK, Source};
 use crate::Result;
 use crate::device::cpu::CpuRun;
@@ -27,6 +29,8 @@ pub struct CudaRun {
     pub device: Rc<dyn Backend>,
     /// Runs data layers, and whatever `--allow-cpu-fallback` allows.
     pub host: CpuRun,
+    /// Sums of parts of rows, from one kernel to the next.
+    pub partial: RefCell<Scratch>,
 }
 
 impl CudaRun {

@@ -40,6 +40,22 @@ typedef unsigned long long uint64;
   for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; \
        i < (long long)(n); i += (long long)gridDim.x * blockDim.x)
 
+// The elements of part `part` of the `parts` of a row of `len`, over the threads of a block.
+#define PART_LOOP(i, len, part, parts)                                      \
+  for (long long i##_each = ((len) + (parts)-1) / (parts),                  \
+                 i = (part)*i##_each + threadIdx.x,                         \
+                 i##_next = ((part) + 1) * i##_each,                        \
+                 i##_end = i##_next < (len) ? i##_next : (long long)(len); \
+       i < i##_end; i += blockDim.x)
+
+// Where element i of a channel lies among arrays of channels x inner: in array i / inner, at place
+// i mod inner. A device divides 32 bits several times faster than 64.
+static __device__ __forceinline__ int64 channel_element(int64 i, int64 channel, int64 channels,
+                                                        int64 inner) {
+  int64 array = (i | inner) >> 32 ? i / inner : (uint32)i / (uint32)inner;
+  return (array * channels + channel) * inner + (i - array * inner);
+}
+
 // The sum of x over the block, for every thread.
 static __device__ __forceinline__ float block_sum(float x) {
   __shared__ float partial[BLOCK];
@@ -53,6 +69,11 @@ static __device__ __forceinline__ float block_sum(float x) {
   // The next call writes the same memory.
   __syncthreads();
   return sum;
+}
+
+// A sum to where sums go.
+static __device__ __forceinline__ void put_sum(float* to, float sum, int accumulate) {
+  *to = accumulate ? *to + sum : sum;
 }
 
 // The largest x over the block, for every thread; a NaN counts only where all are NaN.

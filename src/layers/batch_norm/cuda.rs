@@ -6,6 +6,7 @@ use crate::blob::Shape;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::sums::{By, Sums};
 use crate::layers::dims::Around;
 use crate::layers::per_channel::Channels;
 use crate::layers::{CudaLayer, DeviceIo};
@@ -13,30 +14,41 @@ use crate::layers::{CudaLayer, DeviceIo};
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
-// Mean and 1 / deviation of each channel, and into the running sums: a block a channel. Less the
-// channel's first value, so that the variance keeps its digits where the mean is large.
-extern "C" __global__ void batch_norm_measure(int64 n, const float* x, float* mean, float* inverse,
-                                              float* means, float* variances, float* weight,
-                                              int64 outer, int64 inner, float fraction, float eps) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
-    int64 count = outer * inner;
+// Sums of each channel's values and of their squares: a block a part of a channel. Less the channel's
+// first value, so that the variance keeps its digits where the mean is large.
+extern "C" __global__ void batch_norm_moments(int64 n, const float* x, int64 channels, int64 outer,
+                                              int64 inner, int64 parts, float* sums, float factor,
+                                              int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    int64 c = b / parts;
     float shift = x[c * inner], sum = 0.0f, squares = 0.0f;
-    for (int64 i = threadIdx.x; i < count; i += blockDim.x) {
-      float v = x[(i / inner * n + c) * inner + i % inner] - shift;
+    PART_LOOP(i, outer * inner, b % parts, parts) {
+      float v = x[channel_element(i, c, channels, inner)] - shift;
       sum += v;
       squares += v * v;
     }
-    sum = block_sum(sum) / count;
-    squares = block_sum(squares) / count;
+    sum = block_sum(sum);
+    squares = block_sum(squares);
     if (threadIdx.x == 0) {
-      float variance = fmaxf(squares - sum * sum, 0.0f);
-      mean[c] = shift + sum;
-      inverse[c] = 1 / sqrtf(variance + eps);
-      means[c] = means[c] * fraction + mean[c];
-      float unbiased = count > 1 ? (float)count / (count - 1) : 1.0f;
-      variances[c] = variances[c] * fraction + unbiased * variance;
-      if (c == 0) weight[0] = weight[0] * fraction + 1;
+      put_sum(sums + b, factor * sum, accumulate);
+      put_sum(sums + n + b, factor * squares, accumulate);
     }
+  }
+}
+
+// Mean and 1 / deviation of each channel in place of these sums, and into the running sums.
+extern "C" __global__ void batch_norm_measure(int64 n, const float* x, float* mean, float* inverse,
+                                              float* means, float* variances, float* weight,
+                                              int64 count, int64 inner, float fraction, float eps) {
+  KERNEL_LOOP(c, n) {
+    float sum = mean[c] / count, squares = inverse[c] / count;
+    float variance = fmaxf(squares - sum * sum, 0.0f);
+    mean[c] = x[c * inner] + sum;
+    inverse[c] = 1 / sqrtf(variance + eps);
+    means[c] = means[c] * fraction + mean[c];
+    float unbiased = count > 1 ? (float)count / (count - 1) : 1.0f;
+    variances[c] = variances[c] * fraction + unbiased * variance;
+    if (c == 0) weight[0] = weight[0] * fraction + 1;
   }
 }
 
@@ -61,21 +73,22 @@ extern "C" __global__ void batch_norm_forward(int64 n, const float* x, const flo
   }
 }
 
-// The means over each channel of dy and of dy times the normalized values.
-extern "C" __global__ void batch_norm_sums(int64 n, const float* dy, const float* normal, float* a,
-                                           float* b, int64 outer, int64 inner) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
+// Sums over each channel of dy and of dy times the normalized values: a block a part of a channel.
+extern "C" __global__ void batch_norm_sums(int64 n, const float* dy, const float* normal,
+                                           int64 channels, int64 outer, int64 inner, int64 parts,
+                                           float* sums, float factor, int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     float sum = 0.0f, product = 0.0f;
-    for (int64 i = threadIdx.x; i < outer * inner; i += blockDim.x) {
-      int64 at = (i / inner * n + c) * inner + i % inner;
+    PART_LOOP(i, outer * inner, b % parts, parts) {
+      int64 at = channel_element(i, b / parts, channels, inner);
       sum += dy[at];
       product += dy[at] * normal[at];
     }
     sum = block_sum(sum);
     product = block_sum(product);
     if (threadIdx.x == 0) {
-      a[c] = sum / (outer * inner);
-      b[c] = product / (outer * inner);
+      put_sum(sums + b, factor * sum, accumulate);
+      put_sum(sums + n + b, factor * product, accumulate);
     }
   }
 }
@@ -90,6 +103,7 @@ extern "C" __global__ void batch_norm_backward(int64 n, const float* dy, const f
 }
 "#,
     functions: &[
+        "batch_norm_moments",
         "batch_norm_measure",
         "batch_norm_recall",
         "batch_norm_forward",
@@ -138,6 +152,10 @@ impl CudaLayer for BatchNorm {
             ];
             cuda.each(&KERNELS, "batch_norm_recall", channels, &args)?;
         } else {
+            let count = outer * inner;
+            let args = [x.into(), channels.into(), outer.into(), inner.into()];
+            let to = Sums { at: mean, each: 2, factor: 1.0, accumulate: false };
+            cuda.sums((&KERNELS, "batch_norm_moments", By::Block), (channels, count), &args, to)?;
             let args = [
                 x.into(),
                 mean.into(),
@@ -145,12 +163,12 @@ impl CudaLayer for BatchNorm {
                 means.into(),
                 variances.into(),
                 weight.into(),
-                outer.into(),
+                count.into(),
                 inner.into(),
                 self.fraction.into(),
                 self.eps.into(),
             ];
-            cuda.rows(&KERNELS, "batch_norm_measure", channels, &args)?;
+            cuda.each(&KERNELS, "batch_norm_measure", channels, &args)?;
         }
         let args = [
             x.into(),
@@ -178,8 +196,10 @@ impl CudaLayer for BatchNorm {
             return Channels::plain(around).scale_on(cuda, dy, (inverse, None), dx, None);
         }
         let normal = self.on_device.normal.room(&cuda.device, n)?;
-        let args = [dy.into(), normal.into(), a.into(), b.into(), outer.into(), inner.into()];
-        cuda.rows(&KERNELS, "batch_norm_sums", channels, &args)?;
+        let args = [dy.into(), normal.into(), channels.into(), outer.into(), inner.into()];
+        let (count, factor) = (outer * inner, 1.0 / (outer * inner) as f32);
+        let to = Sums { at: a, each: 2, factor, accumulate: false };
+        cuda.sums((&KERNELS, "batch_norm_sums", By::Block), (channels, count), &args, to)?;
         let args = [
             dy.into(),
             normal.into(),
