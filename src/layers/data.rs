@@ -40,16 +40,13 @@ struct Data {
     batch: Batch,
     /// What raw records need to become floats; `None` where they never come raw.
     levels: Option<Arc<Levels>>,
-    /// Whether they are expected raw, on a device.
+    /// Whether they are expected raw on a device.
     raw: bool,
     staging: Staging,
 }
 
 impl Layer for Data {
-    fn reshape(&mut self, run: &mut Run, _bottoms: &[Shape]) -> Result<Vec<Shape>> {
-        if let (true, Some(levels), Some(cuda)) = (self.raw, &self.levels, run.cuda()) {
-            self.staging.reserve(cuda, &self.shapes[0], levels)?;
-        }
+    fn reshape(&mut self, _run: &mut Run, _bottoms: &[Shape]) -> Result<Vec<Shape>> {
         Ok(self.shapes.clone())
     }
 
@@ -237,6 +234,10 @@ impl Staging {
 
 impl CudaLayer for Data {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        if let (true, Some(levels)) = (self.raw, &self.levels) {
+            // Whatever this batch is: a forecast, for one, is of floats.
+            self.staging.reserve(cuda, io.top_shape(0), levels)?;
+        }
         if let Some(batch) = raw_batch(&self.batch, &self.levels, &io)? {
             self.staging.transform(cuda, batch, io.top_mut(0)?)?;
         }

@@ -314,6 +314,18 @@ impl ParamArena {
         Ok((data, self.diff.span_on(device, &learnable, Use::Read)?))
     }
 
+    /// A part of the gradients on a device, to be changed.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn diff_part_on(
+        &mut self,
+        device: &Rc<dyn Backend>,
+        part: &Range<usize>,
+    ) -> Result<Address> {
+        Ok(self.diff.span_on(device, part, Use::Change)?.plus(part.start))
+    }
+
     /// The learnable part of the gradients on a device, to be read.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ mod replica;
 mod report;
 mod signals;
 mod source;
+mod team;
 mod tuning;
 
 use std::sync::Arc;

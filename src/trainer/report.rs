@@ -87,7 +87,11 @@ impl Report {
             return "each replica computes on the CPU".into();
         }
         let devices: Vec<String> = self.job.cuda.iter().map(ToString::to_string).collect();
-        format!("this node's replicas compute on {}, beside them the CPU", devices.join(", "))
+        let sums = match self.job.clique {
+            Some(_) => "; they add their gradients up by NCCL",
+            None => "",
+        };
+        format!("this node's replicas compute on {}{sums}, beside them the CPU", devices.join(", "))
     }
 
     /// What ran together, in one place at the head of every log.

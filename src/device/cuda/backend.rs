@@ -7,9 +7,12 @@
 //! All work of one backend is done in the order in which it was asked for. Only
 //! [`download`](Backend::download) waits.
 
+use std::sync::Arc;
+
+use super::clique::Clique;
 use super::source::Source;
-use crate::Result;
 use crate::device::cpu::gemm::Gemm;
+use crate::{Result, bail};
 
 /// Bytes of working memory that a product or a convolution may ask for.
 pub const WORKSPACE: usize = 256 << 20;
@@ -182,6 +185,23 @@ pub trait Backend {
         blocks: usize,
         args: &[Arg],
     ) -> Result<()>;
+
+    /// Joins other devices of this process, as member number `member`; returns when all have joined.
+    ///
+    /// # Errors
+    /// A device that cannot, or a member that has gone.
+    fn join(&self, _clique: &Arc<Clique>, _member: usize) -> Result<()> {
+        bail!("{} adds nothing up with others", self.describe())
+    }
+
+    /// Adds an array of every member up, into the first member's; the others' stay as they are. Every
+    /// member asks for the same arrays in the same order.
+    ///
+    /// # Errors
+    /// A device that has not joined or failed, or a member that has gone.
+    fn sum_into_first(&self, _at: Address, _floats: usize) -> Result<()> {
+        bail!("internal: {} has not joined others", self.describe())
+    }
 
     /// C ← alpha · op(A) · op(B) + beta · C.
     ///

@@ -20,6 +20,7 @@
 pub mod backend;
 pub mod cache;
 mod choice;
+pub mod clique;
 pub mod compiler;
 pub mod emulator;
 pub mod library;

@@ -6,6 +6,7 @@
 mod block;
 mod convolution;
 mod kernels;
+pub mod nccl;
 mod product;
 
 use std::cell::RefCell;
@@ -18,8 +19,10 @@ use cudarc::driver::{CudaContext, CudaStream, result};
 use self::block::Block;
 use self::convolution::Convolutions;
 use self::kernels::Kernels;
+use self::nccl::Member;
 use self::product::Products;
 use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
+use super::clique::Clique;
 use super::library::Library;
 use super::source::{BLOCK, Source};
 use crate::device::cpu::gemm::Gemm;
@@ -43,6 +46,8 @@ pub struct Nvidia {
     convolutions: RefCell<Convolutions>,
     workspace: RefCell<Workspace>,
     block: RefCell<Option<Block>>,
+    /// Its part in a clique.
+    member: RefCell<Option<Member>>,
     /// Bytes that were free when it was opened.
     free: usize,
     /// Dropped last: the others live in it.
@@ -90,10 +95,19 @@ impl Nvidia {
             convolutions: RefCell::new(Convolutions::new(&stream, math)?),
             workspace: RefCell::default(),
             block: RefCell::default(),
+            member: RefCell::default(),
             free,
             stream,
             context,
         })
+    }
+
+    /// Waits for all work; not for that of a member of the clique that has gone.
+    fn wait(&self) -> Result<()> {
+        if let Some(member) = &mut *self.member.borrow_mut() {
+            member.wait()?;
+        }
+        self.stream.synchronize().map_err(driver("waiting for the device"))
     }
 
     /// So many bytes from the driver.
@@ -137,6 +151,7 @@ impl Nvidia {
 impl Drop for Nvidia {
     fn drop(&mut self) {
         // What still runs uses memory and handles that go now; a device that failed has said so.
+        self.member.take();
         let _ = self.stream.synchronize();
         let Workspace { at, bytes } = std::mem::take(self.workspace.get_mut());
         // The context outlives this object where another replica has it, too.
@@ -202,7 +217,7 @@ impl Backend for Nvidia {
         // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
             .map_err(driver("copying from the device"))?;
-        self.stream.synchronize().map_err(driver("waiting for the device"))
+        self.wait()
     }
 
     fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
@@ -240,6 +255,18 @@ impl Backend for Nvidia {
         .map_err(|error| {
             Error::Invalid(format!("{}: kernel {function} failed: {:?}", self.name, error.0))
         })
+    }
+
+    fn join(&self, clique: &Arc<Clique>, member: usize) -> Result<()> {
+        *self.member.borrow_mut() = Some(Member::join(clique, member, &self.context)?);
+        Ok(())
+    }
+
+    fn sum_into_first(&self, at: Address, floats: usize) -> Result<()> {
+        match &mut *self.member.borrow_mut() {
+            Some(member) => member.sum_into_first(at, floats, &self.stream),
+            None => crate::bail!("internal: {} has not joined others", self.name),
+        }
     }
 
     fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
