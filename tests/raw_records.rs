@@ -13,7 +13,7 @@ use caffe::device::Step;
 use caffe::device::cuda::CudaDevice;
 use caffe::net::{Net, NetOptions, Unwatched};
 use caffe::rng::Philox;
-use caffe::solver::{DataLayers, Feeds, NetPlans, Solver, SolverOptions};
+use caffe::solver::{DataLayers, Feeds, Forecast, NetPlans, Solver, SolverOptions};
 use caffe_proto::{Datum, Message, NetParameter, Phase, SolverParameter};
 
 const FLOATS: Reading = Reading { seed: 1, threads: 2, shuffle: false, raw: false };
@@ -220,6 +220,7 @@ layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: '
     let param: SolverParameter = caffe_proto::text::parse("solver", &text).unwrap();
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
     let options = SolverOptions { cuda: Some(device.clone()), ..SolverOptions::new(1, 1) };
+    let forecast = Forecast::of(&param, &nets, &options, true).unwrap();
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
     let mut feeds = Feeds::open(&nets, if raw { RAW } else { FLOATS }).unwrap();
     for iter in 0..4 {
@@ -230,15 +231,22 @@ layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: '
         solver.forward_backward(batches, step, &mut Unwatched).unwrap();
         solver.update(iter).unwrap();
     }
+    if common::cuda::is_emulated(device) {
+        let taken = device.0.taken().unwrap();
+        assert!(taken <= forecast.block, "{taken} bytes taken, {forecast:?}");
+    }
     solver.net().params().data().unwrap().to_vec()
 }
 
 #[test]
 fn a_device_learns_the_same_from_bytes_as_from_floats() {
-    let Some(device) = common::cuda::device() else { return };
     let set = Set::new();
     let source = set.write(&[[3, 32, 32]; 20], |_| Kind::Bytes);
-    let [bytes, floats] = [true, false].map(|raw| trained(&set, &source, &device, raw));
+    let learned = [true, false].map(|raw| {
+        let device = common::cuda::device()?;
+        Some(trained(&set, &source, &device, raw))
+    });
+    let [Some(bytes), Some(floats)] = learned else { return };
     assert!(floats.iter().all(|w| w.is_finite()));
     assert_same_bits(&[bytes], &[floats], "weights");
 }
