@@ -3,11 +3,15 @@
 //! Two sets are made in a temporary folder: generated 3 × 32 × 32 images as bytes, and JPEGs of
 //! 256 × 256 pixels cut out of photographs (`--photos DIR`; without it, out of noise and slopes).
 //! Measured are scans of LevelDB and LMDB beside plyvel's and py-lmdb's (`--peer COMMAND`), and the
-//! source behind a `Data` layer: records to batches of floats. Every figure is the median of
-//! `--rounds N` rounds (5), in each of which everything takes its turn. Files are in the page cache.
+//! source behind a `Data` layer: records to batches of floats, as nets on the CPU take them, and of bytes,
+//! which nets on a GPU transform there; on one thread and on two, which share decoding, or are two
+//! readers where there is nothing to decode. Every figure is the median of `--rounds N` rounds (5), in
+//! each of which everything takes its turn. Files are in the page cache.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Instant;
 
 use caffe::data::convert::copy;
@@ -148,19 +152,33 @@ fn round(sets: &Sets, flags: &Flags) -> Result<Vec<(String, f64)>> {
         }
         let layer = data(path, *kind, "scale: 0.00390625 mean_value: 128", 100)?;
         for shuffle in [false, true] {
-            let reading = Reading { shuffle, ..Reading::new(1) };
-            let name = format!("{kind} to floats{}", if shuffle { ", shuffled" } else { "" });
-            rates.push((name, fill(&layer, reading, BYTES / 100)?));
+            for raw in [false, true] {
+                let reading = Reading { shuffle, raw, ..Reading::new(1) };
+                let how = if shuffle { ", shuffled" } else { "" };
+                let name = format!("{kind} to {}{how}", form(raw));
+                rates.push((name, fill(&layer, reading, BYTES / 100, 1)?));
+            }
+        }
+        for raw in [false, true] {
+            let reading = Reading { raw, ..Reading::new(1) };
+            let name = format!("{kind} to {}, 2 readers", form(raw));
+            rates.push((name, fill(&layer, reading, BYTES / 100, 2)?));
         }
     }
     let crop = "crop_size: 227 mirror: true mean_value: 104 mean_value: 117 mean_value: 123";
     let layer = data(&sets.jpegs, Backend::Lmdb, crop, 50)?;
     for threads in [1, 2] {
-        let reading = Reading { threads, ..Reading::new(1) };
-        let name = format!("JPEG 256 x 256, crop 227, to floats, {threads} thread(s)");
-        rates.push((name, fill(&layer, reading, JPEGS / 50)?));
+        for raw in [false, true] {
+            let reading = Reading { threads, raw, ..Reading::new(1) };
+            let name = format!("JPEG 256 x 256, crop 227, to {}, {threads} thread(s)", form(raw));
+            rates.push((name, fill(&layer, reading, JPEGS / 50, 1)?));
+        }
     }
     Ok(rates)
+}
+
+fn form(raw: bool) -> &'static str {
+    if raw { "bytes" } else { "floats" }
 }
 
 fn scan(path: &Path, kind: Backend) -> Result<f64> {
@@ -196,15 +214,33 @@ fn data(path: &Path, kind: Backend, transform: &str, batch: u64) -> Result<Layer
     Ok(parse("layer", &text)?)
 }
 
-/// One epoch of batches, after one to warm up.
-fn fill(layer: &LayerParameter, reading: Reading, batches: u64) -> Result<f64> {
-    let mut source = readers::open(layer, Phase::Train, reading)?;
-    let mut batch = Batch::default();
-    source.fill(0, &mut batch)?;
-    let begun = Instant::now();
-    for ticket in 0..batches {
-        source.fill(ticket, &mut batch)?;
-        std::hint::black_box(&batch.tops);
+/// One epoch of batches, after one to warm up, by so many readers that take turns.
+fn fill(layer: &LayerParameter, reading: Reading, batches: u64, readers: u64) -> Result<f64> {
+    let start = Barrier::new(readers as usize);
+    let one = |first: u64| -> std::result::Result<f64, caffe::data::DataError> {
+        let opened = readers::open(layer, Phase::Train, reading).and_then(|mut source| {
+            let mut batch = Batch::default();
+            source.fill(first, &mut batch).map(|()| (source, batch))
+        });
+        // Also who failed has to come, or the other would wait for ever.
+        start.wait();
+        let (mut source, mut batch) = opened?;
+        let begun = Instant::now();
+        for ticket in (first..batches).step_by(readers as usize) {
+            source.fill(ticket, &mut batch)?;
+            std::hint::black_box((&batch.tops, &batch.raw));
+        }
+        let records = batches.div_ceil(readers) * source.batch_size() as u64;
+        Ok(records as f64 / begun.elapsed().as_secs_f64())
+    };
+    let one = &one;
+    let rates = thread::scope(|scope| {
+        let threads: Vec<_> = (0..readers).map(|first| scope.spawn(move || one(first))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let mut sum = 0.0;
+    for rate in rates {
+        sum += rate.map_err(|_| "a reader panicked")??;
     }
-    Ok((batches * source.batch_size() as u64) as f64 / begun.elapsed().as_secs_f64())
+    Ok(sum)
 }

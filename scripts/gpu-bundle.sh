@@ -19,7 +19,7 @@ system='^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|util|anl|nsl|nss_.*|mvec))\.so
 
 programs() { # prints the executables, after building them
   cargo test --quiet --profile "$profile" -p caffe-mpi --no-run --message-format=json \
-    --test conformance --test gradients --test kernels |
+    --test conformance --test gradients --test kernels --test raw_records |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | sort -u
 }
 

@@ -126,7 +126,8 @@ tests() {
   grep -E '^[0-9]+ cases|^not run' "$logs/conformance" | while read -r line; do note "" "$line"; done
   step gradients 150 "${own[@]}" bin/tests/gradients cuda --nocapture --test-threads=1
   step kernels 60 "${own[@]}" bin/tests/kernels --nocapture
-  for name in conformance gradients kernels; do
+  step raw_records 60 "${own[@]}" bin/tests/raw_records --nocapture --test-threads=1
+  for name in conformance gradients kernels raw_records; do
     note "" "$name: $(grep -E '^test result' "$logs/$name" || echo 'no result')"
     note "" "$name: $(grep -c 'skipped: ' "$logs/$name") lines say skipped; $(grep -oE 'on (an emulated CUDA device|CUDA device .*)' "$logs/$name" | sort | uniq -c | xargs)"
   done

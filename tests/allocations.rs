@@ -68,6 +68,13 @@ fn quick() -> String {
     text[text.find("layer {\n  name: \"conv1\"").unwrap()..].to_owned()
 }
 
+/// Next to nothing behind the data.
+const ONE: &str = "
+layer { name: 'pool' type: 'Pooling' bottom: 'data' top: 'pool' pooling_param { pool: AVE kernel_size: 8 stride: 8 } }
+layer { name: 'ip' type: 'InnerProduct' bottom: 'pool' top: 'ip'
+        inner_product_param { num_output: 10 weight_filler { type: 'xavier' } } }
+layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }";
+
 /// Branches that meet in sums, products and a concatenation; every kind of pooling, both norms.
 const BRANCHES: &str = "
 layer { name: 'a' type: 'Convolution' bottom: 'data' top: 'a'
@@ -91,7 +98,7 @@ layer { name: 'accuracy' type: 'Accuracy' bottom: 'ip' bottom: 'label' top: 'acc
 layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }";
 
 /// Allocations of ten iterations behind as many to warm up: of computing, of packing, of reading.
-fn steady(folder: &Path, layers: &str, solver: &str, exact: bool) -> [u64; 3] {
+fn steady(folder: &Path, layers: &str, solver: &str, exact: bool, raw: bool) -> [u64; 3] {
     let net = folder.join("net.prototxt");
     let data = format!(
         "layer {{ name: 'in' type: 'Data' top: 'data' top: 'label' include {{ phase: TRAIN }}
@@ -105,7 +112,7 @@ fn steady(folder: &Path, layers: &str, solver: &str, exact: bool) -> [u64; 3] {
     let nets = NetPlans::read(&param, 0, &[]).unwrap();
     let options = SolverOptions { exact, ..SolverOptions::new(2, 1) };
     let mut solver = Solver::new(&param, &nets, &options).unwrap();
-    let mut feeds = Feeds::open(&nets, Reading::new(1)).unwrap();
+    let mut feeds = Feeds::open(&nets, Reading { raw, ..Reading::new(1) }).unwrap();
     let [mut computing, mut packing, mut reading] = [0; 3];
     let calls = || CALLS.load(Ordering::Relaxed);
     let aligned = || ALIGNED.load(Ordering::Relaxed);
@@ -134,12 +141,13 @@ fn an_iteration_allocates_nothing_but_what_reading_needs() {
                 clip_gradients: 1 weight_decay: 0.01";
     let sgd = "lr_policy: 'fixed' momentum: 0.9 weight_decay: 0.004";
     let mut found = Vec::new();
-    for (name, layers, solver, exact) in [
-        ("cifar10_quick", quick(), sgd, false),
-        ("branches, clipped, Adam", BRANCHES.to_owned(), adam, false),
-        ("cifar10_quick, exact", quick(), adam, true),
+    for (name, layers, solver, exact, raw) in [
+        ("cifar10_quick", quick(), sgd, false, false),
+        ("one layer, from bytes", ONE.to_owned(), sgd, false, true),
+        ("branches, clipped, Adam", BRANCHES.to_owned(), adam, false, false),
+        ("cifar10_quick, exact", quick(), adam, true, false),
     ] {
-        let [computing, packing, reading] = steady(dir.path(), &layers, solver, exact);
+        let [computing, packing, reading] = steady(dir.path(), &layers, solver, exact, raw);
         let each = reading as f64 / (10 * BATCH) as f64;
         println!("{name}: computing {computing}, packing {packing}, reading {each:.2} a record");
         found.push((name, computing.saturating_sub(packing)));

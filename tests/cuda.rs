@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::rc::Rc;
 
+use caffe::data::{Backend, Database, Writer};
 use caffe::device::cuda::CudaDevice;
 use caffe::device::cuda::emulator::Emulator;
 use caffe::net::NetOptions;
 use caffe::snapshot::Sidecar;
-use caffe_proto::{Phase, model_from_file};
+use caffe_proto::{Datum, Message, Phase, model_from_file};
 
 /// A folder with databases, net and solver.
 struct Job {
@@ -119,6 +120,45 @@ fn a_device_learns_what_the_cpu_learns() {
     let job = Job::new(LAYERS);
     let cpu = job.weights(&[]);
     assert_near(&job.weights(&["--gpu=0"]), &cpu, 1e-3);
+}
+
+/// The same records with floats in place of bytes.
+fn as_floats(path: &Path) {
+    let bytes = path.with_extension("bytes");
+    std::fs::rename(path, &bytes).unwrap();
+    let mut cursor = Database::open(&bytes, Backend::LevelDb).unwrap().cursor().unwrap();
+    let mut writer = Writer::create(path, Backend::LevelDb).unwrap();
+    while let Some(record) = cursor.next_record().unwrap() {
+        let mut datum = Datum::decode(record.value).unwrap();
+        datum.float_data = datum.data.take().unwrap().iter().map(|&b| f32::from(b)).collect();
+        writer.put(&record.key, &datum.encode_to_vec()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn bytes_and_floats_of_one_value_train_the_same_weights() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    let net = job.path("net.prototxt");
+    let text = std::fs::read_to_string(&net).unwrap();
+    let transform = "scale: 0.0078125 crop_size: 27 mirror: true mean_value: 99";
+    std::fs::write(&net, text.replace("scale: 0.0078125", transform)).unwrap();
+    let mut weights = Vec::new();
+    for (form, said) in [("bytes", "records are bytes"), ("floats", "records come as floats")] {
+        if form == "floats" {
+            for set in ["train", "test"] {
+                as_floats(&job.path(&format!("cifar10_{set}_leveldb")));
+            }
+        }
+        let log = job.train(&["--gpu=0"]).unwrap();
+        assert!(log.contains(&format!("layer `data`: {said}")), "{log}");
+        weights.push(job.weights(&["--gpu=0"]));
+    }
+    assert!(weights[0] == weights[1]);
+    assert!(!job.train(&[]).unwrap().contains("layer `data`: records"), "on the CPU nobody asks");
 }
 
 #[test]

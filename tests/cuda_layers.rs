@@ -101,3 +101,100 @@ fn states_go_on_in_the_next_pass() {
         }
     }
 }
+
+fn assert_near(ours: &[f32], host: &[f32], what: &str) {
+    assert_eq!(ours.len(), host.len(), "{what}");
+    let largest = host.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let off = ours.iter().zip(host).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= 2e-5 * largest, "{what}: {off} of {largest}");
+}
+
+/// Everything that a pass over random input leaves: tops, gradients of inputs and of parameters.
+fn outcome(text: &str, inputs: &[(&str, Vec<f32>)], cuda: Option<&CudaDevice>) -> Vec<Vec<f32>> {
+    let mut net = net(text, cuda);
+    for (blob, values) in inputs {
+        set(&mut net, blob, values);
+    }
+    net.forward().unwrap();
+    net.clear_param_diffs();
+    net.backward().unwrap();
+    let mut all: Vec<Vec<f32>> = Vec::new();
+    for &id in &net.outputs().to_vec() {
+        all.push(net.data(id).unwrap().to_vec());
+    }
+    let id = net.blob(inputs[0].0).unwrap();
+    all.push(net.diff(id).unwrap().to_vec());
+    all.push(net.params().diff().unwrap().to_vec());
+    all.push(net.params().data().unwrap().to_vec());
+    all
+}
+
+fn compare(text: &str, inputs: &[(&str, Vec<f32>)], device: &CudaDevice) {
+    let ours = outcome(text, inputs, Some(device));
+    for (i, (ours, host)) in ours.iter().zip(&outcome(text, inputs, None)).enumerate() {
+        assert_near(ours, host, &format!("{i} of {text}"));
+    }
+    let again = outcome(text, inputs, Some(device));
+    let bits = |all: &[Vec<f32>]| all.concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&ours) == bits(&again), "other bits in another run of {text}");
+}
+
+fn waves(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (i as f32 * 0.37).sin() + 0.3 * (i as f32 * 0.0011).cos()).collect()
+}
+
+#[test]
+fn few_long_rows_are_summed_in_parts() {
+    let Some(device) = common::cuda::device() else { return };
+    let head = "force_backward: true ".to_owned();
+    let layers = "
+        layer { name: 'norm' type: 'BatchNorm' bottom: 'x' top: 'norm' }
+        layer { name: 'scale' type: 'Scale' bottom: 'norm' top: 'scale' scale_param { bias_term: true } }
+        layer { name: 'curve' type: 'TanH' bottom: 'scale' top: 'curve' }
+        layer { name: 'whole' type: 'Reduction' bottom: 'curve' top: 'whole' loss_weight: 1
+                reduction_param { operation: SUMSQ coeff: 0.01 } }
+        layer { name: 'each' type: 'Reduction' bottom: 'x' top: 'each' loss_weight: 0.5
+                reduction_param { operation: MEAN axis: 1 } }";
+    // Of each channel 26,000 elements, of each record 39,000, neither a whole number of parts.
+    let text = head.clone() + &input("x", "dim: 2 dim: 3 dim: 100 dim: 130") + layers;
+    compare(&text, &[("x", waves(2 * 3 * 100 * 130))], &device);
+    let product = "
+        layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'ip'
+                inner_product_param { num_output: 5 weight_filler { type: 'xavier' } } }
+        layer { name: 'loss' type: 'Reduction' bottom: 'ip' top: 'loss' loss_weight: 1
+                reduction_param { operation: SUMSQ } }";
+    let text = head + &input("x", "dim: 101 dim: 4") + product;
+    compare(&text, &[("x", waves(101 * 4))], &device);
+}
+
+#[test]
+fn predictions_are_judged_by_blocks_and_by_threads() {
+    let Some(device) = common::cuda::device() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    // By a block for each; by threads that have many, so that classes are counted in parts.
+    for (records, classes, inner) in [(7, 40, 1), (3, 4, 3000), (50, 6, 1)] {
+        let matrix = dir.path().join(format!("matrix{classes}.binaryproto"));
+        let blob = caffe_proto::BlobProto {
+            num: Some(1),
+            channels: Some(1),
+            height: Some(classes as i32),
+            width: Some(classes as i32),
+            data: waves(classes * classes),
+            ..Default::default()
+        };
+        std::fs::write(&matrix, caffe_proto::Message::encode_to_vec(&blob)).unwrap();
+        let text = "force_backward: true ".to_owned()
+            + &input("x", &format!("dim: {records} dim: {classes} dim: {inner}"))
+            + &input("l", &format!("dim: {records} dim: {inner}"))
+            + &format!(
+                "layer {{ name: 'a' type: 'Accuracy' bottom: 'x' bottom: 'l' top: 'a' top: 'classes'
+                   accuracy_param {{ top_k: 2 ignore_label: 1 }} }}
+                 layer {{ name: 'loss' type: 'InfogainLoss' bottom: 'x' bottom: 'l' top: 'loss'
+                   infogain_loss_param {{ source: '{}' }} loss_param {{ ignore_label: 1 }} }}",
+                matrix.display()
+            );
+        let labels = (0..records * inner).map(|i| (i * 7 % 11 % classes) as f32).collect();
+        let inputs = [("x", waves(records * classes * inner)), ("l", labels)];
+        compare(&text, &inputs, &device);
+    }
+}

@@ -63,6 +63,10 @@ impl Backend for Counted {
         self.device.upload(from, to)
     }
 
+    fn upload_bytes(&self, from: &[u8], to: Address) -> Result<()> {
+        self.device.upload_bytes(from, to)
+    }
+
     fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
         if self.broken.get() {
             return Err(Error::Invalid("the device has fallen off the bus".into()));

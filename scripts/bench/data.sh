@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How fast records become batches, and how fast databases are scanned beside plyvel and py-lmdb,
-# taking turns in one run.
+# How fast records become batches (of floats, and of bytes for GPUs), and how fast databases are
+# scanned beside plyvel and py-lmdb, taking turns in one run.
 #
 # usage: scripts/bench/data.sh [--rounds 5]
 # PHOTOS is a folder with photographs to cut JPEGs out of, PYTHON a Python that has plyvel and lmdb.

@@ -83,9 +83,14 @@ impl ModelArgs {
             cpu_fallback: self.gpu.allow_cpu_fallback,
             ..NetOptions::new(phase)
         };
-        let reading = Reading { threads: options.threads, ..Reading::new(SEED) };
+        let raw = options.cuda.is_some();
+        let reading = Reading { threads: options.threads, raw, ..Reading::new(SEED) };
         let net = Net::new(&plan.param, &plan.origin, &options)?;
-        let source = DataLayers::of(&plan)?.open(reading)?;
+        let layers = DataLayers::of(&plan)?;
+        if raw {
+            layers.forms(SEED).into_iter().for_each(|form| log.info("caffe.cpp:276", form));
+        }
+        let source = layers.open(reading)?;
         Ok(Model { net, source, batches: Vec::new() })
     }
 

@@ -7,6 +7,7 @@ use caffe_proto::{Datum, Message};
 
 use super::RecordProblem;
 use super::image::{Colour, Picture, Raster};
+use super::transform::Cut;
 
 /// The values of an image, channel by channel, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +67,11 @@ impl Pending {
         matches!(self, Self::Encoded { .. })
     }
 
+    /// Whether its pixels are bytes: always, if it is compressed.
+    pub fn is_bytes(&self) -> bool {
+        !matches!(self, Self::Plain(Image { pixels: Pixels::Floats(_), .. }))
+    }
+
     /// Decodes and resizes.
     ///
     /// # Errors
@@ -74,13 +80,65 @@ impl Pending {
         match self {
             Self::Plain(image) => Ok(Cow::Borrowed(image)),
             Self::Encoded { picture, colour, size } => {
-                let raster = picture.decode(*colour)?;
-                Ok(Cow::Owned(match *size {
-                    Some([height, width]) => raster.resize(height, width).into(),
-                    None => raster.into(),
-                }))
+                Ok(Cow::Owned(decode(picture, *colour, *size)?.into()))
             }
         }
+    }
+
+    /// Decodes and resizes, and writes the part of `size` (height, width) that `cut` names to `out`,
+    /// channel by channel; it is not mirrored. Of an image of floats nothing is written.
+    ///
+    /// # Errors
+    /// [`RecordProblem::Image`].
+    pub(super) fn write_bytes(
+        &self,
+        cut: Cut,
+        size: [usize; 2],
+        out: &mut [u8],
+    ) -> Result<(), RecordProblem> {
+        let corner = [cut.top, cut.left].map(|side| side as usize);
+        match self {
+            Self::Plain(Image { shape, pixels: Pixels::Bytes(bytes) }) => {
+                write_part(bytes, *shape, corner, size, out);
+            }
+            Self::Plain(_) => {}
+            Self::Encoded { picture, colour, size: whole } => {
+                decode(picture, *colour, *whole)?.write_planes(corner, size, out);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(
+    picture: &Picture,
+    colour: Colour,
+    size: Option<[usize; 2]>,
+) -> Result<Raster, RecordProblem> {
+    let raster = picture.decode(colour)?;
+    Ok(match size {
+        Some([height, width]) => raster.resize(height, width),
+        None => raster,
+    })
+}
+
+/// Copies the part of an image of `shape` that begins at `corner` and is `size` large.
+fn write_part(
+    pixels: &[u8],
+    shape: [usize; 3],
+    [top, left]: [usize; 2],
+    [height, width]: [usize; 2],
+    out: &mut [u8],
+) {
+    let [_, rows, columns] = shape;
+    if [height, width] == [rows, columns] {
+        out.copy_from_slice(pixels);
+        return;
+    }
+    let planes = pixels.chunks_exact(rows * columns);
+    let rows = planes.flat_map(|plane| plane.chunks_exact(columns).skip(top).take(height));
+    for (out, row) in out.chunks_exact_mut(width).zip(rows) {
+        out.copy_from_slice(&row[left..left + width]);
     }
 }
 

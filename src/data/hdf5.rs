@@ -228,6 +228,7 @@ impl Records for Hdf5Source {
         batch.ticket = ticket;
         batch.positions = positions(ticket, self.batch_size as u64);
         batch.shapes = self.top_shapes();
+        batch.raw.clear();
         batch.tops.resize_with(self.names.len(), Vec::new);
         batch.tops.iter_mut().for_each(Vec::clear);
         batch.records.clear();

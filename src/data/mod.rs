@@ -1,4 +1,5 @@
-//! Data: from databases and image files on disk to batches of floats.
+//! Data: from databases and image files on disk to batches of floats, or of bytes for devices that
+//! transform them.
 //!
 //! * [`leveldb`], [`lmdb`]: the databases, read-only and checked, and writers for conversions;
 //!   [`database`]: what they have in common
@@ -37,4 +38,4 @@ pub mod transform;
 pub use database::{Backend, Cursor, Database, Record, Writer};
 pub use error::{DataError, RecordProblem};
 pub use readers::Reading;
-pub use source::Batch;
+pub use source::{Batch, Raw};

@@ -1,11 +1,14 @@
 //! The layer types that read records: which they are, how much they read, how each is opened.
 
+use std::sync::Arc;
+
 use caffe_proto::data_parameter::Db;
 use caffe_proto::{LayerParameter, Phase};
 
 use super::DataError;
 use super::hdf5::Hdf5Source;
 use super::source::{Batch, data, image_data, window_data};
+use super::transform::Levels;
 
 /// How a job reads: the same for all its data layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +21,15 @@ pub struct Reading {
     /// nothing but the seed and the number of records, so two layers whose databases belong
     /// together stay together.
     pub shuffle: bool,
+    /// Whether records that are bytes stay bytes ([`Batch::raw`]): for nets on a device that
+    /// transforms them, where they are a quarter of what floats are on their way.
+    pub raw: bool,
 }
 
 impl Reading {
-    /// On one thread, in the databases' order.
+    /// On one thread, in the databases' order, to floats.
     pub fn new(seed: u64) -> Self {
-        Self { seed, threads: 1, shuffle: false }
+        Self { seed, threads: 1, shuffle: false, raw: false }
     }
 }
 
@@ -45,6 +51,23 @@ pub trait Records {
     /// Whether several threads ([`Reading::threads`]) would fill batches sooner than one.
     fn decodes(&self) -> bool {
         false
+    }
+
+    /// Whether it leaves records as bytes: asked to ([`Reading::raw`]), and able to. A batch with a
+    /// record that is none is one of floats all the same.
+    fn is_raw(&self) -> bool {
+        false
+    }
+
+    /// What raw records need to become floats; `None` where there are never any.
+    fn levels(&self) -> Option<&Arc<Levels>> {
+        None
+    }
+
+    /// Bytes of a batch.
+    fn batch_bytes(&self) -> usize {
+        let floats = |shape: &Vec<usize>| shape.iter().product::<usize>() * size_of::<f32>();
+        self.top_shapes().iter().map(floats).sum()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::device::Run;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::sums::{By, Sums};
 use crate::{Result, ensure};
 
 /// The layer.
@@ -29,6 +30,8 @@ struct Accuracy {
     /// Labels and hits per class.
     counts: Vec<(usize, usize)>,
     hits: Scratch,
+    /// Predictions of each class, then hits among them.
+    shares: Scratch,
 }
 
 impl Layer for Accuracy {
@@ -107,23 +110,47 @@ extern "C" __global__ void accuracy_hits(int64 n, const real* x, const float* la
   }
 }
 
-// The share of hits of each class, or (for n = 1) of all.
-extern "C" __global__ void accuracy_share(int64 n, const float* hits, const float* labels, float* y,
-                                          int64 count, int of_all) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
+// The same by a thread a prediction.
+extern "C" __global__ void accuracy_hits_each(int64 n, const float* x, const float* labels,
+                                              float* hits, int64 extent, int64 inner, int top_k,
+                                              int has_ignore, int ignore) {
+  KERNEL_LOOP(i, n) {
+    int label = (int)labels[i];
+    int counts = !(has_ignore && label == ignore);
+    const float* scores = x + i / inner * extent * inner + i % inner;
+    float score = counts ? scores[label * inner] : 0.0f, others = 0.0f;
+    for (int64 c = 0; counts && c < extent; ++c)
+      others += scores[c * inner] < score ? 0.0f : 1.0f;
+    hits[i] = !counts ? -1.0f : others <= top_k ? 1.0f : 0.0f;
+  }
+}
+
+// The predictions of each class, or of all, and the hits among them: a block a part of them.
+extern "C" __global__ void accuracy_count(int64 n, const float* hits, const float* labels,
+                                          int64 count, int of_all, int64 parts, float* sums,
+                                          float factor, int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     float mine = 0.0f, good = 0.0f;
-    for (int64 i = threadIdx.x; i < count; i += blockDim.x)
-      if (hits[i] >= 0.0f && (of_all || (int)labels[i] == c)) {
+    PART_LOOP(i, count, b % parts, parts) {
+      if (hits[i] >= 0.0f && (of_all || (int)labels[i] == b / parts)) {
         mine += 1.0f;
         good += hits[i];
       }
+    }
     mine = block_sum(mine);
     good = block_sum(good);
-    if (threadIdx.x == 0) y[c] = mine == 0.0f ? 0.0f : good / mine;
+    if (threadIdx.x == 0) {
+      put_sum(sums + b, factor * mine, accumulate);
+      put_sum(sums + n + b, factor * good, accumulate);
+    }
   }
 }
+
+extern "C" __global__ void accuracy_share(int64 n, const float* mine, const float* good, float* y) {
+  KERNEL_LOOP(c, n) { y[c] = mine[c] == 0.0f ? 0.0f : good[c] / mine[c]; }
+}
 "#,
-    functions: &["accuracy_hits", "accuracy_share"],
+    functions: &["accuracy_hits", "accuracy_hits_each", "accuracy_count", "accuracy_share"],
 };
 
 impl CudaLayer for Accuracy {
@@ -136,10 +163,18 @@ impl CudaLayer for Accuracy {
         let [has_ignore, ignore] = self.labels.ignore_args();
         let (top_k, sizes) = ((self.top_k as i32).into(), [extent.into(), inner.into()]);
         let args = [x, labels, hits, sizes[0], sizes[1], top_k, has_ignore, ignore];
-        cuda.rows(&KERNELS, "accuracy_hits", positions, &args)?;
+        match self.around.suits_threads() {
+            true => cuda.each(&KERNELS, "accuracy_hits_each", positions, &args)?,
+            false => cuda.rows(&KERNELS, "accuracy_hits", positions, &args)?,
+        }
+        let mine = self.shares.room(&cuda.device, 2 * extent)?;
         let share = |top, classes: usize, of_all: i32| {
-            let args = [hits, labels, io.top_mut(top)?.into(), positions.into(), of_all.into()];
-            cuda.rows(&KERNELS, "accuracy_share", classes, &args)
+            let args = [hits, labels, positions.into(), of_all.into()];
+            let to = Sums { at: mine, each: 2, factor: 1.0, accumulate: false };
+            let size = (classes, positions);
+            cuda.sums((&KERNELS, "accuracy_count", By::Block), size, &args, to)?;
+            let args = [mine.into(), mine.plus(classes).into(), io.top_mut(top)?.into()];
+            cuda.each(&KERNELS, "accuracy_share", classes, &args)
         };
         share(0, 1, 1)?;
         if io.tops() == 2 { share(1, extent, 0) } else { Ok(()) }
@@ -165,6 +200,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         tops: setup.tops,
         counts: Vec::new(),
         hits: Scratch::default(),
+        shares: Scratch::default(),
     }))
 }
 

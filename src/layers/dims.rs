@@ -33,6 +33,12 @@ impl Around {
             inner: shape.count_from(axes.end),
         }
     }
+
+    /// Whether a device does better with a thread than with a block for the elements of the axis at
+    /// each place: neighbours' lie side by side, or are few.
+    pub fn suits_threads(self) -> bool {
+        self.inner > 1 || self.extent < 32
+    }
 }
 
 /// The `num_axes` axes from `axis` on (all of them for −1), over which Scale and Bias have values

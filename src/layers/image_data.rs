@@ -19,4 +19,5 @@ use super::{Count, LayerDef, data};
 /// `ImageData`.
 pub static DEF: LayerDef =
     LayerDef::new("ImageData", "batches of image files named in a list, transformed", data::build)
-        .counts(Count::Exactly(0), Count::Exactly(2));
+        .counts(Count::Exactly(0), Count::Exactly(2))
+        .kernels(&[&data::KERNELS]);

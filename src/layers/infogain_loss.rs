@@ -154,6 +154,23 @@ extern "C" __global__ void infogain_terms(int64 n, const float* prob, const floa
   }
 }
 
+// The same by a thread a prediction.
+extern "C" __global__ void infogain_terms_each(int64 n, const float* prob, const float* labels,
+                                               const float* matrix, float* terms, int64 extent,
+                                               int64 inner, int has_ignore, int ignore,
+                                               float least) {
+  KERNEL_LOOP(i, n) {
+    int label = (int)labels[i];
+    float sum = 0.0f;
+    if (!(has_ignore && label == ignore))
+      for (int64 k = 0; k < extent; ++k) {
+        float p = prob[(i / inner * extent + k) * inner + i % inner];
+        sum -= matrix[label * extent + k] * logf(p < least ? least : p);
+      }
+    terms[i] = sum;
+  }
+}
+
 extern "C" __global__ void infogain_backward(int64 n, const float* prob, const float* labels,
                                              const float* matrix, const float* weight, float divisor,
                                              float* dx, int64 extent, int64 inner, int has_ignore,
@@ -171,8 +188,31 @@ extern "C" __global__ void infogain_backward(int64 n, const float* prob, const f
     }
   }
 }
+
+// The same by a thread a prediction.
+extern "C" __global__ void infogain_backward_each(int64 n, const float* prob, const float* labels,
+                                                  const float* matrix, const float* weight,
+                                                  float divisor, float* dx, int64 extent,
+                                                  int64 inner, int has_ignore, int ignore) {
+  KERNEL_LOOP(i, n) {
+    int label = (int)labels[i];
+    int counts = !(has_ignore && label == ignore);
+    const float* row = matrix + (counts ? label * extent : 0);
+    float sum = 0.0f;
+    for (int64 k = 0; k < extent; ++k) sum += row[k];
+    for (int64 k = 0; k < extent; ++k) {
+      int64 at = (i / inner * extent + k) * inner + i % inner;
+      dx[at] = counts ? weight[0] / divisor * (prob[at] * sum - row[k]) : 0.0f;
+    }
+  }
+}
 "#,
-    functions: &["infogain_terms", "infogain_backward"],
+    functions: &[
+        "infogain_terms",
+        "infogain_terms_each",
+        "infogain_backward",
+        "infogain_backward_each",
+    ],
 };
 
 impl InfogainLoss {
@@ -207,7 +247,10 @@ impl CudaLayer for InfogainLoss {
             ignore,
             LEAST_PROBABILITY.into(),
         ];
-        cuda.rows(&KERNELS, "infogain_terms", positions, &args)?;
+        match self.around.suits_threads() {
+            true => cuda.each(&KERNELS, "infogain_terms_each", positions, &args)?,
+            false => cuda.rows(&KERNELS, "infogain_terms", positions, &args)?,
+        }
         self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
         if io.tops() == 2 {
             cuda.device.copy(prob, io.top_mut(1)?, count)?;
@@ -234,7 +277,10 @@ impl CudaLayer for InfogainLoss {
             has_ignore,
             ignore,
         ];
-        cuda.rows(&KERNELS, "infogain_backward", outer * inner, &args)
+        match self.around.suits_threads() {
+            true => cuda.each(&KERNELS, "infogain_backward_each", outer * inner, &args),
+            false => cuda.rows(&KERNELS, "infogain_backward", outer * inner, &args),
+        }
     }
 }
 

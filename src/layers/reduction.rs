@@ -16,6 +16,7 @@ use crate::device::Run;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Arg;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::sums::{By, Sums};
 
 /// Elements that are worth a task.
 const GRAIN: usize = 16 * 1024;
@@ -96,17 +97,18 @@ impl Layer for Reduction {
 static KERNELS: Source = Source {
     name: "reduction",
     text: r#"
-// kind: 0 for x, 1 for |x|, 2 for its square.
-extern "C" __global__ void reduce(int64 n, const float* x, float* y, int64 len, int kind,
-                                  float factor) {
-  for (int64 row = blockIdx.x; row < n; row += gridDim.x) {
+// kind: 0 for x, 1 for |x|, 2 for its square. A block a part of a row.
+extern "C" __global__ void reduce(int64 n, const float* x, int64 len, int kind, int64 parts,
+                                  float* sums, float factor, int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    const float* row = x + b / parts * len;
     float sum = 0.0f;
-    for (int64 i = threadIdx.x; i < len; i += blockDim.x) {
-      float v = x[row * len + i];
+    PART_LOOP(i, len, b % parts, parts) {
+      float v = row[i];
       sum += kind == 0 ? v : kind == 1 ? fabsf(v) : v * v;
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) y[row] = factor * sum;
+    if (threadIdx.x == 0) put_sum(sums + b, factor * sum, accumulate);
   }
 }
 
@@ -134,9 +136,11 @@ impl Reduction {
 
 impl CudaLayer for Reduction {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let (x, y) = (io.bottom(0)?.into(), io.top_mut(0)?.into());
-        let args = [x, y, self.len.into(), self.kind(), self.factor().into()];
-        cuda.rows(&KERNELS, "reduce", io.top_shape(0).count(), &args)
+        let args = [io.bottom(0)?.into(), self.len.into(), self.kind()];
+        let (at, factor) = (io.top_mut(0)?, self.factor());
+        let to = Sums { at, each: 1, factor, accumulate: false };
+        let size = (io.top_shape(0).count(), self.len);
+        cuda.sums((&KERNELS, "reduce", By::Block), size, &args, to)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Building a net from its prototxt.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
@@ -42,7 +43,10 @@ impl Net {
 fn run_of(options: &NetOptions) -> Run {
     let host = CpuRun::new(options.threads, options.exact);
     match &options.cuda {
-        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), real: Kind::F32, host }),
+        Some(device) => {
+            let (device, partial) = (device.0.clone(), RefCell::default());
+            Run::Cuda(CudaRun { device, real: Kind::F32, host, partial })
+        }
         None => Run::Cpu(host),
     }
 }

@@ -52,6 +52,27 @@ impl DataLayers {
         let open = |layer| readers::open(layer, self.phase, reading).map_err(Error::from);
         Ok(Source { layers: self.layers.iter().map(open).collect::<Result<_>>()? })
     }
+
+    /// In what form records come to a device that transforms them, in a sentence for each layer that
+    /// can be opened.
+    pub fn forms(&self, seed: u64) -> Vec<String> {
+        let reading = Reading { raw: true, ..Reading::new(seed) };
+        let form = |layer: &LayerParameter| {
+            let source = readers::open(layer, self.phase, reading).ok()?;
+            Some(match source.is_raw() {
+                true => format!(
+                    "layer `{}`: records are bytes, transformed on the device",
+                    layer.name()
+                ),
+                false => format!(
+                    "layer `{}`: records come as floats, transformed by the reader: they are no whole \
+                     images of bytes",
+                    layer.name()
+                ),
+            })
+        };
+        self.layers.iter().filter_map(form).collect()
+    }
 }
 
 /// A `MemoryData` layer gets its records from a program that uses this library; under a command it
@@ -104,8 +125,7 @@ impl Source {
 
     /// Bytes of one batch over all data layers.
     pub fn batch_bytes(&self) -> usize {
-        let shapes = self.layers.iter().flat_map(|s| s.top_shapes());
-        shapes.map(|dims| dims.iter().product::<usize>() * size_of::<f32>()).sum()
+        self.layers.iter().map(|s| s.batch_bytes()).sum()
     }
 }
 

@@ -204,7 +204,7 @@ impl Job {
 
     /// How its data layers read, with so many threads to decode.
     pub fn reading(&self, threads: usize) -> Reading {
-        Reading { seed: self.seed, threads, shuffle: self.shuffle }
+        Reading { seed: self.seed, threads, shuffle: self.shuffle, raw: !self.cuda.is_empty() }
     }
 
     /// Whether the train net's records are images to be decoded. What cannot be opened is not; its

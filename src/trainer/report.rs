@@ -128,6 +128,9 @@ impl Report {
         if let Some(text) = self.job.device_memory.expected() {
             say(text);
         }
+        if let (false, Ok((train, _))) = (self.job.cuda.is_empty(), self.job.data(self.replicas)) {
+            train.forms(self.job.seed).into_iter().for_each(say);
+        }
         let meaning = self.job.meaning(started.iter, self.replicas, self.batch);
         say(format!(
             "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {} \

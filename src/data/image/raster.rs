@@ -41,25 +41,46 @@ impl Raster {
 
     /// The values channel by channel, as in a blob.
     pub fn planes(&self) -> Vec<u8> {
-        let plane = self.height * self.width;
-        let mut out = vec![0; self.channels * plane];
-        match self.channels {
-            1 => out.copy_from_slice(&self.pixels),
+        let mut out = vec![0; self.channels * self.height * self.width];
+        self.write_planes([0; 2], [self.height, self.width], &mut out);
+        out
+    }
+
+    /// The same of the part of `height` × `width` pixels whose first row and column are `top` and
+    /// `left`, written to `out`; all of it must lie inside.
+    pub fn write_planes(
+        &self,
+        [top, left]: [usize; 2],
+        [height, width]: [usize; 2],
+        out: &mut [u8],
+    ) {
+        let n = self.channels;
+        let rows = self.pixels.chunks_exact((self.width * n).max(1)).skip(top).take(height);
+        let rows = rows.map(|row| &row[left * n..(left + width) * n]).enumerate();
+        let plane = height * width;
+        match n {
+            1 => rows.for_each(|(i, row)| out[i * width..][..width].copy_from_slice(row)),
             3 => {
                 let (blue, rest) = out.split_at_mut(plane);
                 let (green, red) = rest.split_at_mut(plane);
-                let planes = blue.iter_mut().zip(green).zip(red);
-                for (((b, g), r), pixel) in planes.zip(self.pixels.chunks_exact(3)) {
-                    (*b, *g, *r) = (pixel[0], pixel[1], pixel[2]);
+                for (i, row) in rows {
+                    let own = i * width..(i + 1) * width;
+                    let (green, red) = (&mut green[own.clone()], &mut red[own.clone()]);
+                    let planes = blue[own].iter_mut().zip(green).zip(red);
+                    for (((b, g), r), pixel) in planes.zip(row.chunks_exact(3)) {
+                        (*b, *g, *r) = (pixel[0], pixel[1], pixel[2]);
+                    }
                 }
             }
-            n => {
-                for (channel, out) in out.chunks_exact_mut(plane.max(1)).enumerate() {
-                    let values = self.pixels.iter().skip(channel).step_by(n);
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+            _ => {
+                for (i, row) in rows {
+                    for channel in 0..n {
+                        let values = row.iter().skip(channel).step_by(n);
+                        let out = &mut out[channel * plane + i * width..][..width];
+                        out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+                    }
                 }
             }
         }
-        out
     }
 }

@@ -68,7 +68,7 @@ pub fn open(
         colour,
         skip: settings::skip(layer, reading.seed, data.rand_skip()),
     };
-    Images::new(items, transformer, batch_size, layer.top.len(), reading.threads)
+    Images::new(items, transformer, batch_size, layer.top.len(), reading)
 }
 
 impl Items for DatabaseItems {

@@ -84,7 +84,7 @@ pub fn open(
         size,
     };
     let transformer = Transformer::new(layer.name(), &transform, phase, reading.seed)?;
-    Images::new(items, transformer, batch_size, 2, reading.threads)
+    Images::new(items, transformer, batch_size, 2, reading)
 }
 
 impl Items for ListItems {

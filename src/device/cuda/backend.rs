@@ -166,6 +166,13 @@ pub trait Backend {
     /// A device that failed.
     fn upload(&self, from: &[f32], to: Address) -> Result<()>;
 
+    /// Copies bytes from the host, into memory for as many floats as they fill, the last one perhaps in
+    /// part.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn upload_bytes(&self, from: &[u8], to: Address) -> Result<()>;
+
     /// Copies to the host, when everything asked for before is done.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
-//!   only counts; [`CudaRun`]: what a layer gets to compute with;
+//!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
 //! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
@@ -33,6 +33,7 @@ pub mod nvidia;
 pub mod pool;
 mod run;
 pub mod source;
+pub mod sums;
 
 pub use choice::Choice;
 pub use kind::{Kind, Math};
@@ -120,7 +121,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY, source::CONVERT, source::MULTIPLY]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY, sums::KERNELS]
 }
 
 /// Looks for the driver and its devices.

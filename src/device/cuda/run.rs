@@ -1,9 +1,11 @@
 //! [`CudaRun`]: what a layer computes with on a CUDA device.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::backend::{Address, Arg, Backend};
 use super::kind::Kind;
+use super::memory::Scratch;
 use super::source::{BLOCK, CONVERT, MULTIPLY, Source};
 use crate::Result;
 use crate::device::cpu::CpuRun;
@@ -31,6 +33,8 @@ pub struct CudaRun {
     pub real: Kind,
     /// Runs data layers, and whatever `--allow-cpu-fallback` allows.
     pub host: CpuRun,
+    /// Sums of parts of rows, from one kernel to the next.
+    pub partial: RefCell<Scratch>,
 }
 
 impl CudaRun {

@@ -61,6 +61,21 @@ static __device__ __forceinline__ uint32 rest(uint32 n, Divisor d) {
   return n - over(n, d) * (uint32)d;
 }
 
+// The elements of part `part` of the `parts` of a row of `len`, over the threads of a block.
+#define PART_LOOP(i, len, part, parts)                                      \
+  for (long long i##_each = ((len) + (parts)-1) / (parts),                  \
+                 i = (part)*i##_each + threadIdx.x,                         \
+                 i##_next = ((part) + 1) * i##_each,                        \
+                 i##_end = i##_next < (len) ? i##_next : (long long)(len); \
+       i < i##_end; i += blockDim.x)
+
+// Where element i of a channel lies among arrays of channels x inner: in array i / inner, at place
+// i mod inner.
+static __device__ __forceinline__ uint32 channel_element(uint32 i, uint32 channel, uint32 channels,
+                                                         Divisor inner) {
+  return (over(i, inner) * channels + channel) * NUMBER(inner) + rest(i, inner);
+}
+
 // The sum of x over the block, for every thread.
 static __device__ __forceinline__ float block_sum(float x) {
   __shared__ float partial[BLOCK];
@@ -74,6 +89,11 @@ static __device__ __forceinline__ float block_sum(float x) {
   // The next call writes the same memory.
   __syncthreads();
   return sum;
+}
+
+// A sum to where sums go.
+static __device__ __forceinline__ void put_sum(float* to, float sum, int accumulate) {
+  *to = accumulate ? *to + sum : sum;
 }
 
 // The largest x over the block, for every thread; a NaN counts only where all are NaN.

@@ -9,18 +9,14 @@ use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::sums::{By, Sums};
 use crate::layers::dims::Around;
 use crate::layers::{Behind, CudaLayer, DeviceIo, Reals};
-
-/// Elements that are worth a block of their own.
-const PART: usize = 4096;
-/// Blocks that keep any device busy.
-const BLOCKS: usize = 2048;
 
 /// What the layer keeps on a device.
 #[derive(Default)]
 pub(super) struct OnDevice {
-    /// Per channel: mean, inverse, and the two means of sums; then the sums of parts.
+    /// Per channel: mean, inverse, and the means of two sums.
     channels: Scratch,
     /// In place: the normalized values, for the gradient.
     normal: Scratch,
@@ -33,19 +29,20 @@ struct Plan {
     /// Elements of a channel.
     count: usize,
     inner: Divisor,
-    /// Into how many parts a channel's sums are cut.
-    parts: usize,
     at: Address,
 }
 
 impl Plan {
-    /// Array `i`: mean, inverse, a, b, sums.
+    /// Array `i`: mean, inverse, and the means of two sums.
     fn array(&self, i: usize) -> Arg {
         self.at.plus(i * self.channels).into()
     }
 
-    fn sizes(&self) -> [Arg; 3] {
-        [self.channels, self.count, self.parts].map(int)
+    /// Both means of a kernel's two sums over each channel.
+    fn means(&self, cuda: &CudaRun, function: &'static str, args: &[Arg]) -> Result<()> {
+        let factor = 1.0 / self.count.max(1) as f32;
+        let to = Sums { at: self.at.plus(2 * self.channels), each: 2, factor, accumulate: false };
+        cuda.sums((&KERNELS, function, By::Block), (self.channels, self.count), args, to)
     }
 }
 
@@ -64,10 +61,8 @@ impl BatchNorm {
             false => Around::of(shape, 1),
         };
         let (channels, count) = (around.extent, around.outer * around.inner);
-        let parts = (count / PART).clamp(1, BLOCKS.div_ceil(channels.max(1)));
-        let floats = (4 + 2 * parts) * channels;
-        let at = self.on_device.channels.room(&cuda.device, floats)?;
-        Ok(Plan { channels, count, inner: Divisor::new(around.inner), parts, at })
+        let at = self.on_device.channels.room(&cuda.device, 4 * channels)?;
+        Ok(Plan { channels, count, inner: Divisor::new(around.inner), at })
     }
 
     /// Scale and bias, and whether there are some, and a ReLU.
@@ -96,24 +91,22 @@ impl BatchNorm {
         let statistic = |i| if self.use_global_stats { io.param(i) } else { io.param_mut(i) };
         let running = [statistic(0)?, statistic(1)?, statistic(2)?].map(Arg::from);
         let [means, variances, weight] = running;
-        let (mean, inverse, sums) = (plan.array(0), plan.array(1), plan.array(4));
+        let (mean, inverse) = (plan.array(0), plan.array(1));
         if self.use_global_stats {
             let args = [means, variances, weight, mean, inverse, self.eps.into()];
             return cuda.each(&KERNELS, "norm_recall", plan.channels, &args);
         }
-        let ([channels, count, parts], inner) = (plan.sizes(), Arg::from(plan.inner));
-        let args = [x.into(), sums, channels, count, parts, inner];
-        cuda.rows(&KERNELS, "norm_measure", plan.channels * plan.parts, &args)?;
+        let (x, inner) = (Arg::from(x), Arg::from(plan.inner));
+        plan.means(cuda, "norm_measure", &[x, plan.channels.into(), plan.count.into(), inner])?;
         let args = [
-            x.into(),
-            sums,
+            x,
+            plan.array(2),
             mean,
             inverse,
             means,
             variances,
             weight,
-            count,
-            parts,
+            int(plan.count),
             inner,
             self.fraction.into(),
             self.eps.into(),
@@ -131,37 +124,36 @@ impl BatchNorm {
         (dy, hat, keeps): (Address, Address, bool),
     ) -> Result<()> {
         let ([scale, bias], [scaled, biased, relu]) = self.behind(io, plan)?;
-        let ([channels, count, parts], sums) = (plan.sizes(), plan.array(4));
         let args = [
             dy.into(),
             hat.into(),
-            sums,
             plan.array(0),
             plan.array(1),
             scale,
             bias,
-            channels,
-            count,
-            parts,
+            plan.channels.into(),
+            plan.count.into(),
             plan.inner.into(),
             flag(keeps),
             scaled,
             biased,
             relu,
         ];
-        cuda.rows(&KERNELS, "norm_slopes", plan.channels * plan.parts, &args)?;
-        let (a, b) = (plan.array(2), plan.array(3));
-        let (mut slopes, mut learns) = ([a; 2], [false; 2]);
-        if let Some(behind) = &self.on_device.behind {
-            for (i, id) in [Some(behind.scale), behind.bias].into_iter().enumerate() {
-                if let Some(id) = id.filter(|_| behind.learns[i]) {
-                    (slopes[i], learns[i]) = (io.param_diff_of(id)?.into(), true);
-                }
+        plan.means(cuda, "norm_slopes", &args)?;
+        let Some(behind) = &self.on_device.behind else { return Ok(()) };
+        let means = plan.array(2);
+        let (mut slopes, mut learns) = ([means; 2], [false; 2]);
+        for (i, id) in [Some(behind.scale), behind.bias].into_iter().enumerate() {
+            if let Some(id) = id.filter(|_| behind.learns[i]) {
+                (slopes[i], learns[i]) = (io.param_diff_of(id)?.into(), true);
             }
         }
-        let args =
-            [sums, a, b, slopes[0], slopes[1], count, parts, flag(learns[0]), flag(learns[1])];
-        cuda.each(&KERNELS, "norm_means", plan.channels, &args)
+        if learns == [false; 2] {
+            return Ok(());
+        }
+        let [scale_learns, bias_learns] = learns.map(flag);
+        let args = [means, slopes[0], slopes[1], int(plan.count), scale_learns, bias_learns];
+        cuda.each(&KERNELS, "norm_learn", plan.channels, &args)
     }
 }
 

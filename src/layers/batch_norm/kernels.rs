@@ -1,59 +1,42 @@
 //! The text of BatchNorm's kernels, which do the work of a Scale and a ReLU behind it, too.
 //!
-//! A channel's sums are added up in parts, so that a few large channels keep a whole device busy, and the
-//! parts in one fixed order. v̂ stands for the normalized value: kept, or made of x again.
+//! v̂ stands for the normalized value: kept, or made of x again.
 
 use crate::device::cuda::source::Source;
 
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
-// Element i of channel c: outer x channels x inner values, i counts without the channels.
-#define AT(i, c) ((over(i, inner) * channels + (c)) * (uint32)inner + rest(i, inner))
-
-// For every element i of a row: part row / channels of channel row % channels.
-#define PART_LOOP(i, row)                                                            \
-  for (uint32 i = (int64)count * ((row) / channels) / parts + threadIdx.x,           \
-              end_ = (int64)count * ((row) / channels + 1) / parts;                  \
-       i < end_; i += BLOCK)
-
-// Sums of a part and of its squares. Less the channel's first value, so that the variance keeps its
-// digits where the mean is large.
-extern "C" __global__ void norm_measure(int64 n, const real* x, float* sums, int channels, int count,
-                                        int parts, Divisor inner) {
-  for (int row = blockIdx.x; row < n; row += gridDim.x) {
-    int c = row % channels;
-    float shift = x[AT(0, c)], sum = 0.0f, squares = 0.0f;
-    PART_LOOP(i, row) {
-      float v = x[AT(i, c)] - shift;
+// Sums of a channel's values and of their squares: a block a part of a channel. Less the channel's first
+// value, so that the variance keeps its digits where the mean is large.
+extern "C" __global__ void norm_measure(int64 n, const real* x, int64 channels, int64 count,
+                                        Divisor inner, int64 parts, float* sums, float factor,
+                                        int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    int c = b / parts;
+    float shift = x[channel_element(0, c, channels, inner)], sum = 0.0f, squares = 0.0f;
+    PART_LOOP(i, count, b % parts, parts) {
+      float v = x[channel_element(i, c, channels, inner)] - shift;
       sum += v;
       squares += v * v;
     }
     sum = block_sum(sum);
     squares = block_sum(squares);
     if (threadIdx.x == 0) {
-      sums[2 * row] = sum;
-      sums[2 * row + 1] = squares;
+      put_sum(sums + b, factor * sum, accumulate);
+      put_sum(sums + n + b, factor * squares, accumulate);
     }
   }
 }
 
-// Mean and 1 / deviation of each channel, and into the running sums.
-extern "C" __global__ void norm_moments(int64 n, const real* x, const float* sums, float* mean,
+// Mean and 1 / deviation of each channel out of the means of both, and into the running sums.
+extern "C" __global__ void norm_moments(int64 n, const real* x, const float* measured, float* mean,
                                         float* inverse, float* means, float* variances, float* weight,
-                                        int count, int parts, Divisor inner, float fraction,
-                                        float eps) {
-  int channels = n;
+                                        int count, Divisor inner, float fraction, float eps) {
   KERNEL_LOOP(c, n) {
-    float shift = x[AT(0, c)], sum = 0.0f, squares = 0.0f;
-    for (int part = 0; part < parts; ++part) {
-      sum += sums[2 * (part * n + c)];
-      squares += sums[2 * (part * n + c) + 1];
-    }
-    sum /= count;
-    squares /= count;
-    float variance = fmaxf(squares - sum * sum, 0.0f);
-    mean[c] = shift + sum;
+    float sum = measured[c];
+    float variance = fmaxf(measured[n + c] - sum * sum, 0.0f);
+    mean[c] = x[channel_element(0, c, n, inner)] + sum;
     inverse[c] = 1 / sqrtf(variance + eps);
     means[c] = means[c] * fraction + mean[c];
     float unbiased = count > 1 ? (float)count / (count - 1) : 1.0f;
@@ -95,16 +78,17 @@ extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* k
 #define HAT(i, c) (keeps ? (float)hat[i] : (hat[i] - mean[c]) * inverse[c])
 #define PAST_RELU(v, slope, c) (relu && !(SCALED(v, c) > 0) ? 0.0f : (slope))
 
-// Sums of a part's gradients, and of these times v^.
-extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, float* sums,
-                                       const float* mean, const float* inverse, const float* scale,
-                                       const float* bias, int channels, int count, int parts,
-                                       Divisor inner, int keeps, int scaled, int biased, int relu) {
-  for (int row = blockIdx.x; row < n; row += gridDim.x) {
-    int c = row % channels;
+// Sums of a channel's gradients, and of these times v^: a block a part of a channel.
+extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, const float* mean,
+                                       const float* inverse, const float* scale, const float* bias,
+                                       int64 channels, int64 count, Divisor inner, int keeps,
+                                       int scaled, int biased, int relu, int64 parts, float* sums,
+                                       float factor, int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    int c = b / parts;
     float sum = 0.0f, product = 0.0f;
-    PART_LOOP(i, row) {
-      uint32 at = AT(i, c);
+    PART_LOOP(i, count, b % parts, parts) {
+      uint32 at = channel_element(i, c, channels, inner);
       float v = HAT(at, c), slope = dy[at];
       slope = PAST_RELU(v, slope, c);
       sum += slope;
@@ -113,26 +97,19 @@ extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat,
     sum = block_sum(sum);
     product = block_sum(product);
     if (threadIdx.x == 0) {
-      sums[2 * row] = sum;
-      sums[2 * row + 1] = product;
+      put_sum(sums + b, factor * sum, accumulate);
+      put_sum(sums + n + b, factor * product, accumulate);
     }
   }
 }
 
-// Each channel's means of both; the sums are the gradients of bias and scale.
-extern "C" __global__ void norm_means(int64 n, const float* sums, float* a, float* b,
-                                      float* scale_slope, float* bias_slope, int count, int parts,
-                                      int scale_learns, int bias_learns) {
+// Out of the means of both the gradients of bias and scale, which are sums.
+extern "C" __global__ void norm_learn(int64 n, const float* means, float* scale_slope,
+                                      float* bias_slope, int count, int scale_learns,
+                                      int bias_learns) {
   KERNEL_LOOP(c, n) {
-    float sum = 0.0f, product = 0.0f;
-    for (int part = 0; part < parts; ++part) {
-      sum += sums[2 * (part * n + c)];
-      product += sums[2 * (part * n + c) + 1];
-    }
-    a[c] = sum / count;
-    b[c] = product / count;
-    if (scale_learns) scale_slope[c] += product;
-    if (bias_learns) bias_slope[c] += sum;
+    if (bias_learns) bias_slope[c] += count * means[c];
+    if (scale_learns) scale_slope[c] += count * means[n + c];
   }
 }
 
@@ -157,7 +134,7 @@ extern "C" __global__ void norm_backward(int64 n, const real* dy, const real* ha
         "norm_recall",
         "norm_forward",
         "norm_slopes",
-        "norm_means",
+        "norm_learn",
         "norm_backward",
     ],
 };

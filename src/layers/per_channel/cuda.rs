@@ -7,6 +7,7 @@ use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::sums::{By, Sums};
 
 /// Kernels of Scale, Bias, BatchNorm and the biases of convolutions and inner products.
 pub static KERNELS: Source = Source {
@@ -33,30 +34,34 @@ extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s,
   }
 }
 
-// sums = (sums if accumulate) + the sum of x, or of x * w, over each channel: a block a channel.
-extern "C" __global__ void channel_sums(int64 n, const real* x, const real* w, float* sums,
-                                        int64 outer, int64 inner, int weighted, int accumulate) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
+// The sums of x, or of x * w, over the channels: a block a part of a channel.
+extern "C" __global__ void channel_sums(int64 n, const real* x, const real* w, int64 channels,
+                                        int64 outer, Divisor inner, int weighted, int64 parts,
+                                        float* sums, float factor, int accumulate) {
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     float sum = 0.0f;
-    for (int64 i = threadIdx.x; i < outer * inner; i += blockDim.x) {
-      int64 at = (i / inner * n + c) * inner + i % inner;
+    PART_LOOP(i, outer * NUMBER(inner), b % parts, parts) {
+      int64 at = channel_element(i, b / parts, channels, inner);
       sum += weighted ? x[at] * w[at] : x[at];
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) sums[c] = accumulate ? sums[c] + sum : sum;
+    if (threadIdx.x == 0) put_sum(sums + b, factor * sum, accumulate);
   }
 }
 
-// The same where a channel's elements lie far apart: a thread a channel, neighbours side by side.
-extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, float* sums,
-                                       int64 rows, int weighted, int accumulate) {
-  KERNEL_LOOP(c, n) {
+// The same where a channel's elements lie far apart: a thread a part, neighbours side by side.
+extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, int64 channels,
+                                       int64 rows, int weighted, int64 parts, float* sums,
+                                       float factor, int accumulate) {
+  int64 each = (rows + parts - 1) / parts;
+  KERNEL_LOOP(i, n) {
+    int64 c = i % channels, part = i / channels, end = (part + 1) * each;
     float sum = 0.0f;
-    for (int64 r = 0; r < rows; ++r) {
-      int64 at = r * n + c;
+    for (int64 r = part * each; r < (end < rows ? end : rows); ++r) {
+      int64 at = r * channels + c;
       sum += weighted ? x[at] * w[at] : x[at];
     }
-    sums[c] = accumulate ? sums[c] + sum : sum;
+    put_sum(sums + c * parts + part, factor * sum, accumulate);
   }
 }
 "#,
@@ -133,15 +138,17 @@ impl Channels {
         w: Option<Address>,
         (sums, accumulate): (Address, bool),
     ) -> Result<()> {
-        let flags = [w.is_some(), accumulate].map(|there| Arg::Int(i32::from(there)));
-        let arrays = [x.into(), w.unwrap_or(x).into(), sums.into()];
-        let [x, w, sums]: [Arg; 3] = arrays;
+        let weighted = Arg::Int(i32::from(w.is_some()));
+        let [x, w]: [Arg; 2] = [x.into(), w.unwrap_or(x).into()];
+        let (channels, outer) = (self.channels.into(), self.outer.into());
+        let size = (self.channels, self.per_channel());
+        let to = Sums { at: sums, each: 1, factor: 1.0, accumulate };
         if self.inner == 1 {
-            let args = [x, w, sums, self.outer.into(), flags[0], flags[1]];
-            return cuda.each(&KERNELS, "column_sums", self.channels, &args);
+            let args = [x, w, channels, outer, weighted];
+            return cuda.sums((&KERNELS, "column_sums", By::Thread), size, &args, to);
         }
-        let args = [x, w, sums, self.outer.into(), self.inner.into(), flags[0], flags[1]];
-        cuda.rows(&KERNELS, "channel_sums", self.channels, &args)
+        let args = [x, w, channels, outer, Divisor::new(self.inner).into(), weighted];
+        cuda.sums((&KERNELS, "channel_sums", By::Block), size, &args, to)
     }
 
     fn elements(self) -> usize {

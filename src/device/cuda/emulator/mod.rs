@@ -245,6 +245,17 @@ impl Backend for Emulator {
         self.with(to, from.len(), |room| room.copy_from_slice(from))
     }
 
+    fn upload_bytes(&self, from: &[u8], to: Address) -> Result<()> {
+        self.with(to, from.len().div_ceil(size_of::<f32>()), |room| {
+            for (float, bytes) in room.iter_mut().zip(from.chunks(size_of::<f32>())) {
+                // Of the last float the bytes behind the end stay.
+                let mut whole = float.to_bits().to_ne_bytes();
+                whole[..bytes.len()].copy_from_slice(bytes);
+                *float = f32::from_bits(u32::from_ne_bytes(whole));
+            }
+        })
+    }
+
     fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
         self.with(from, to.len(), |room| to.copy_from_slice(room))
     }

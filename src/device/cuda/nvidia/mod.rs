@@ -220,6 +220,12 @@ impl Backend for Nvidia {
             .map_err(driver("copying to the device"))
     }
 
+    fn upload_bytes(&self, from: &[u8], to: Address) -> Result<()> {
+        // SAFETY: as in `upload`.
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
+            .map_err(driver("copying to the device"))
+    }
+
     fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
         // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }

@@ -9,64 +9,38 @@
 //! transform_param { mirror: true crop_size: 227 mean_file: "mean.binaryproto" scale: 0.00390625 }
 //! ```
 
-use std::path::Path;
+mod levels;
+
+use std::sync::Arc;
 
 use caffe_proto::{Phase, TransformationParameter};
 
 use super::datum::{Image, Pixels};
-use super::mean::MeanImage;
 use super::{DataError, RecordProblem};
 use crate::rng::{Philox, below, stream_id};
+use levels::Whole;
 
-/// What is subtracted.
-#[derive(Debug)]
-pub(super) enum Mean {
-    /// Nothing.
-    None,
-    /// A value for each place: `mean_file`.
-    Image(MeanImage),
-    /// One value, or one a channel: `mean_value`.
-    Values(Vec<f32>),
-}
-
-impl Mean {
-    /// That of the settings of the layer named `layer`.
-    ///
-    /// # Errors
-    /// [`DataError::Layer`] when mean_file and mean_value are both given; the errors of
-    /// [`MeanImage::read`].
-    pub(super) fn new(layer: &str, param: &TransformationParameter) -> Result<Self, DataError> {
-        match (&param.mean_file, param.mean_value.as_slice()) {
-            (Some(_), [_, ..]) => Err(DataError::Layer {
-                layer: layer.to_owned(),
-                reason: "transform_param has both mean_file and mean_value; keep one".to_owned(),
-            }),
-            (Some(file), []) => Ok(Self::Image(MeanImage::read(Path::new(file))?)),
-            (None, []) => Ok(Self::None),
-            (None, values) => Ok(Self::Values(values.to_vec())),
-        }
-    }
-}
+pub use levels::{Levels, Mean};
 
 /// A layer's `transform_param`, ready to use.
 #[derive(Debug)]
 pub struct Transformer {
-    scale: f32,
+    levels: Arc<Levels>,
     mirror: bool,
     crop: Option<usize>,
-    mean: Mean,
     phase: Phase,
     random: Philox,
 }
 
-/// Which part of the image goes into the blob.
-#[derive(Clone, Copy)]
-struct Window {
-    top: usize,
-    left: usize,
-    height: usize,
-    width: usize,
-    mirror: bool,
+/// Which part of its image a record gives, and whether it is flipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// First row of the part.
+    pub top: u32,
+    /// First column of the part.
+    pub left: u32,
+    /// Whether columns come in reverse order.
+    pub mirror: bool,
 }
 
 impl Transformer {
@@ -81,13 +55,17 @@ impl Transformer {
         seed: u64,
     ) -> Result<Self, DataError> {
         Ok(Self {
-            scale: param.scale(),
+            levels: Arc::new(Levels { mean: Mean::new(layer, param)?, scale: param.scale() }),
             mirror: param.mirror(),
             crop: Some(param.crop_size() as usize).filter(|&crop| crop > 0),
-            mean: Mean::new(layer, param)?,
             phase,
             random: Philox::new(seed, stream_id(layer)),
         })
+    }
+
+    /// Mean and scale.
+    pub fn levels(&self) -> &Arc<Levels> {
+        &self.levels
     }
 
     /// The shape (channels, height, width) that an image of `shape` has in the blob.
@@ -96,7 +74,7 @@ impl Transformer {
     /// When crop or mean do not fit the image.
     pub fn output_shape(&self, shape: [usize; 3]) -> Result<[usize; 3], RecordProblem> {
         let [channels, height, width] = shape;
-        match &self.mean {
+        match &self.levels.mean {
             Mean::Image(mean) if mean.shape != shape => {
                 return Err(RecordProblem::MeanShape { mean: mean.shape, image: shape });
             }
@@ -124,85 +102,43 @@ impl Transformer {
         out: &mut [f32],
     ) -> Result<(), RecordProblem> {
         let [_, height, width] = self.output_shape(image.shape)?;
-        let window = self.window(image.shape, height, width, position);
+        let cut = self.cut(image.shape, [height, width], position);
+        let sides = [image.shape[1], image.shape[2]];
+        let corner = [cut.top, cut.left].map(|side| side as usize);
         match &image.pixels {
-            Pixels::Bytes(bytes) => self.copy(bytes, image.shape, window, out),
-            Pixels::Floats(floats) => self.copy(floats, image.shape, window, out),
+            Pixels::Bytes(bytes) => {
+                let image = Whole { pixels: bytes, sides, corner };
+                self.levels.copy(image, [height, width], cut, out);
+            }
+            Pixels::Floats(floats) => {
+                let image = Whole { pixels: floats, sides, corner };
+                self.levels.copy(image, [height, width], cut, out);
+            }
         }
         Ok(())
     }
 
-    fn window(&self, shape: [usize; 3], height: usize, width: usize, position: u64) -> Window {
-        let (rows, columns) = (shape[1] - height, shape[2] - width);
+    /// Which `size` (height, width) of an image of `shape` the record at `position` gives.
+    pub fn cut(&self, shape: [usize; 3], size: [usize; 2], position: u64) -> Cut {
+        let (rows, columns) = (shape[1] - size[0], shape[2] - size[1]);
         let random_crop = self.crop.is_some() && self.phase == Phase::Train;
         let [flip, top, left, _] = match self.mirror || random_crop {
             true => self.random.at(position),
             false => [0; 4],
         };
         let pick = |word, free: usize| match random_crop {
-            true => below(word, free as u32 + 1) as usize,
-            false => free / 2,
+            true => below(word, free as u32 + 1),
+            false => free as u32 / 2,
         };
         let mirror = self.mirror && flip >> 31 == 1;
-        Window { top: pick(top, rows), left: pick(left, columns), height, width, mirror }
-    }
-
-    fn copy<T: Pixel>(&self, pixels: &[T], shape: [usize; 3], window: Window, out: &mut [f32]) {
-        let [_, height, width] = shape;
-        let plane = height * width;
-        for (channel, out) in out.chunks_exact_mut(window.height * window.width).enumerate() {
-            for (row, out) in out.chunks_exact_mut(window.width).enumerate() {
-                let from = channel * plane + (window.top + row) * width + window.left;
-                let span = from..from + window.width;
-                let pixels = &pixels[span.clone()];
-                match &self.mean {
-                    Mean::None => write_row(pixels, 0.0, self.scale, window.mirror, out),
-                    Mean::Values(values) => {
-                        let mean = if values.len() == 1 { values[0] } else { values[channel] };
-                        write_row(pixels, mean, self.scale, window.mirror, out);
-                    }
-                    Mean::Image(mean) => {
-                        let means = mean.data[span].iter();
-                        let row = pixels.iter().zip(means);
-                        let values = row.map(|(&pixel, mean)| (pixel.value() - mean) * self.scale);
-                        assign(out, values, window.mirror);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn write_row<T: Pixel>(pixels: &[T], mean: f32, scale: f32, mirror: bool, out: &mut [f32]) {
-    assign(out, pixels.iter().map(|&pixel| (pixel.value() - mean) * scale), mirror);
-}
-
-fn assign(out: &mut [f32], values: impl Iterator<Item = f32>, mirror: bool) {
-    match mirror {
-        true => out.iter_mut().rev().zip(values).for_each(|(out, value)| *out = value),
-        false => out.iter_mut().zip(values).for_each(|(out, value)| *out = value),
-    }
-}
-
-trait Pixel: Copy {
-    fn value(self) -> f32;
-}
-
-impl Pixel for u8 {
-    fn value(self) -> f32 {
-        f32::from(self)
-    }
-}
-
-impl Pixel for f32 {
-    fn value(self) -> f32 {
-        self
+        Cut { top: pick(top, rows), left: pick(left, columns), mirror }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::mean::MeanImage;
 
     fn image(shape: [usize; 3]) -> Image {
         let bytes: Vec<u8> = (0..shape.iter().product::<usize>()).map(|i| i as u8).collect();
