@@ -153,7 +153,7 @@ mod tests {
     fn only_several_devices_that_differ_meet() {
         let device = Choice::Emulated { id: 0, folder: PathBuf::new(), kind: Kind::F32 };
         assert!(Clique::of(&[]).unwrap().is_none());
-        assert!(Clique::of(&[device.clone()]).unwrap().is_none());
+        assert!(Clique::of(std::slice::from_ref(&device)).unwrap().is_none());
         assert!(Clique::of(&[device.clone(), device]).unwrap().is_none());
         assert_eq!(clique(3).members(), 3);
     }
