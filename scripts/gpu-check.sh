@@ -9,7 +9,7 @@
 #   PYTHON=…             a Python with PyTorch and NVIDIA's packages (default python3)
 #   OUT=…                folder for table.txt and log.txt (default: results in the bundle)
 #   SECONDS_IN_ALL=…     time for everything (default 570)
-#   NETS=…, PRECISIONS=… default "alexnet:256 googlenet:128 resnet50:128" and "f32 tf32"
+#   NETS=…, PRECISIONS=… default "alexnet:256 googlenet:128 resnet50:128" and "f32 tf32 bf16"
 #
 # Exit code 0: every step went well; 1: some did not; 2: nothing could be run.
 set -uo pipefail
@@ -19,7 +19,7 @@ out=${OUT:-$root/results}
 python=${PYTHON:-python3}
 total=${SECONDS_IN_ALL:-570}
 nets=${NETS:-alexnet:256 googlenet:128 resnet50:128}
-precisions=${PRECISIONS:-f32 tf32}
+precisions=${PRECISIONS:-f32 tf32 bf16}
 begun=$SECONDS
 failed=0
 

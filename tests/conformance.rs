@@ -297,11 +297,11 @@ fn run_in(math: Math) {
 }
 
 #[test]
-fn layers_in_bf16_stay_within_its_roundings() {
+fn layers_on_cuda_in_bf16_stay_within_its_roundings() {
     run_in(Math::Bf16);
 }
 
 #[test]
-fn layers_in_fp16_stay_within_its_roundings() {
+fn layers_on_cuda_in_fp16_stay_within_its_roundings() {
     run_in(Math::F16);
 }

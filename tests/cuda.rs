@@ -36,6 +36,16 @@ layer { name: 'accuracy' type: 'Accuracy' bottom: 'ip' bottom: 'label' top: 'acc
 layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }
 ";
 
+/// For many runs.
+const SMALL: &str = "
+layer { name: 'ip1' type: 'InnerProduct' bottom: 'data' top: 'ip1'
+  inner_product_param { num_output: 6 weight_filler { type: 'xavier' } } }
+layer { name: 'relu' type: 'ReLU' bottom: 'ip1' top: 'ip1' }
+layer { name: 'ip2' type: 'InnerProduct' bottom: 'ip1' top: 'ip2'
+  inner_product_param { num_output: 10 weight_filler { type: 'xavier' } } }
+layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip2' bottom: 'label' top: 'loss' }
+";
+
 impl Job {
     fn new(layers: &str) -> Job {
         let folder = tempfile::tempdir().unwrap();
@@ -234,7 +244,7 @@ fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
     if !device() {
         return;
     }
-    let job = separate_records();
+    let job = Job::new(SMALL);
     // The weights that training begins with.
     job.edit("solver.prototxt", "base_lr: 0.01", "base_lr: 0");
     let start = job.weights(&["--gpu=0"]);

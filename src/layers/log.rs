@@ -8,7 +8,7 @@
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
 use super::exp::ln_base;
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -71,6 +71,10 @@ impl CudaLayer for Log {
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         elementwise::refuse_in_place(&io)?;
         self.unary().backward(cuda, &io)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -99,6 +99,10 @@ impl CudaLayer for Power {
             elementwise::refuse_in_place(&io)?;
         }
         Unary { kernels: &KERNELS, numbers, value: Value::Bottom }.backward(cuda, &io)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

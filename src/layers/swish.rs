@@ -8,7 +8,7 @@
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From, Kept};
 use super::sigmoid::sigmoid;
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -67,6 +67,10 @@ impl CudaLayer for Swish {
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         self.unary().backward_kept(cuda, &io, &mut self.kept_on_device)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

@@ -11,6 +11,7 @@
 mod correlation;
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
@@ -86,19 +87,21 @@ impl Emulator {
             source.name
         );
         let mut compiled = self.compiled.borrow_mut();
-        if !compiled.contains_key(&(source.name, kind)) {
-            let path = self.compile(source, kind)?;
-            // SAFETY: a library of kernels, made a moment ago or by an earlier run from the same
-            // text, has no initialisers but those of plain values.
-            let library = unsafe { libloading::Library::new(&path) };
-            match library {
-                Ok(library) => drop(compiled.insert((source.name, kind), library)),
-                Err(error) => bail!("cannot open the kernels {}: {error}", path.display()),
+        let library = match compiled.entry((source.name, kind)) {
+            Slot::Occupied(known) => known.into_mut(),
+            Slot::Vacant(place) => {
+                let path = self.compile(source, kind)?;
+                // SAFETY: a library of kernels, made a moment ago or by an earlier run from the same
+                // text, has no initialisers but those of plain values.
+                match unsafe { libloading::Library::new(&path) } {
+                    Ok(library) => place.insert(library),
+                    Err(error) => bail!("cannot open the kernels {}: {error}", path.display()),
+                }
             }
-        }
+        };
         let name = format!("emulate_{function}\0");
         // SAFETY: `unit` declares every such function with this type.
-        let entry = unsafe { compiled[&(source.name, kind)].get::<Entry>(name.as_bytes()) };
+        let entry = unsafe { library.get::<Entry>(name.as_bytes()) };
         match entry {
             Ok(entry) => Ok(*entry),
             Err(error) => bail!("kernels `{}`: {error}", source.name),
