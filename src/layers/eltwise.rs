@@ -11,7 +11,7 @@
 use caffe_proto::eltwise_parameter::EltwiseOp;
 use smallvec::SmallVec;
 
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -39,6 +39,8 @@ struct Eltwise {
     rule: Rule,
     /// On a device: where each largest value came from.
     winners: Scratch,
+    /// On a device: the ReLU behind it is its work.
+    relu: bool,
 }
 
 /// Whether bottom `i` is the one that the largest value at `at` came from.
@@ -176,19 +178,22 @@ impl Layer for Eltwise {
 static KERNELS: Source = Source {
     name: "eltwise",
     text: r#"
-// y = ca * a + cb * b.
-extern "C" __global__ void eltwise_sum(int64 n, const float* a, const float* b, float* y, float ca,
-                                       float cb) {
-  KERNEL_LOOP(i, n) { y[i] = ca * a[i] + cb * b[i]; }
+// y = ca * a + cb * b; with relu, zero where that is negative.
+extern "C" __global__ void eltwise_sum(int64 n, const real* a, const real* b, real* y, float ca,
+                                       float cb, int relu) {
+  KERNEL_LOOP(i, n) {
+    float value = ca * a[i] + cb * b[i];
+    y[i] = relu ? RELU(value) : value;
+  }
 }
 
-extern "C" __global__ void eltwise_product(int64 n, const float* a, const float* b, float* y) {
+extern "C" __global__ void eltwise_product(int64 n, const real* a, const real* b, real* y) {
   KERNEL_LOOP(i, n) { y[i] = a[i] * b[i]; }
 }
 
 // y = the larger; who = the number of the bottom it came from, b's being j. For the first pair
 // (j = 1) a is bottom 0.
-extern "C" __global__ void eltwise_max(int64 n, const float* a, const float* b, float* y, float* who,
+extern "C" __global__ void eltwise_max(int64 n, const real* a, const real* b, real* y, float* who,
                                        int j) {
   KERNEL_LOOP(i, n) {
     float va = a[i], vb = b[i];
@@ -198,17 +203,17 @@ extern "C" __global__ void eltwise_max(int64 n, const float* a, const float* b, 
   }
 }
 
-extern "C" __global__ void eltwise_scale(int64 n, const float* dy, float* dx, float c) {
+extern "C" __global__ void eltwise_scale(int64 n, const real* dy, real* dx, float c) {
   KERNEL_LOOP(i, n) { dx[i] = c * dy[i]; }
 }
 
 // The product of the others as y / x.
-extern "C" __global__ void eltwise_quotient(int64 n, const float* y, const float* x, const float* dy,
-                                            float* dx) {
+extern "C" __global__ void eltwise_quotient(int64 n, const real* y, const real* x, const real* dy,
+                                            real* dx) {
   KERNEL_LOOP(i, n) { dx[i] = y[i] / x[i] * dy[i]; }
 }
 
-extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const float* dy, float* dx,
+extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const real* dy, real* dx,
                                           int j) {
   KERNEL_LOOP(i, n) { dx[i] = who[i] == j ? dy[i] : 0.0f; }
 }
@@ -269,7 +274,8 @@ impl CudaLayer for Eltwise {
             let [a, b, to]: [Arg; 3] = arrays;
             match self.rule.operation {
                 EltwiseOp::Sum => {
-                    let args = [a, b, to, coeff.into(), self.rule.coeff[j].into()];
+                    let relu = i32::from(self.relu && j + 1 == io.bottoms());
+                    let args = [a, b, to, coeff.into(), self.rule.coeff[j].into(), relu.into()];
                     cuda.each(&KERNELS, "eltwise_sum", n, &args)?;
                 }
                 EltwiseOp::Prod => cuda.each(&KERNELS, "eltwise_product", n, &arrays)?,
@@ -292,6 +298,15 @@ impl CudaLayer for Eltwise {
         }
         Ok(())
     }
+
+    fn take_relu(&mut self) -> bool {
+        self.relu = self.rule.operation == EltwiseOp::Sum;
+        self.relu
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
+    }
 }
 
 fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
@@ -313,6 +328,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     Ok(Box::new(Eltwise {
         rule: Rule { operation, coeff, stable_prod_grad },
         winners: Scratch::default(),
+        relu: false,
     }))
 }
 

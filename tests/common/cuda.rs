@@ -6,10 +6,10 @@ use std::rc::Rc;
 use caffe::Error;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
-use caffe::device::cuda::nvidia::{Math, Nvidia};
-use caffe::device::cuda::{CudaDevice, probe};
+use caffe::device::cuda::nvidia::Nvidia;
+use caffe::device::cuda::{CudaDevice, Math, probe};
 
-/// What the emulator says it is.
+/// What the emulator says it is, with its precision.
 const EMULATED: &str = "an emulated CUDA device";
 
 /// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
@@ -20,12 +20,18 @@ pub const WITHOUT_CODE: &[&str] = &[];
 /// `CAFFE_CUDA` chooses: `device` (a failure where there is none), `emulated`, or `none`.
 /// `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
+    device_with(Math::F32)
+}
+
+/// The same, computing with this.
+pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") => real().or_else(|why| emulated(&format!("{why}, and "))),
+        Err(_) | Ok("") => real(math).or_else(|why| emulated(math, &format!("{why}, and "))),
         Ok("device") => {
-            Ok(real().unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
+            let found = real(math);
+            Ok(found.unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
         }
-        Ok("emulated") => emulated(""),
+        Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
         Ok(other) => panic!("CAFFE_CUDA is device, emulated or none, not `{other}`"),
     };
@@ -41,25 +47,25 @@ pub fn device() -> Option<CudaDevice> {
     }
 }
 
-fn real() -> Result<Rc<dyn Backend>, String> {
+fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
-    match Nvidia::new(0, Math::F32) {
+    match Nvidia::new(0, math) {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(why.to_string()),
     }
 }
 
 /// `before` stands before what goes wrong.
-fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
+fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
     match Emulator::new(&kernels()) {
-        Ok(device) => Ok(Rc::new(device)),
+        Ok(device) => Ok(Rc::new(device.storing(math.kind()))),
         Err(why) => Err(format!("{before}{why}")),
     }
 }
 
 /// Whether a device is software.
 pub fn is_emulated(device: &CudaDevice) -> bool {
-    device.0.describe() == EMULATED
+    device.0.describe().starts_with(EMULATED)
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built

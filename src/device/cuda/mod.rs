@@ -7,6 +7,7 @@
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
+//! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
@@ -22,7 +23,9 @@ pub mod cache;
 mod choice;
 pub mod clique;
 pub mod compiler;
+pub mod divisor;
 pub mod emulator;
+mod kind;
 pub mod library;
 pub mod memory;
 pub mod meter;
@@ -33,7 +36,8 @@ pub mod source;
 pub mod sums;
 
 pub use choice::Choice;
-pub use run::{CudaDevice, CudaRun};
+pub use kind::{Kind, Math};
+pub use run::{CudaDevice, CudaRun, add_to_f32, convert, multiply};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
@@ -117,7 +121,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY, sums::KERNELS]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY, sums::KERNELS]
 }
 
 /// Looks for the driver and its devices.

@@ -5,6 +5,7 @@ use super::Channels;
 use crate::Result;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::device::cuda::sums::{By, Sums};
 
@@ -12,18 +13,21 @@ use crate::device::cuda::sums::{By, Sums};
 pub static KERNELS: Source = Source {
     name: "per_channel",
     text: r#"
-// y = x + b of the channel.
-extern "C" __global__ void channel_add(int64 n, const float* x, const float* b, float* y,
-                                       int64 channels, int64 inner) {
-  KERNEL_LOOP(i, n) { y[i] = x[i] + b[i / inner % channels]; }
+// y = x + b of the channel; with relu, zero where that is negative.
+extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, real* y,
+                                       Divisor channels, Divisor inner, int relu) {
+  KERNEL_LOOP(i, n) {
+    float value = x[i] + b[rest(over(i, inner), channels)];
+    y[i] = relu ? RELU(value) : value;
+  }
 }
 
 // y = s * x + b of the channel; kept = x.
-extern "C" __global__ void channel_scale(int64 n, const float* x, const float* s, const float* b,
-                                         float* y, float* kept, int64 channels, int64 inner,
+extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s, const float* b,
+                                         real* y, real* kept, Divisor channels, Divisor inner,
                                          int has_b, int keep) {
   KERNEL_LOOP(i, n) {
-    int64 c = i / inner % channels;
+    uint32 c = rest(over(i, inner), channels);
     float value = x[i];
     if (keep) kept[i] = value;
     y[i] = s[c] * value + (has_b ? b[c] : 0.0f);
@@ -31,13 +35,14 @@ extern "C" __global__ void channel_scale(int64 n, const float* x, const float* s
 }
 
 // The sums of x, or of x * w, over the channels: a block a part of a channel.
-extern "C" __global__ void channel_sums(int64 n, const float* x, const float* w, int64 channels,
-                                        int64 outer, int64 inner, int weighted, int64 parts,
+extern "C" __global__ void channel_sums(int64 n, const real* x, const real* w, int64 channels,
+                                        int64 count, Divisor inner, int weighted, int64 parts,
                                         float* sums, float factor, int accumulate) {
   for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    int64 c = b / parts;
     float sum = 0.0f;
-    PART_LOOP(i, outer * inner, b % parts, parts) {
-      int64 at = channel_element(i, b / parts, channels, inner);
+    ROW_PART(i, count, b % parts, parts) {
+      int64 at = (over(i, inner) * channels + c) * NUMBER(inner) + rest(i, inner);
       sum += weighted ? x[at] * w[at] : x[at];
     }
     sum = block_sum(sum);
@@ -46,15 +51,15 @@ extern "C" __global__ void channel_sums(int64 n, const float* x, const float* w,
 }
 
 // The same where a channel's elements lie far apart: a thread a part, neighbours side by side.
-extern "C" __global__ void column_sums(int64 n, const float* x, const float* w, int64 channels,
+extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, Divisor channels,
                                        int64 rows, int weighted, int64 parts, float* sums,
                                        float factor, int accumulate) {
   int64 each = (rows + parts - 1) / parts;
   KERNEL_LOOP(i, n) {
-    int64 c = i % channels, part = i / channels, end = (part + 1) * each;
+    int64 c = rest(i, channels), part = over(i, channels), end = (part + 1) * each;
     float sum = 0.0f;
     for (int64 r = part * each; r < (end < rows ? end : rows); ++r) {
-      int64 at = r * channels + c;
+      int64 at = r * NUMBER(channels) + c;
       sum += weighted ? x[at] * w[at] : x[at];
     }
     put_sum(sums + c * parts + part, factor * sum, accumulate);
@@ -70,8 +75,29 @@ impl Channels {
     /// # Errors
     /// A device that failed.
     pub fn add_on(self, cuda: &CudaRun, x: Address, b: Address, y: Address) -> Result<()> {
-        let args = [x.into(), b.into(), y.into(), self.channels.into(), self.inner.into()];
+        self.add_then_on(cuda, x, b, y, false)
+    }
+
+    /// The same, and then perhaps a ReLU.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn add_then_on(
+        self,
+        cuda: &CudaRun,
+        x: Address,
+        b: Address,
+        y: Address,
+        relu: bool,
+    ) -> Result<()> {
+        let [channels, inner] = self.divisors();
+        let relu = Arg::Int(i32::from(relu));
+        let args = [x.into(), b.into(), y.into(), channels, inner, relu];
         cuda.each(&KERNELS, "channel_add", self.elements(), &args)
+    }
+
+    fn divisors(self) -> [Arg; 2] {
+        [self.channels, self.inner].map(|extent| Divisor::new(extent).into())
     }
 
     /// y = s · x + b of the channel, also in place; x into `kept`, where there is one.
@@ -87,14 +113,15 @@ impl Channels {
         kept: Option<Address>,
     ) -> Result<()> {
         let flag = |there: bool| Arg::Int(i32::from(there));
+        let [channels, inner] = self.divisors();
         let args = [
             x.into(),
             s.into(),
             b.unwrap_or(s).into(),
             y.into(),
             kept.unwrap_or(y).into(),
-            self.channels.into(),
-            self.inner.into(),
+            channels,
+            inner,
             flag(b.is_some()),
             flag(kept.is_some()),
         ];
@@ -114,14 +141,14 @@ impl Channels {
     ) -> Result<()> {
         let weighted = Arg::Int(i32::from(w.is_some()));
         let [x, w]: [Arg; 2] = [x.into(), w.unwrap_or(x).into()];
-        let (channels, outer, inner) = (self.channels.into(), self.outer.into(), self.inner.into());
-        let size = (self.channels, self.per_channel());
+        let ([channels, inner], count) = (self.divisors(), self.per_channel());
+        let size = (self.channels, count);
         let to = Sums { at: sums, each: 1, factor: 1.0, accumulate };
         if self.inner == 1 {
-            let args = [x, w, channels, outer, weighted];
+            let args = [x, w, channels, count.into(), weighted];
             return cuda.sums((&KERNELS, "column_sums", By::Thread), size, &args, to);
         }
-        let args = [x, w, channels, outer, inner, weighted];
+        let args = [x, w, self.channels.into(), count.into(), inner, weighted];
         cuda.sums((&KERNELS, "channel_sums", By::Block), size, &args, to)
     }
 
