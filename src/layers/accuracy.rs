@@ -111,13 +111,13 @@ extern "C" __global__ void accuracy_hits(int64 n, const real* x, const float* la
 }
 
 // The same by a thread a prediction.
-extern "C" __global__ void accuracy_hits_each(int64 n, const float* x, const float* labels,
+extern "C" __global__ void accuracy_hits_each(int64 n, const real* x, const float* labels,
                                               float* hits, int64 extent, int64 inner, int top_k,
                                               int has_ignore, int ignore) {
   KERNEL_LOOP(i, n) {
     int label = (int)labels[i];
     int counts = !(has_ignore && label == ignore);
-    const float* scores = x + i / inner * extent * inner + i % inner;
+    const real* scores = x + i / inner * extent * inner + i % inner;
     float score = counts ? scores[label * inner] : 0.0f, others = 0.0f;
     for (int64 c = 0; counts && c < extent; ++c)
       others += scores[c * inner] < score ? 0.0f : 1.0f;
@@ -131,7 +131,7 @@ extern "C" __global__ void accuracy_count(int64 n, const float* hits, const floa
                                           float factor, int accumulate) {
   for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     float mine = 0.0f, good = 0.0f;
-    PART_LOOP(i, count, b % parts, parts) {
+    ROW_PART(i, count, b % parts, parts) {
       if (hits[i] >= 0.0f && (of_all || (int)labels[i] == b / parts)) {
         mine += 1.0f;
         good += hits[i];

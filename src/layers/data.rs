@@ -27,6 +27,7 @@ use crate::device::Run;
 use crate::device::cpu::threads::Threads;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
 use crate::{Result, bail, ensure};
@@ -140,14 +141,13 @@ struct Cut {
 // leaves the compiler nothing to fuse, so the bits are the host's. The mean of an element is that of its
 // place in an image of rows x columns, or that of its channel where `step` is 1, or one for all.
 extern "C" __global__ void transform(int64 n, const uint8* pixels, const Cut* cuts, const float* mean,
-                                     float* top, int channels, int height, int width, int rows,
-                                     int columns, int step, float scale) {
-  uint32 plane = height * width, record = channels * plane;
+                                     float* top, Divisor record, Divisor plane, Divisor width,
+                                     int rows, int columns, int step, float scale) {
   KERNEL_LOOP(i, n) {
-    uint32 place = (uint32)(i % record);
-    Cut cut = cuts[i / record];
-    uint32 c = place / plane, y = place % plane / width, x = place % width;
-    uint32 from = cut.mirror ? width - 1 - x : x;
+    uint32 place = rest(i, record), within = rest(place, plane);
+    Cut cut = cuts[over(i, record)];
+    uint32 c = over(place, plane), y = over(within, width), x = rest(within, width);
+    uint32 from = cut.mirror ? NUMBER(width) - 1 - x : x;
     int64 at = c * step;
     if (rows) at = ((int64)c * rows + cut.top + y) * columns + cut.left + from;
     top[i] = ((float)pixels[i - x + from] - mean[at]) * scale;
@@ -223,11 +223,12 @@ impl Staging {
             _ => (0, 0, 0),
         };
         let [channels, height, width] = sides;
-        let numbers = [channels, height, width, rows, columns, step].map(|n| Arg::Int(n as i32));
-        let [channels, height, width, rows, columns, step] = numbers;
+        let extents = [channels * height * width, height * width, width];
+        let [record, plane, width] = extents.map(|extent| Divisor::new(extent).into());
+        let [rows, columns, step] = [rows, columns, step].map(|n| Arg::Int(n as i32));
         let (pixels, cuts, mean, top) = (pixels.into(), cuts.into(), mean.into(), top.into());
         let scale = levels.scale.into();
-        let args = [pixels, cuts, mean, top, channels, height, width, rows, columns, step, scale];
+        let args = [pixels, cuts, mean, top, record, plane, width, rows, columns, step, scale];
         cuda.each(&KERNELS, "transform", raw.pixels.len(), &args)
     }
 }
