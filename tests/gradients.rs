@@ -77,7 +77,7 @@ impl Place {
     /// dozen of them stand for all.
     fn step(&self, elements: usize) -> usize {
         match self {
-            Place::Cuda(device) if cuda::is_emulated(device) => elements.div_ceil(12).max(1),
+            Place::Cuda(device) if cuda::is_software(device) => elements.div_ceil(12).max(1),
             _ => 1,
         }
     }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use caffe::Error;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
+use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::nvidia::{Math, Nvidia};
 use caffe::device::cuda::{CudaDevice, probe};
 
@@ -16,18 +18,20 @@ const EMULATED: &str = "an emulated CUDA device";
 /// gets some: tests fail when a type has none and is not listed, and when it is listed and has some.
 pub const WITHOUT_CODE: &[&str] = &[];
 
-/// A device of the caller's own: device 0 where there is a driver and a device, else an emulated one.
-/// `CAFFE_CUDA` chooses: `device` (a failure where there is none), `emulated`, or `none`.
-/// `None`, with a printed line, where there is nothing to run on.
+/// A device of the caller's own: device 0 where there is a driver and a device, else a simulated one, which is
+/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` (a failure where
+/// there is none), `simulated`, `emulated`, or `none`. `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") => real().or_else(|why| emulated(&format!("{why}, and "))),
+        Err(_) | Ok("") if driver() => real(Math::F32),
+        Err(_) | Ok("" | "simulated") => simulated(Math::F32),
         Ok("device") => {
-            Ok(real().unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
+            let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
+            Ok(real(Math::F32).unwrap_or_else(none))
         }
         Ok("emulated") => emulated(""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
-        Ok(other) => panic!("CAFFE_CUDA is device, emulated or none, not `{other}`"),
+        Ok(other) => panic!("CAFFE_CUDA is device, simulated, emulated or none, not `{other}`"),
     };
     match device {
         Ok(device) => {
@@ -41,12 +45,50 @@ pub fn device() -> Option<CudaDevice> {
     }
 }
 
-fn real() -> Result<Rc<dyn Backend>, String> {
+/// Whether this machine has a driver. Not by `probe`, which looks once for all.
+fn driver() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| Library::Driver.open_in(&Places::of_process()).is_ok())
+}
+
+fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
-    match Nvidia::new(0, Math::F32) {
+    match Nvidia::new(0, math) {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(why.to_string()),
     }
+}
+
+/// Where the simulated libraries are, opened in this process before anybody looks for others.
+pub fn libraries() -> Result<&'static Path, String> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = simulated_cuda::install()?;
+        let places = Places::default().with(&folder);
+        for library in Library::ALL {
+            let found = library.open_in(&places).map_err(|why| why.to_string())?;
+            let file = found.path.file_name();
+            if file.is_none_or(|name| name != simulated_cuda::LIBRARY) {
+                return Err(format!("{} of this machine is in the way", found.path.display()));
+            }
+        }
+        Ok(folder)
+    });
+    folder.as_deref().map_err(Clone::clone)
+}
+
+/// Device 0 of the simulated driver.
+pub fn simulated(math: Math) -> Result<Rc<dyn Backend>, String> {
+    libraries()?;
+    real(math)
+}
+
+/// Calls so far in this process that no correct program makes, as the simulated libraries count.
+pub fn violations() -> u64 {
+    type Count = unsafe extern "C" fn() -> u64;
+    let handle = Library::Driver.open().unwrap().handle;
+    // SAFETY: the function of the simulated library has this type.
+    unsafe { handle.get::<Count>(b"simulated_cuda_violations\0").unwrap()() }
 }
 
 /// `before` stands before what goes wrong.
@@ -58,8 +100,9 @@ fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
 }
 
 /// Whether a device is software.
-pub fn is_emulated(device: &CudaDevice) -> bool {
-    device.0.describe() == EMULATED
+pub fn is_software(device: &CudaDevice) -> bool {
+    let name = device.0.describe();
+    name == EMULATED || name.contains("Simulated")
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built
