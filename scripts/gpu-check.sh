@@ -258,13 +258,14 @@ train_ms() {
 
 table() {
   local net precision row best
-  row='%-10s %-5s %8s %8s %9s %9s %9s %9s %9s %6s\n'
+  row='%-10s %-5s %8s %8s %9s %9s %9s %9s %9s %6s %7s %9s\n'
   {
     echo "milliseconds of a training step; ratio: PyTorch's best by ours. floor: operations by the measured rate of"
     echo "products, and bytes (f32; half of them for bf16) by the measured rate of copies. passes: caffe time, without"
-    echo "the update. step: caffe train on resident data. decoded: the same from LevelDB with JPEG."
+    echo "the update. step: caffe train on resident data. decoded: the same from LevelDB with JPEG. MB: what was taken of"
+    echo "the device at the end of that, and what had been forecast (with an allowance for the libraries)."
     # shellcheck disable=SC2059
-    printf "$row" net prec. matrix memory passes step decoded PyTorch compiled ratio
+    printf "$row" net prec. matrix memory passes step decoded PyTorch compiled ratio MB forecast
     for net in $nets; do
       net=${net%:*}
       for precision in $precisions; do
@@ -275,7 +276,8 @@ table() {
           "$(train_ms "step-photos_jpg-$net-$precision" | or_dash)" \
           "$(torch_ms "peer-$net" "$precision" | or_dash)" \
           "$(torch_ms "compiled-$net-$precision" "$precision" | or_dash)" \
-          "$(ratio "$net" "$precision")"
+          "$(ratio "$net" "$precision")" \
+          $(memory "step-resident-$net-$precision")
       done
     done
     [ ! -s "$logs/rates" ] || { echo; echo "rates (TFLOP/s, GB/s): $(grep -E '^(matrix|memory)' "$logs/rates" | paste -sd' ')"; }
@@ -291,6 +293,11 @@ ratio() { # net, precision
   best=$( (torch_ms "peer-$1" "$2"; torch_ms "compiled-$1-$2" "$2") | sort -g | head -1)
   step=$(train_ms "step-resident-$1-$2")
   if [ -n "$best" ] && [ -n "$step" ]; then awk "BEGIN { printf \"%.2f\", $best / $step }"; else echo -; fi
+}
+
+# Megabytes: taken, forecast.
+memory() { # log
+  sed -n 's/.*device memory: \([0-9]*\) MB taken, \([0-9]*\) MB forecast.*/\1 \2/p' "$logs/$1" 2>/dev/null | grep . || echo - -
 }
 
 # `caffe time` prints each layer's time, and its rates by that time: their product is the layer's work.

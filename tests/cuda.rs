@@ -127,6 +127,24 @@ fn two_devices_in_sync_are_one() {
 }
 
 #[test]
+fn different_devices_add_gradients_up_among_themselves() {
+    if !device() {
+        return;
+    }
+    let job = Job::new(LAYERS);
+    for mode in ["sync", "local-sgd"] {
+        let mode = format!("--mode={mode}");
+        // One device twice goes by way of the host.
+        let host = job.weights(&["--gpu=0,0", &mode]);
+        assert_eq!(job.weights(&["--gpu=0,1", &mode]), host);
+        let log = job.train(&["--gpu=0,1", &mode]).unwrap();
+        assert!(log.contains("they add their gradients up by NCCL"), "{log}");
+    }
+    let log = job.train(&["--gpu=0,1", "--mode=hogwild"]).unwrap();
+    assert!(!log.contains("NCCL"), "{log}");
+}
+
+#[test]
 fn two_devices_in_hogwild_end_well() {
     if !device() {
         return;

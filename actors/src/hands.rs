@@ -8,6 +8,8 @@
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use crate::messages::Part;
+
 /// Floats in a chunk: 64 KiB.
 pub(crate) const CHUNK: usize = 16 * 1024;
 
@@ -76,16 +78,17 @@ impl Hands {
     }
 
     /// `out` = `scale` × the sum of all parts, added in their order.
-    pub(crate) fn add_all(&self, parts: &[Option<Vec<f32>>], scale: f32, out: &mut [f32]) {
+    pub(crate) fn add_all(&self, parts: &[Option<Part>], scale: f32, out: &mut [f32]) {
         let around = out.len() >= AROUND;
-        let floats = out.len() * (parts.len() + 1);
+        let parts = || parts.iter().flatten().filter(|part| !part.elsewhere);
+        let floats = out.len() * (parts().count() + 1);
         self.over(out, floats, |index, out| {
             let mut block = Block([0.0; BLOCK]);
             for (place, out) in out.chunks_mut(BLOCK).enumerate() {
                 let from = index * CHUNK + place * BLOCK;
                 let range = from..from + out.len();
                 let sums = &mut block.0[..out.len()];
-                sum_up(parts.iter().flatten().map(|part| &part[range.clone()]), scale, sums);
+                sum_up(parts().map(|part| &part.data[range.clone()]), scale, sums);
                 if around { stream(sums, out) } else { out.copy_from_slice(sums) }
             }
             if around {
@@ -164,8 +167,9 @@ mod tests {
 
     use super::*;
 
-    fn parts(count: usize, len: usize) -> Vec<Option<Vec<f32>>> {
-        (0..count).map(|p| Some((0..len).map(|i| (i * (p + 1)) as f32 * 0.1).collect())).collect()
+    fn parts(count: usize, len: usize) -> Vec<Option<Part>> {
+        let part = |p: usize| (0..len).map(|i| (i * (p + 1)) as f32 * 0.1).collect();
+        (0..count).map(|p| Some(Part { data: part(p), elsewhere: false })).collect()
     }
 
     #[test]
@@ -181,7 +185,7 @@ mod tests {
             sums.push(out);
         }
         assert!(sums[0] == sums[1] && sums[0] == sums[2]);
-        let part = |p: usize, i: usize| parts[p].as_ref().unwrap()[i];
+        let part = |p: usize, i: usize| parts[p].as_ref().unwrap().data[i];
         for i in [0, 1, CHUNK - 1, CHUNK, len - 1] {
             assert_eq!(sums[0][i], (part(0, i) + part(1, i) + part(2, i)) * 0.5 * 3.0);
         }

@@ -57,7 +57,15 @@ pub(crate) struct TestLoad<B> {
 #[derive(Debug)]
 pub(crate) struct Gradient {
     pub(crate) bucket: usize,
+    pub(crate) part: Part,
+}
+
+/// What a device has given of a bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
     pub(crate) data: Vec<f32>,
+    /// Another device's data has this one's in it; these are a buffer and nothing else.
+    pub(crate) elsewhere: bool,
 }
 
 /// Communicator → device, while it runs a segment.

@@ -134,6 +134,9 @@ impl Step {
 
 /// Called by [`Replica::compute`] with `(bucket, gradient)` when a bucket's gradient is final and
 /// readable in host memory.
+///
+/// In `sync` and `local-sgd` an empty gradient says that another replica of the same node has this one's
+/// in its own: devices that can add theirs up among themselves give the sum once.
 pub type Ready<'a> = dyn FnMut(usize, &[f32]) + 'a;
 
 /// What a snapshot holds besides the weights, which the writer has itself.

@@ -88,8 +88,9 @@ impl GpuArgs {
     pub fn choices(&self) -> Result<Vec<Choice>> {
         let Some(wanted) = Wanted::parse(&self.gpu)? else { return Ok(Vec::new()) };
         if let Some(folder) = std::env::var_os(EMULATE) {
-            let count = if let Wanted::These(numbers) = wanted { numbers.len() } else { 1 };
-            return Ok(vec![Choice::Emulated { folder: folder.into() }; count]);
+            let ids = if let Wanted::These(numbers) = wanted { numbers } else { vec![0] };
+            let device = |id| Choice::Emulated { id, folder: folder.clone().into() };
+            return Ok(ids.into_iter().map(device).collect());
         }
         let driver = match cuda::probe() {
             Ok(driver) => driver,

@@ -349,7 +349,9 @@ impl<'a> Builder<'a> {
         };
         memory::check(param.name(), &store, learned.sum(), limit)?;
         let mut params = ParamArena::new(&self.declared);
-        self.fill(&mut params)?;
+        if !self.options.blank {
+            self.fill(&mut params)?;
+        }
         if let Some(cuda) = self.run.cuda() {
             // Now or never: not in the middle of a run.
             store.slabs.iter().try_for_each(|slab| slab.reserve_on(&cuda.device))?;

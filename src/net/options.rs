@@ -24,6 +24,8 @@ pub struct NetOptions {
     pub cuda: Option<CudaDevice>,
     /// Layers without code for that device compute on the host, instead of being refused.
     pub cpu_fallback: bool,
+    /// Parameters stay zero instead of getting first values.
+    pub blank: bool,
 }
 
 impl NetOptions {
@@ -38,6 +40,7 @@ impl NetOptions {
             memory: memory::total().unwrap_or(u64::MAX),
             cuda: None,
             cpu_fallback: false,
+            blank: false,
         }
     }
 }

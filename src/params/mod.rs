@@ -142,6 +142,11 @@ impl ParamArena {
         }
     }
 
+    /// Floats of all values together, gaps between parameters included.
+    pub fn floats(&self) -> usize {
+        self.data.floats()
+    }
+
     /// Takes the device memory that values, and gradients where there are some, will need.
     ///
     /// # Errors
@@ -307,6 +312,18 @@ impl ParamArena {
         let learnable = 0..self.learnable;
         let data = self.data.span_on(device, &learnable, Use::Change)?;
         Ok((data, self.diff.span_on(device, &learnable, Use::Read)?))
+    }
+
+    /// A part of the gradients on a device, to be changed.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn diff_part_on(
+        &mut self,
+        device: &Rc<dyn Backend>,
+        part: &Range<usize>,
+    ) -> Result<Address> {
+        Ok(self.diff.span_on(device, part, Use::Change)?.plus(part.start))
     }
 
     /// The learnable part of the gradients on a device, to be read.

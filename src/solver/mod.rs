@@ -7,6 +7,7 @@
 
 mod bare;
 mod feeds;
+mod forecast;
 mod lr_policy;
 mod nets;
 mod on_device;
@@ -17,6 +18,7 @@ pub mod rules;
 pub use crate::net::Value;
 pub use bare::{Progress, Silent, test_cursors_at, train};
 pub use feeds::{DataLayers, Feeds, Source};
+pub use forecast::Forecast;
 pub use lr_policy::{LrPolicy, Ramp};
 pub use nets::{NetPlan, NetPlans};
 pub use on_device::sources;

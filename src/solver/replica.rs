@@ -23,12 +23,14 @@ pub struct SolverOptions {
     pub cuda: Option<CudaDevice>,
     /// Layers without code for it compute on the CPU, instead of being refused.
     pub cpu_fallback: bool,
+    /// Parameters stay zero: for who only wants to know what such a replica needs.
+    pub blank: bool,
 }
 
 impl SolverOptions {
     /// On the CPU, by the fast path.
     pub fn new(threads: usize, seed: u64) -> Self {
-        SolverOptions { threads, exact: false, seed, cuda: None, cpu_fallback: false }
+        SolverOptions { threads, exact: false, seed, cuda: None, cpu_fallback: false, blank: false }
     }
 }
 
@@ -118,6 +120,11 @@ impl Solver {
     pub(crate) fn parts(&mut self) -> (&mut Net, &mut Optimizer) {
         self.tests_current = false;
         (&mut self.net, &mut self.optimizer)
+    }
+
+    /// Bytes of its device that have been taken; `None` on the CPU, and where nobody counts.
+    pub fn device_memory_taken(&mut self) -> Option<u64> {
+        self.net.run().cuda().and_then(|cuda| cuda.device.taken())
     }
 
     /// Learning rate at an iteration.
@@ -256,6 +263,7 @@ fn build(plan: &NetPlan, options: &SolverOptions) -> Result<Net> {
         exact: options.exact,
         cuda: options.cuda.clone(),
         cpu_fallback: options.cpu_fallback,
+        blank: options.blank,
         ..NetOptions::new(plan.state.phase())
     };
     Net::new(&plan.param, &plan.origin, &options)

@@ -2,11 +2,12 @@
 
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
+use super::device_memory::DeviceMemory;
 use super::equivalence::batch_mixing;
 use super::signals::Busy;
 use super::tuning::Tuning;
@@ -14,6 +15,7 @@ use super::{BatchMeaning, OnNan, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
 use crate::device::cuda::Choice;
+use crate::device::cuda::clique::Clique;
 use crate::net::is_included;
 use crate::snapshot::{self, Keeper, Meaning, Resumed, Sidecar};
 use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
@@ -35,6 +37,10 @@ pub struct Job {
     pub exact: bool,
     /// The CUDA device of each worker of a node; empty: the CPU.
     pub cuda: Vec<Choice>,
+    /// These devices, where they add gradients up among themselves.
+    pub clique: Option<Arc<Clique>>,
+    /// What these devices' memory is needed for.
+    pub device_memory: DeviceMemory,
     /// Layers without code for these compute on the CPU.
     pub cpu_fallback: bool,
     /// How replicas share what they learn.
@@ -115,6 +121,11 @@ impl Job {
             shuffle: options.shuffle,
             exact: options.exact,
             cuda: options.cuda.clone(),
+            clique: match options.mode {
+                Mode::Sync | Mode::LocalSgd { .. } => Clique::of(&options.cuda)?,
+                Mode::Hogwild | Mode::Ssp { .. } => None,
+            },
+            device_memory: DeviceMemory::default(),
             cpu_fallback: options.cpu_fallback,
             mode: options.mode,
             batch: options.batch,

@@ -11,6 +11,7 @@
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod device_memory;
 mod emulation;
 mod equivalence;
 mod guard;
@@ -25,6 +26,7 @@ mod replica;
 mod report;
 mod signals;
 mod source;
+mod team;
 mod tuning;
 
 use std::sync::Arc;

@@ -12,13 +12,14 @@ use super::buckets::{self, Bucket};
 use super::guard::Guard;
 use super::job::Job;
 use super::record_log::RecordLog;
+use super::team::Team;
 use crate::data::Batch;
 use crate::device::cpu::threads::Threads;
 use crate::device::cuda::Choice;
 use crate::net::{Pass, Watch, all_finite};
 use crate::params::ParamArena;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Optimizer, Solver, SolverOptions, forward_backward};
+use crate::solver::{Forecast, Optimizer, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -33,6 +34,8 @@ pub struct SolverReplica {
     offset: i64,
     /// One replica in the job: nobody else needs its gradient.
     alone: bool,
+    /// Its gradients are added to those of the node's other devices, and given by the first.
+    team: Option<Team>,
     tracer: Tracer,
     layer_names: Vec<NameId>,
     guard: Guard,
@@ -53,9 +56,19 @@ impl SolverReplica {
             seed: job.seed,
             cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
             cpu_fallback: job.cpu_fallback,
+            blank: false,
         };
-        let param = job.solver_of(place.replicas)?;
-        let mut solver = Solver::new(&param, &job.nets(place.replicas)?, &options)?;
+        let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
+        // Before anything that may fail, so that no other replica waits for this one in vain.
+        let attendance = job.clique.as_ref().map(|clique| clique.attend());
+        let mut team = None;
+        if let Some(device) = &options.cuda {
+            let forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
+            forecast.reserve(device)?;
+            job.device_memory.expect(forecast);
+            team = attendance.map(|a| Team::join(a, device, place.local)).transpose()?;
+        }
+        let mut solver = Solver::new(&param, &nets, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
         let (train, _) = job.data(place.replicas)?;
@@ -72,6 +85,7 @@ impl SolverReplica {
             batch: batch as usize,
             offset: job.ticket_offset(place.replicas, batch),
             alone: place.replicas == 1,
+            team,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
             guard: Guard::new(job.on_nan),
@@ -95,6 +109,18 @@ impl SolverReplica {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
     }
 
+    /// Gives away a bucket that no backward pass has completed: no numbers.
+    fn give_none(&mut self, bucket: usize, ready: &mut Ready<'_>) -> Result<()> {
+        let range = self.buckets[bucket].range.clone();
+        self.gradient(bucket)?.fill(f32::NAN);
+        let params = self.solver.net().params();
+        match self.team.as_ref().map(|team| team.sum(params, &range)).transpose()? {
+            Some(false) => ready(bucket, &[]),
+            Some(true) | None => ready(bucket, params.diff_in(range)?),
+        }
+        Ok(())
+    }
+
     fn gradient(&mut self, bucket: usize) -> Result<&mut [f32]> {
         let range = self.buckets[bucket].range.clone();
         self.solver.net().params().diff_in_mut(range)
@@ -116,6 +142,7 @@ impl SolverReplica {
             buckets: &self.buckets,
             next: if step.last() { 0 } else { self.buckets.len() },
             gives: !self.alone,
+            team: self.team.as_ref(),
             iter: step.iter,
             ready,
             solving: solving.then_some((optimizer, step.iter, threads)),
@@ -166,9 +193,7 @@ impl SolverReplica {
         }
         if step.last() && !self.alone {
             for bucket in given..self.buckets.len() {
-                let gradient = self.gradient(bucket)?;
-                gradient.fill(f32::NAN);
-                ready(bucket, gradient);
+                self.give_none(bucket, ready)?;
             }
         }
         Ok(loss)
@@ -222,6 +247,7 @@ impl Replica for SolverReplica {
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         let values = self.solver.train_values()?;
+        self.job.device_memory.seen(self.solver.device_memory_taken());
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
         Ok(())
     }
@@ -354,6 +380,7 @@ struct Fences<'a, 'r> {
     next: usize,
     /// Whether anybody wants the gradients.
     gives: bool,
+    team: Option<&'a Team>,
     iter: u64,
     ready: &'a mut Ready<'r>,
     /// What makes updates of gradients, where updates are wanted.
@@ -386,6 +413,13 @@ impl Watch for Fences<'_, '_> {
             let range = self.buckets[self.next].range.clone();
             if !self.gives && self.solving.is_none() && params.gradient_is_away() {
                 // It stays on the device, where the solver looks at it.
+                self.next += 1;
+                continue;
+            }
+            if let Some(team) = self.team
+                && !team.sum(params, &range)?
+            {
+                (self.ready)(self.next, &[]);
                 self.next += 1;
                 continue;
             }

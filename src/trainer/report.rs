@@ -87,7 +87,11 @@ impl Report {
             return "each replica computes on the CPU".into();
         }
         let devices: Vec<String> = self.job.cuda.iter().map(ToString::to_string).collect();
-        format!("this node's replicas compute on {}, beside them the CPU", devices.join(", "))
+        let sums = match self.job.clique {
+            Some(_) => "; they add their gradients up by NCCL",
+            None => "",
+        };
+        format!("this node's replicas compute on {}{sums}, beside them the CPU", devices.join(", "))
     }
 
     /// What ran together, in one place at the head of every log.
@@ -114,6 +118,9 @@ impl Report {
             threads.first().copied().unwrap_or(1),
             if self.job.exact { ", exactly (no Winograd, no private layouts)" } else { "" }
         ));
+        if let Some(text) = self.job.device_memory.expected() {
+            say(text);
+        }
         let meaning = self.job.meaning(started.iter, self.replicas, self.batch);
         say(format!(
             "batch {} per replica (--batch={}), {} records per iteration; lr {} at iteration {} \
@@ -289,6 +296,9 @@ impl Observer for Report {
         }
         if report.staleness.len() > 1 {
             self.log.info(PLACE, staleness_line(report));
+        }
+        if let Some(text) = self.job.device_memory.outcome() {
+            self.log.info(PLACE, text);
         }
         self.log.info("solver.cpp:332", "Optimization Done.");
         self.log.info("caffe.cpp:259", "Optimization Done.");

@@ -34,7 +34,7 @@ use crate::hands::Hands;
 use crate::header::Header;
 use crate::inbox::{AlarmClock, Inbox, Item, Port};
 use crate::ledger::Ledger;
-use crate::messages::{Cue, Feed, Gradient, Note, Order};
+use crate::messages::{Cue, Feed, Gradient, Note, Order, Part};
 use crate::mode::{Action, Event, Machine, Moment};
 use crate::observe::{Observer, RunReport};
 use crate::replica::{Complaint, Plan};
@@ -118,7 +118,7 @@ pub(crate) struct Communicator {
     streaming: Option<Streaming>,
 
     /// Gradients that devices have given, by bucket and device.
-    given: Vec<Vec<Option<Vec<f32>>>>,
+    given: Vec<Vec<Option<Part>>>,
     /// Exchange buffers per bucket.
     wires: Vec<Vec<f32>>,
     /// What rounding has left behind of each bucket on this node; empty when nothing is rounded.
@@ -284,7 +284,7 @@ impl Communicator {
         match note {
             Note::Gradient { local, bucket } => {
                 while let Ok(gradient) = self.parts.devices[local].gradients.try_recv() {
-                    self.given[gradient.bucket][local] = Some(gradient.data);
+                    self.given[gradient.bucket][local] = Some(gradient.part);
                 }
                 self.feed(Event::Gradient { bucket })
             }

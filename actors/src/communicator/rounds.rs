@@ -215,9 +215,10 @@ impl Communicator {
     /// Starts the exchange of what the first device has given.
     fn merge(&mut self, bucket: usize, exact: bool) -> Result<(), Halt> {
         let wire = std::mem::take(&mut self.wires[bucket]);
-        let Some(data) = self.given[bucket][0].replace(wire) else {
+        let Some(part) = &mut self.given[bucket][0] else {
             return Err(format!("bucket {bucket} is complete but not there").into());
         };
+        let data = std::mem::replace(&mut part.data, wire);
         self.exchange(bucket, data, exact)
     }
 
@@ -246,19 +247,27 @@ impl Communicator {
         self.post(Op::Sum { lane, id, data, wire: Wire::F32, rest: Vec::new() })
     }
 
-    /// `scale` × the sum of the local gradients of a bucket, in device order.
+    /// `scale` × the sum of the local gradients of a bucket, in device order; of devices that have added
+    /// theirs up by themselves the one that has the sum.
     fn aggregate(&mut self, bucket: usize, scale: f32) -> Result<Vec<f32>, Halt> {
         let _span = self.parts.post.tracer.span(Kind::Aggregate);
         let mut wire = std::mem::take(&mut self.wires[bucket]);
         if self.given[bucket].iter().any(Option::is_none) {
             return Err(format!("bucket {bucket} is complete but not there").into());
         }
-        if let [Some(only)] = &mut self.given[bucket][..] {
-            // The device's buffer is exchanged; the device gets the old one back.
-            std::mem::swap(only, &mut wire);
-            self.parts.hands.scale(&mut wire, scale);
-        } else {
-            self.parts.hands.add_all(&self.given[bucket], scale, &mut wire);
+        let mut there = self.given[bucket].iter_mut().flatten().filter(|part| !part.elsewhere);
+        match (there.next(), there.next()) {
+            (None, _) => {
+                return Err(
+                    format!("of bucket {bucket} every device says that another has it").into()
+                );
+            }
+            (Some(only), None) => {
+                // The device's buffer is exchanged; the device gets the old one back.
+                std::mem::swap(&mut only.data, &mut wire);
+                self.parts.hands.scale(&mut wire, scale);
+            }
+            _ => self.parts.hands.add_all(&self.given[bucket], scale, &mut wire),
         }
         Ok(wire)
     }
@@ -284,7 +293,7 @@ impl Communicator {
 
     fn mean(&mut self, bucket: usize) {
         for (device, given) in self.parts.devices.iter().zip(&mut self.given[bucket]) {
-            let spare = given.take().unwrap_or_default();
+            let spare = given.take().map(|part| part.data).unwrap_or_default();
             let mean = self.means[bucket].clone();
             drop(device.cues.try_send(Cue::Mean { bucket, mean, spare }));
         }

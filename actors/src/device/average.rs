@@ -7,7 +7,7 @@
 
 use super::{Device, Own};
 use crate::fault::Halt;
-use crate::messages::{Cue, Gradient, Note};
+use crate::messages::{Cue, Gradient, Note, Part};
 use crate::mode::Then;
 use crate::replica::Replica;
 use crate::trace::Kind;
@@ -45,7 +45,8 @@ impl<R: Replica> Device<R> {
                 *w = share * (*w - z);
             }
             // As deep as there are buckets; closed only when the node stops.
-            if self.ends.gradients.try_send(Gradient { bucket, data }).is_ok() {
+            let part = Part { data, elsewhere: false };
+            if self.ends.gradients.try_send(Gradient { bucket, part }).is_ok() {
                 self.note(Note::Gradient { local: 0, bucket });
             }
         }

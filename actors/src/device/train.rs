@@ -8,7 +8,7 @@ use super::{Device, Own};
 use crate::config::Mode;
 use crate::fault::Halt;
 use crate::header::Sample;
-use crate::messages::{Cue, Gradient, Load, Note};
+use crate::messages::{Cue, Gradient, Load, Note, Part};
 use crate::mode::Then;
 use crate::replica::{Ready, Replica, Step};
 use crate::store::Store;
@@ -88,7 +88,8 @@ impl<R: Replica> Device<R> {
                 wrong = Some(format!("gave gradient bucket {bucket}, which its plan has not"));
                 return;
             };
-            if buffer.len() != gradient.len() {
+            let elsewhere = gradient.is_empty();
+            if buffer.is_empty() || !elsewhere && buffer.len() != gradient.len() {
                 let (has, wants) = (gradient.len(), buffer.len());
                 wrong = Some(format!(
                     "gave bucket {bucket} twice or with {has} floats instead of {wants}"
@@ -96,10 +97,13 @@ impl<R: Replica> Device<R> {
                 return;
             }
             let mut data = std::mem::take(buffer);
-            data.copy_from_slice(gradient);
+            if !elsewhere {
+                data.copy_from_slice(gradient);
+            }
             given += 1;
+            let part = Part { data, elsewhere };
             // As deep as there are buckets; closed only when the node stops.
-            if self.ends.gradients.try_send(Gradient { bucket, data }).is_ok() {
+            if self.ends.gradients.try_send(Gradient { bucket, part }).is_ok() {
                 self.note(Note::Gradient { local: self.place.local, bucket });
             }
         };

@@ -14,11 +14,12 @@ mod quadratic;
 mod suite;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caffe_actors::{Config, Fault, InProcess, Launch, Mode, RunReport, Schedule, Wire, run};
 use quadratic::told::Told;
-use quadratic::{Behaviour, Trouble, bare_loop, factories};
+use quadratic::{Behaviour, Team, Trouble, bare_loop, factories};
 
 const SSP: Mode = Mode::Ssp { staleness: 1 };
 const LOCAL: Mode = Mode::LocalSgd { every: 4 };
@@ -122,6 +123,20 @@ fn sync_is_reproducible_and_alike_for_any_layout() {
         for (a, b) in weights.iter().zip(&all[0].1) {
             assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
         }
+    }
+}
+
+#[test]
+fn gradients_that_devices_have_added_up_count_once() {
+    let layouts = [(Mode::Sync, &[3][..]), (Mode::Sync, &[2, 3]), (LOCAL, &[2, 2])];
+    for (mode, workers) in layouts {
+        let run = |teams| {
+            let behaviour = Behaviour { teams, ..Behaviour::default() };
+            let (reports, _) = succeed(&config(mode, 12), workers, &behaviour);
+            reports[0].checksum
+        };
+        let teams = workers.iter().map(|&count| Arc::new(Team::new(count))).collect();
+        assert_eq!(run(teams), run(Vec::new()), "{mode} {workers:?}");
     }
 }
 

@@ -148,7 +148,10 @@ impl Replica for Bowl {
         if step.last() {
             for bucket in 0..3 {
                 let range = self.range(bucket);
-                ready(bucket, &self.g[range]);
+                match self.behaviour.teams.get(self.place.rank) {
+                    Some(team) => ready(bucket, team.sum(self.place.local, &mut self.g[range])),
+                    None => ready(bucket, &self.g[range]),
+                }
             }
         }
         self.last_loss = (0.5 * loss / PARAMS as f64) as f32;

@@ -10,6 +10,7 @@
 mod bowl;
 mod guard;
 pub mod source;
+mod team;
 pub mod told;
 mod trouble;
 
@@ -20,6 +21,7 @@ use caffe_actors::{BatchSource, Config, Factories, Replica, ReplicaPlace, Reques
 
 pub use bowl::Bowl;
 use source::{Batch, Source};
+pub use team::Team;
 pub use trouble::Trouble;
 
 /// Length of the parameter vector: several 64 KiB chunks in the largest bucket.
@@ -35,6 +37,8 @@ pub struct Behaviour {
     pub clip: Option<f32>,
     /// Asks the job to stop from this iteration on.
     pub stop: Option<(u64, Requests)>,
+    /// Of each node: its replicas sum their gradients among themselves, and give them once.
+    pub teams: Vec<Arc<Team>>,
     /// Updates are given during backward.
     pub early: bool,
     pub log: Log,

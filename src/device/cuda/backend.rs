@@ -7,9 +7,15 @@
 //! All work of one backend is done in the order in which it was asked for. Only
 //! [`download`](Backend::download) waits.
 
+use std::sync::Arc;
+
+use super::clique::Clique;
 use super::source::Source;
-use crate::Result;
 use crate::device::cpu::gemm::Gemm;
+use crate::{Result, bail};
+
+/// Bytes of working memory that a product or a convolution may ask for.
+pub const WORKSPACE: usize = 256 << 20;
 
 /// A place in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +121,19 @@ pub trait Backend {
     /// A device that failed.
     fn free_memory(&self) -> Result<Option<u64>>;
 
+    /// Takes so many bytes from the device now; what is allocated then lies in them as long as there is room.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn reserve(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes that have been taken from the device since it was opened; `None` where nobody counts.
+    fn taken(&self) -> Option<u64> {
+        None
+    }
+
     /// So many floats of memory, not initialised.
     ///
     /// # Errors
@@ -159,6 +178,23 @@ pub trait Backend {
         blocks: usize,
         args: &[Arg],
     ) -> Result<()>;
+
+    /// Joins other devices of this process, as member number `member`; returns when all have joined.
+    ///
+    /// # Errors
+    /// A device that cannot, or a member that has gone.
+    fn join(&self, _clique: &Arc<Clique>, _member: usize) -> Result<()> {
+        bail!("{} adds nothing up with others", self.describe())
+    }
+
+    /// Adds an array of every member up, into the first member's; the others' stay as they are. Every
+    /// member asks for the same arrays in the same order.
+    ///
+    /// # Errors
+    /// A device that has not joined or failed, or a member that has gone.
+    fn sum_into_first(&self, _at: Address, _floats: usize) -> Result<()> {
+        bail!("internal: {} has not joined others", self.describe())
+    }
 
     /// C ← alpha · op(A) · op(B) + beta · C.
     ///

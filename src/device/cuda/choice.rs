@@ -21,6 +21,8 @@ pub enum Choice {
     },
     /// A device in software, for tests.
     Emulated {
+        /// Its number.
+        id: usize,
         /// Where it keeps compiled kernels.
         folder: PathBuf,
     },
@@ -34,7 +36,7 @@ impl Choice {
     pub fn open(&self) -> Result<CudaDevice> {
         Ok(CudaDevice(match self {
             Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math)?),
-            Choice::Emulated { folder } => Rc::new(Emulator::new(folder)?),
+            Choice::Emulated { folder, .. } => Rc::new(Emulator::new(folder)?),
         }))
     }
 }

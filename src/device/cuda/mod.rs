@@ -5,7 +5,8 @@
 //!
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
-//! * [`memory`]: what is given back when dropped; [`CudaRun`]: what a layer gets to compute with;
+//! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
+//!   only counts; [`CudaRun`]: what a layer gets to compute with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
@@ -19,11 +20,14 @@
 pub mod backend;
 pub mod cache;
 mod choice;
+pub mod clique;
 pub mod compiler;
 pub mod emulator;
 pub mod library;
 pub mod memory;
+pub mod meter;
 pub mod nvidia;
+pub mod pool;
 mod run;
 pub mod source;
 

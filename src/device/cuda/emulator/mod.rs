@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use super::backend::{Address, Arg, Backend, Correlation};
+use super::clique::Clique;
 use super::source::Source;
 use crate::device::cpu::gemm::{self, Gemm};
 use crate::device::cpu::threads::Threads;
@@ -36,6 +38,8 @@ pub struct Emulator {
     compiled: RefCell<HashMap<&'static str, libloading::Library>>,
     /// Floats of memory, where it is limited.
     limit: Option<usize>,
+    /// The devices it adds up with, and its number among them.
+    member: RefCell<Option<(Arc<Clique>, usize)>>,
 }
 
 impl Emulator {
@@ -52,8 +56,8 @@ impl Emulator {
         );
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::File { path: folder.into(), source })?;
-        let (memory, compiled) = Default::default();
-        Ok(Emulator { folder: folder.into(), memory, compiled, limit: None })
+        let (memory, compiled, member) = Default::default();
+        Ok(Emulator { folder: folder.into(), memory, compiled, limit: None, member })
     }
 
     /// The same with so much memory.
@@ -173,6 +177,11 @@ impl Backend for Emulator {
         Ok(self.left().map(|floats| (floats * size_of::<f32>()) as u64))
     }
 
+    fn taken(&self) -> Option<u64> {
+        let held: usize = self.memory.borrow().values().map(Vec::len).sum();
+        Some((held * size_of::<f32>()) as u64)
+    }
+
     fn allocate(&self, floats: usize) -> Result<Address> {
         let free = self.left().unwrap_or(usize::MAX);
         ensure!(floats <= free, "an emulated CUDA device has no memory for {floats} floats");
@@ -225,6 +234,21 @@ impl Backend for Emulator {
             0 => Ok(()),
             1 => bail!("kernel {function}: not all threads of a block reach a barrier"),
             _ => bail!("kernel {function}: no memory for a block's threads"),
+        }
+    }
+
+    fn join(&self, clique: &Arc<Clique>, member: usize) -> Result<()> {
+        *self.member.borrow_mut() = Some((clique.clone(), member));
+        Ok(())
+    }
+
+    fn sum_into_first(&self, at: Address, floats: usize) -> Result<()> {
+        let Some((clique, member)) = &*self.member.borrow() else {
+            bail!("internal: {} has not joined others", self.describe())
+        };
+        match clique.bring(*member, self.read(at, floats)?)? {
+            Some(sum) => self.upload(&sum, at),
+            None => Ok(()),
         }
     }
 

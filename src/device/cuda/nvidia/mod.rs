@@ -3,8 +3,10 @@
 //! Not yet run on a device: what is here compiles, and the kernels that it launches are tested on the
 //! [emulator](super::emulator) and compiled for three architectures.
 
+mod block;
 mod convolution;
 mod kernels;
+pub mod nccl;
 mod product;
 
 use std::cell::RefCell;
@@ -14,17 +16,17 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, result};
 
+use self::block::Block;
 use self::convolution::Convolutions;
 use self::kernels::Kernels;
+use self::nccl::Member;
 use self::product::Products;
-use super::backend::{Address, Arg, Backend, Correlation};
+use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
+use super::clique::Clique;
 use super::library::Library;
 use super::source::{BLOCK, Source};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Error, Result};
-
-/// Bytes of working memory that a product or a convolution may ask for.
-const WORKSPACE: usize = 256 << 20;
 
 /// What a device computes 32-bit products with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +45,11 @@ pub struct Nvidia {
     products: RefCell<Products>,
     convolutions: RefCell<Convolutions>,
     workspace: RefCell<Workspace>,
+    block: RefCell<Option<Block>>,
+    /// Its part in a clique.
+    member: RefCell<Option<Member>>,
+    /// Bytes that were free when it was opened.
+    free: usize,
     /// Dropped last: the others live in it.
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -80,15 +87,50 @@ impl Nvidia {
         let name = context.name().map_err(driver("asking for the device's name"))?;
         let capability =
             context.compute_capability().map_err(driver("asking for the device's capability"))?;
+        let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
         Ok(Nvidia {
             name: format!("CUDA device {id} ({name})"),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
             convolutions: RefCell::new(Convolutions::new(&stream, math)?),
             workspace: RefCell::default(),
+            block: RefCell::default(),
+            member: RefCell::default(),
+            free,
             stream,
             context,
         })
+    }
+
+    /// Waits for all work; not for that of a member of the clique that has gone.
+    fn wait(&self) -> Result<()> {
+        if let Some(member) = &mut *self.member.borrow_mut() {
+            member.wait()?;
+        }
+        self.stream.synchronize().map_err(driver("waiting for the device"))
+    }
+
+    /// So many bytes from the driver.
+    fn take(&self, bytes: usize) -> Result<u64> {
+        // SAFETY: the context is current on this thread, which made it.
+        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }.map_err(|error| {
+            let (free, total) = self.context.mem_get_info().unwrap_or_default();
+            Error::Invalid(format!(
+                "{} has no memory for {:.1} MB ({:.1} of {:.1} MB are free): {:?}; take a smaller batch, \
+                 or another device",
+                self.name,
+                bytes as f64 / 1e6,
+                free as f64 / 1e6,
+                total as f64 / 1e6,
+                error.0
+            ))
+        })
+    }
+
+    /// Gives back what [`take`](Nvidia::take) gave, all of it.
+    fn free_all(&self, at: u64) {
+        // SAFETY: from `take`, and given back once; in stream order, so after its last use.
+        let _ = unsafe { result::free_async(at, self.stream.cu_stream()) };
     }
 
     /// At least so many bytes of working memory.
@@ -96,10 +138,10 @@ impl Nvidia {
         let mut workspace = self.workspace.borrow_mut();
         if workspace.bytes < bytes {
             if workspace.bytes > 0 {
-                self.free(Address(workspace.at));
+                self.free_all(workspace.at);
                 *workspace = Workspace::default();
             }
-            let Address(at) = self.allocate(bytes.div_ceil(size_of::<f32>()))?;
+            let at = self.take(bytes)?;
             *workspace = Workspace { at, bytes };
         }
         Ok(workspace.at as *mut c_void)
@@ -109,11 +151,15 @@ impl Nvidia {
 impl Drop for Nvidia {
     fn drop(&mut self) {
         // What still runs uses memory and handles that go now; a device that failed has said so.
+        self.member.take();
         let _ = self.stream.synchronize();
         let Workspace { at, bytes } = std::mem::take(self.workspace.get_mut());
+        // The context outlives this object where another replica has it, too.
         if bytes > 0 {
-            // The context outlives this object where another replica has it, too.
-            self.free(Address(at));
+            self.free_all(at);
+        }
+        if let Some(block) = self.block.take() {
+            self.free_all(block.at());
         }
     }
 }
@@ -129,29 +175,29 @@ impl Backend for Nvidia {
         Ok(Some(free as u64))
     }
 
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        let mut block = self.block.borrow_mut();
+        if block.is_none() && bytes > 0 {
+            *block = Some(Block::new(self.take(bytes as usize)?, bytes));
+        }
+        Ok(())
+    }
+
+    fn taken(&self) -> Option<u64> {
+        let (free, _) = self.context.mem_get_info().ok()?;
+        Some(self.free.saturating_sub(free) as u64)
+    }
+
     fn allocate(&self, floats: usize) -> Result<Address> {
         let bytes = floats.max(1) * size_of::<f32>();
-        // SAFETY: the context is current on this thread, which made it.
-        match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
-            Ok(at) => Ok(Address(at)),
-            Err(error) => {
-                let (free, total) = self.context.mem_get_info().unwrap_or_default();
-                crate::bail!(
-                    "{} has no memory for {:.1} MB ({:.1} of {:.1} MB are free): {:?}; take a smaller \
-                     batch, or another device",
-                    self.name,
-                    bytes as f64 / 1e6,
-                    free as f64 / 1e6,
-                    total as f64 / 1e6,
-                    error.0
-                )
-            }
-        }
+        let place = self.block.borrow_mut().as_mut().and_then(|block| block.take(bytes));
+        place.map_or_else(|| self.take(bytes), Ok).map(Address)
     }
 
     fn free(&self, at: Address) {
-        // SAFETY: from `allocate`, and given back once; in stream order, so after its last use.
-        let _ = unsafe { result::free_async(at.0, self.stream.cu_stream()) };
+        if !self.block.borrow_mut().as_mut().is_some_and(|block| block.give(at.0)) {
+            self.free_all(at.0);
+        }
     }
 
     fn upload(&self, from: &[f32], to: Address) -> Result<()> {
@@ -165,7 +211,7 @@ impl Backend for Nvidia {
         // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
             .map_err(driver("copying from the device"))?;
-        self.stream.synchronize().map_err(driver("waiting for the device"))
+        self.wait()
     }
 
     fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
@@ -203,6 +249,18 @@ impl Backend for Nvidia {
         .map_err(|error| {
             Error::Invalid(format!("{}: kernel {function} failed: {:?}", self.name, error.0))
         })
+    }
+
+    fn join(&self, clique: &Arc<Clique>, member: usize) -> Result<()> {
+        *self.member.borrow_mut() = Some(Member::join(clique, member, &self.context)?);
+        Ok(())
+    }
+
+    fn sum_into_first(&self, at: Address, floats: usize) -> Result<()> {
+        match &mut *self.member.borrow_mut() {
+            Some(member) => member.sum_into_first(at, floats, &self.stream),
+            None => crate::bail!("internal: {} has not joined others", self.name),
+        }
     }
 
     fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {

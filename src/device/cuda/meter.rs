@@ -1,0 +1,143 @@
+//! [`Meter`]: a device that computes nothing and counts the memory that it is asked for.
+//!
+//! A job that takes one step on it tells how much memory it needs on a device, layers' working memory
+//! included, without one: [`Forecast`](crate::solver::Forecast).
+
+use std::cell::{Cell, RefCell};
+
+use super::backend::{Address, Arg, Backend, Correlation};
+use super::pool::Pool;
+use super::source::Source;
+use crate::device::cpu::gemm::Gemm;
+use crate::{Result, bail};
+
+/// The device. All that is read from it is zero.
+pub struct Meter {
+    pool: RefCell<Pool>,
+    /// Whether anything was asked for that has a workspace.
+    works: Cell<bool>,
+    /// Bytes of the largest correlation's arrays together.
+    largest: Cell<u64>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter {
+            pool: RefCell::new(Pool::new(u64::MAX)),
+            works: Cell::new(false),
+            largest: Cell::new(0),
+        }
+    }
+}
+
+impl Meter {
+    /// Bytes held now.
+    pub fn held(&self) -> u64 {
+        self.pool.borrow().held()
+    }
+
+    /// Bytes of the block in which all that was asked for so far has room, gaps included.
+    pub fn high(&self) -> u64 {
+        self.pool.borrow().high()
+    }
+
+    /// Whether products or correlations were asked for.
+    pub fn has_workspace(&self) -> bool {
+        self.works.get()
+    }
+
+    /// Bytes of the arrays of the largest correlation together: what trying its algorithms takes.
+    pub fn largest_correlation(&self) -> u64 {
+        self.largest.get()
+    }
+
+    fn correlation(&self, shape: &Correlation) -> Result<()> {
+        let over = |first: usize, of: fn(&super::backend::Axis) -> usize| {
+            shape.axes.iter().map(of).product::<usize>() * first
+        };
+        let floats = over(shape.images * shape.channels, |axis| axis.image)
+            + over(shape.images * shape.outputs, |axis| axis.positions)
+            + over(shape.outputs * shape.channels / shape.groups.max(1), |axis| axis.kernel);
+        self.works.set(true);
+        self.largest.set(self.largest.get().max((floats * size_of::<f32>()) as u64));
+        Ok(())
+    }
+}
+
+impl Backend for Meter {
+    fn describe(&self) -> String {
+        "a forecast of a CUDA device's memory".into()
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(Some(u64::MAX))
+    }
+
+    fn allocate(&self, floats: usize) -> Result<Address> {
+        let bytes = floats.checked_mul(size_of::<f32>());
+        match bytes.and_then(|bytes| self.pool.borrow_mut().take(bytes)) {
+            Some(at) => Ok(Address(at)),
+            None => bail!("{floats} floats are more than any device has"),
+        }
+    }
+
+    fn free(&self, at: Address) {
+        self.pool.borrow_mut().give(at.0);
+    }
+
+    fn upload(&self, _from: &[f32], _to: Address) -> Result<()> {
+        Ok(())
+    }
+
+    fn download(&self, _from: Address, to: &mut [f32]) -> Result<()> {
+        to.fill(0.0);
+        Ok(())
+    }
+
+    fn copy(&self, _from: Address, _to: Address, _floats: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _at: Address, _floats: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        _source: &'static Source,
+        _function: &'static str,
+        _blocks: usize,
+        _args: &[Arg],
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn product(&self, _g: Gemm, _a: Address, _b: Address, _c: Address) -> Result<()> {
+        self.works.set(true);
+        Ok(())
+    }
+
+    fn correlate(&self, shape: &Correlation, _x: Address, _w: Address, _y: Address) -> Result<()> {
+        self.correlation(shape)
+    }
+
+    fn correlate_back(
+        &self,
+        shape: &Correlation,
+        _w: Address,
+        _dy: Address,
+        _dx: Address,
+    ) -> Result<()> {
+        self.correlation(shape)
+    }
+
+    fn correlate_weights(
+        &self,
+        shape: &Correlation,
+        _x: Address,
+        _dy: Address,
+        _dw: Address,
+    ) -> Result<()> {
+        self.correlation(shape)
+    }
+}
