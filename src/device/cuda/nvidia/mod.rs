@@ -265,7 +265,7 @@ impl Backend for Nvidia {
 
     fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
         let mut products = self.products.borrow_mut();
-        let plan = products.plan(&g)?;
+        let plan = products.plan(&g, [a, b, c])?;
         let workspace = self.workspace(plan.workspace())?;
         products.run(&g, plan, [a, b, c], workspace, &self.stream)
     }

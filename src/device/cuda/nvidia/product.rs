@@ -16,7 +16,8 @@ use crate::device::cpu::gemm::Gemm;
 use crate::device::cuda::backend::Address;
 
 type Desc = sys::cublasLtMatmulDescAttributes_t;
-type Key = [usize; 8];
+/// Sizes and strides; what the three addresses are multiples of.
+type Key = ([usize; 8], [u32; 3]);
 
 /// cuBLASLt, and the products asked for so far.
 pub(super) struct Products {
@@ -41,8 +42,12 @@ impl Plan {
     }
 }
 
-fn key(g: &Gemm) -> Key {
-    [usize::from(g.transa), usize::from(g.transb), g.m, g.n, g.k, g.lda, g.ldb, g.ldc]
+/// What cuBLAS takes an address to be a multiple of, unless it is told: more than parts of ours are.
+const ALIGNED: u64 = 256;
+
+fn key(g: &Gemm, at: [Address; 3]) -> Key {
+    let sizes = [usize::from(g.transa), usize::from(g.transb), g.m, g.n, g.k, g.lda, g.ldb, g.ldc];
+    (sizes, at.map(|address| 1 << (address.0 | ALIGNED).trailing_zeros()))
 }
 
 /// A stored row-major matrix of `rows` × `columns`, as cuBLAS sees it.
@@ -50,6 +55,34 @@ fn layout(rows: usize, columns: usize, ld: usize) -> Result<sys::cublasLtMatrixL
     let kind = sys::cudaDataType_t::CUDA_R_32F;
     result::create_matrix_layout(kind, columns as u64, rows as u64, ld as i64)
         .map_err(failed("describing a matrix"))
+}
+
+/// Limits an algorithm's working memory, and says what the addresses of cuBLAS's first factor, second
+/// factor and result are multiples of.
+///
+/// # Safety
+/// The preference is alive.
+unsafe fn prefer(
+    preference: sys::cublasLtMatmulPreference_t,
+    [first, second, out]: [u32; 3],
+) -> Result<(), result::CublasError> {
+    type Preference = sys::cublasLtMatmulPreferenceAttributes_t;
+    let limit = WORKSPACE as u64;
+    let (bytes, size) = (std::ptr::from_ref(&limit).cast(), size_of::<u64>());
+    let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    // SAFETY: the caller's word; the value has the size that is said.
+    unsafe { result::set_matmul_pref_attribute(preference, most, bytes, size) }?;
+    for (attribute, alignment) in [
+        (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, first),
+        (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, second),
+        (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
+        (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
+    ] {
+        let (bytes, size) = (std::ptr::from_ref(&alignment).cast(), size_of::<u32>());
+        // SAFETY: as above.
+        unsafe { result::set_matmul_pref_attribute(preference, attribute, bytes, size) }?;
+    }
+    Ok(())
 }
 
 impl Products {
@@ -62,17 +95,18 @@ impl Products {
         Ok(Products { handle, compute, plans: HashMap::new() })
     }
 
-    /// The plan of such a product, made when it is first asked for.
-    pub(super) fn plan(&mut self, g: &Gemm) -> Result<Plan> {
-        if let Some(plan) = self.plans.get(&key(g)) {
+    /// The plan of such a product of matrices that lie there, made when it is first asked for.
+    pub(super) fn plan(&mut self, g: &Gemm, at: [Address; 3]) -> Result<Plan> {
+        let key = key(g, at);
+        if let Some(plan) = self.plans.get(&key) {
             return Ok(*plan);
         }
-        let plan = self.make(g)?;
-        self.plans.insert(key(g), plan);
+        let plan = self.make(g, key.1)?;
+        self.plans.insert(key, plan);
         Ok(plan)
     }
 
-    fn make(&self, g: &Gemm) -> Result<Plan> {
+    fn make(&self, g: &Gemm, [a, b, c]: [u32; 3]) -> Result<Plan> {
         let scale = sys::cudaDataType_t::CUDA_R_32F;
         let desc = result::create_matmul_desc(self.compute, scale)
             .map_err(failed("describing a product"))?;
@@ -97,13 +131,9 @@ impl Products {
             layout(g.m, g.n, g.ldc)?,
         ];
         let preference = result::create_matmul_pref().map_err(failed("choosing a product"))?;
-        let limit = WORKSPACE as u64;
-        let most =
-            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let bytes = std::ptr::from_ref(&limit).cast();
         // SAFETY: all handles are alive; the preference is destroyed once, after its last use.
         let found = unsafe {
-            let set = result::set_matmul_pref_attribute(preference, most, bytes, size_of::<u64>());
+            let set = prefer(preference, [b, a, c]);
             let [a, b, c] = layouts;
             let found = set.and_then(|()| {
                 result::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
