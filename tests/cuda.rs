@@ -1,9 +1,11 @@
-//! Training on CUDA devices with the real program. There is no GPU where this is tested: the device is
-//! emulated (`CAFFE_EMULATE_CUDA`), everything around it is real.
+//! Training on CUDA devices with the real program. There is no GPU where this is tested: CUDA's libraries are
+//! simulated (`tests/simulated_cuda`), everything around them is real. With `CAFFE_CUDA=emulated` the device
+//! is emulated instead.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::rc::Rc;
@@ -16,6 +18,8 @@ use caffe_proto::{Phase, model_from_file};
 /// A folder with databases, net and solver.
 struct Job {
     folder: tempfile::TempDir,
+    /// What makes a device in software of `--gpu`.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 const LAYERS: &str = "
@@ -35,10 +39,12 @@ layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: '
 ";
 
 impl Job {
-    fn new(layers: &str) -> Job {
+    /// `None` where there is no such device.
+    fn new(layers: &str) -> Option<Job> {
+        let environment = common::cuda::environment()?;
         let folder = tempfile::tempdir().unwrap();
         caffe::data::synthetic::write_synthetic(folder.path(), 64, 20, 5).unwrap();
-        let job = Job { folder };
+        let job = Job { folder, environment };
         let data = |phase: &str, set: &str, batch: usize| {
             format!(
                 "layer {{ name: 'data' type: 'Data' top: 'data' top: 'label' include {{ phase: {phase} }}
@@ -56,7 +62,7 @@ impl Job {
             job.path("snap").display()
         );
         std::fs::write(job.path("solver.prototxt"), solver).unwrap();
-        job
+        Some(job)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -64,12 +70,14 @@ impl Job {
     }
 
     fn caffe(&self, arguments: &[&str]) -> Output {
-        let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
-        Command::new(env!("CARGO_BIN_EXE_caffe"))
+        let output = Command::new(env!("CARGO_BIN_EXE_caffe"))
             .args(arguments)
-            .env("CAFFE_EMULATE_CUDA", kernels)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
-            .unwrap()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!log.contains(common::cuda::VIOLATION), "{arguments:?}:\n{log}");
+        output
     }
 
     fn train(&self, flags: &[&str]) -> Result<String, String> {
@@ -85,15 +93,11 @@ impl Job {
     fn weights(&self, flags: &[&str]) -> Vec<f32> {
         let log = self.train(flags).unwrap_or_else(|log| panic!("{flags:?}:\n{log}"));
         let device = flags.iter().any(|flag| flag.starts_with("--gpu"));
-        assert_eq!(log.contains("an emulated CUDA device"), device, "{log}");
+        let named = ["an emulated CUDA device", "on GPU 0"];
+        assert_eq!(named.iter().any(|name| log.contains(name)), device, "{log}");
         let (model, _) = model_from_file(self.path("snap_iter_6.caffemodel")).unwrap();
         model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone()).collect()
     }
-}
-
-/// Where an emulated device can be had.
-fn device() -> bool {
-    common::cuda::device().is_some()
 }
 
 fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
@@ -105,22 +109,16 @@ fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
 
 #[test]
 fn a_device_learns_what_the_cpu_learns() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     let cpu = job.weights(&[]);
     assert_near(&job.weights(&["--gpu=0"]), &cpu, 1e-3);
 }
 
 #[test]
 fn two_devices_in_sync_are_one() {
-    if !device() {
-        return;
-    }
     // Layers that see a batch as a whole make a difference.
     let layers: Vec<&str> = LAYERS.lines().filter(|l| !l.contains("BatchNorm")).collect();
-    let job = Job::new(&layers.join("\n"));
+    let Some(job) = Job::new(&layers.join("\n")) else { return };
     let one = job.weights(&["--gpu=0", "--mode=sync"]);
     let two = job.weights(&["--gpu=0,0", "--mode=sync", "--batch=global"]);
     assert_near(&two, &one, 1e-4);
@@ -128,10 +126,7 @@ fn two_devices_in_sync_are_one() {
 
 #[test]
 fn different_devices_add_gradients_up_among_themselves() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     for mode in ["sync", "local-sgd"] {
         let mode = format!("--mode={mode}");
         // One device twice goes by way of the host.
@@ -145,20 +140,35 @@ fn different_devices_add_gradients_up_among_themselves() {
 }
 
 #[test]
-fn two_devices_in_hogwild_end_well() {
-    if !device() {
-        return;
+fn tf32_is_near_and_not_the_same() {
+    let Some(job) = Job::new(LAYERS) else { return };
+    let exact = job.weights(&["--gpu=0"]);
+    let rounded = job.weights(&["--gpu=0", "--precision=tf32"]);
+    assert_near(&rounded, &exact, 0.05);
+    let emulated = job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA");
+    assert!(emulated || rounded != exact, "factors were not rounded");
+}
+
+#[test]
+fn devices_are_told_of() {
+    let Some(job) = Job::new(LAYERS) else { return };
+    let output = job.caffe(&["device_query"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    if !job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
+        assert!(text.contains("Simulated GPU") && text.contains("simulated-cuda"), "{text}");
     }
-    let job = Job::new(LAYERS);
+}
+
+#[test]
+fn two_devices_in_hogwild_end_well() {
+    let Some(job) = Job::new(LAYERS) else { return };
     assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));
 }
 
 #[test]
 fn test_and_time_run_on_a_device() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     job.weights(&[]);
     let model = format!("--model={}", job.path("net.prototxt").display());
     let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
@@ -178,10 +188,7 @@ fn test_and_time_run_on_a_device() {
 
 #[test]
 fn workers_and_devices_must_agree() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     let log = job.train(&["--gpu=0,0", "--workers=3"]).unwrap_err();
     assert!(log.contains("--gpu names 2 device(s) for 3 workers"), "{log}");
     let log = job.train(&["--gpu=0", "--device=emulated:total=1ms"]).unwrap_err();

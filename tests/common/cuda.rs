@@ -1,5 +1,6 @@
 //! The CUDA device that tests run on, and the layer types that have no code for one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -83,6 +84,37 @@ pub fn simulated(math: Math) -> Result<Rc<dyn Backend>, String> {
     real(math)
 }
 
+/// What a program needs in its environment so that `--gpu` means a device in software: an emulated one where
+/// `CAFFE_CUDA` says so, else simulated ones. `None`, with a printed line, where there is neither.
+pub fn environment() -> Option<Vec<(&'static str, OsString)>> {
+    if std::env::var("CAFFE_CUDA").is_ok_and(|choice| choice == "emulated") {
+        device()?;
+        return Some(vec![("CAFFE_EMULATE_CUDA", kernels().into())]);
+    }
+    let folder = match simulated_cuda::install() {
+        Ok(folder) => folder,
+        Err(why) => {
+            println!("skipped: no simulated CUDA device ({why})");
+            return None;
+        }
+    };
+    // Found as a user's libraries are, before whatever this machine has.
+    let mut path = folder.clone().into_os_string();
+    if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
+        path.push(":");
+        path.push(others);
+    }
+    let cache = folder.join("cache").into_os_string();
+    Some(vec![
+        ("CAFFE_CUDA_LIBS", folder.into_os_string()),
+        ("LD_LIBRARY_PATH", path),
+        ("CAFFE_CACHE", cache),
+    ])
+}
+
+/// What the simulated libraries say on stderr of a call that no correct program makes.
+pub const VIOLATION: &str = "simulated CUDA: ";
+
 /// Calls so far in this process that no correct program makes, as the simulated libraries count.
 pub fn violations() -> u64 {
     type Count = unsafe extern "C" fn() -> u64;
@@ -103,6 +135,13 @@ fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
 pub fn is_software(device: &CudaDevice) -> bool {
     let name = device.0.describe();
     name == EMULATED || name.contains("Simulated")
+}
+
+/// Fails if the device is simulated and has met calls that no correct program makes.
+pub fn assert_lawful(device: &CudaDevice) {
+    if device.0.describe().contains("Simulated") {
+        assert_eq!(violations(), 0, "stderr has a line for each");
+    }
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cudarc::driver::sys::CUresult;
 
-use crate::stream::{Mark, Op, null};
+use crate::stream::{Mark, Op, done_or_stalled, null};
 use crate::world::{Fault, World, bad};
 
 /// An event.
@@ -110,7 +110,7 @@ impl World {
         if !self.passed(mark) && !std::mem::replace(&mut self.event(event)?.queried, true) {
             return Ok(false);
         }
-        self.wait(mark).map(|()| true)
+        done_or_stalled(self.wait(mark))
     }
 
     /// Milliseconds between two events.

@@ -1,5 +1,5 @@
-//! CUDA's libraries in software: the driver, NVRTC, cuBLASLt and cuDNN as one shared library that computes
-//! on the host. For tests where there is no GPU: the program opens it in the place of NVIDIA's and every
+//! CUDA's libraries in software: the driver, NVRTC, cuBLASLt, cuDNN and NCCL as one shared library that
+//! computes on the host. For tests where there is no GPU: the program opens it in the place of NVIDIA's and every
 //! call it makes is executed and checked. Not part of the product, and nothing about speed.
 //!
 //! * Calls are judged by the interface as NVIDIA documents it: a handle that was never made or is gone, a
@@ -28,6 +28,7 @@ mod install;
 mod kernels;
 mod matmul;
 mod memory;
+mod nccl;
 mod numbers;
 mod nvrtc;
 mod places;

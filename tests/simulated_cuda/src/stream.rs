@@ -53,13 +53,15 @@ pub struct Stream {
     done: usize,
     /// Whether somebody has asked whether it is done; the second time it is.
     queried: bool,
+    /// Whether a piece of its work is under way.
+    busy: bool,
 }
 
 impl Stream {
     /// An empty one.
     pub fn new(device: usize, blocking: bool) -> Stream {
         let (queue, asked, done) = Default::default();
-        Stream { device, blocking, capture: None, queue, asked, done, queried: false }
+        Stream { device, blocking, capture: None, queue, asked, done, queried: false, busy: false }
     }
 
     /// Bytes that its waiting work frees.
@@ -71,6 +73,14 @@ impl Stream {
 /// Whether a handle means the null stream: 0, or its names 1 (legacy) and 2 (per thread).
 pub fn null(stream: u64) -> bool {
     stream <= 2
+}
+
+/// Whether work that was waited for is done.
+pub fn done_or_stalled(done: Result<(), Fault>) -> Result<bool, Fault> {
+    match done {
+        Err(fault) if fault.stalled => Ok(false),
+        done => done.map(|()| true),
+    }
 }
 
 impl World {
@@ -120,10 +130,20 @@ impl World {
             if stream.done >= mark.count {
                 return Ok(());
             }
+            if stream.busy {
+                return Err(Fault::stalled());
+            }
             let Some(op) = stream.queue.pop_front() else { return Ok(()) };
-            stream.done += 1;
+            (stream.done, stream.busy) = (stream.done + 1, true);
             let device = stream.device;
-            self.run(device, &op)?;
+            let done = self.run(device, &op);
+            let Ok(stream) = self.streams.get_mut(mark.stream) else { return done };
+            stream.busy = false;
+            if done.as_ref().is_err_and(|fault| fault.stalled) {
+                stream.done -= 1;
+                stream.queue.push_front(op);
+            }
+            done?;
         }
     }
 
@@ -177,12 +197,15 @@ impl World {
         if found.done < found.asked && !std::mem::replace(&mut found.queried, true) {
             return Ok(false);
         }
-        self.drain(stream).map(|()| true)
+        done_or_stalled(self.drain(stream))
     }
 
     /// Does a piece of work; a failure breaks the context, as on a device.
     pub fn run(&mut self, device: usize, op: &Op) -> Result<(), Fault> {
         (op.work)(self).map_err(|fault| {
+            if fault.stalled {
+                return fault;
+            }
             self.report(op.what, &fault.why, fault.violation);
             self.contexts[device].broken = Some(fault.code);
             Fault { violation: false, ..fault }

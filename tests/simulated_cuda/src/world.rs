@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::sys::CUresult;
 
@@ -12,6 +13,7 @@ use crate::events::Event;
 use crate::graph::Graph;
 use crate::kernels::Kernel;
 use crate::memory::Memory;
+use crate::nccl::Cliques;
 use crate::places::Null;
 use crate::stream::Stream;
 
@@ -24,12 +26,19 @@ pub struct Fault {
     pub why: String,
     /// Whether no correct program would have called so.
     pub violation: bool,
+    /// Whether it is none: the work waits for what another thread is still to ask for.
+    pub stalled: bool,
 }
 
 impl Fault {
     /// A violation of the interface.
     pub fn new(code: CUresult, why: impl Into<String>) -> Fault {
-        Fault { code, why: why.into(), violation: true }
+        Fault { code, why: why.into(), violation: true, stalled: false }
+    }
+
+    /// Work that waits for another thread.
+    pub fn stalled() -> Fault {
+        Fault { stalled: true, ..Fault::fair(CUresult::CUDA_ERROR_NOT_READY, "another's turn") }
     }
 
     /// What may happen to a correct program.
@@ -132,11 +141,16 @@ pub struct World {
     pub graphs: Table<Graph>,
     /// Graphs that can be launched.
     pub executables: Table<Graph>,
+    /// Devices that add arrays up.
+    pub cliques: Cliques,
     /// Calls that no correct program makes.
     pub violations: u64,
     /// Whether the other streams run before the one that is waited for.
     pub others_first: bool,
 }
+
+/// How long a thread waits for another before it looks again.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// A context's handle.
 const CONTEXT: u64 = 0x50_0000_0000;
@@ -162,6 +176,7 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
         functions: Table::new("function"),
         graphs: Table::new("graph"),
         executables: Table::new("executable graph"),
+        cliques: Cliques::default(),
         violations: 0,
         others_first: std::env::var("SIMULATED_CUDA_ORDER").is_ok_and(|order| order == "others"),
     })
@@ -172,19 +187,23 @@ pub fn lock() -> MutexGuard<'static, World> {
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a call of the driver's and answers for it.
-pub fn driver(call: &str, body: impl FnOnce(&mut World) -> Result<(), Fault>) -> CUresult {
-    let mut world = lock();
-    let ready = match world.initialised {
-        true => Ok(()),
-        false => Err(Fault::new(CUresult::CUDA_ERROR_NOT_INITIALIZED, "cuInit was not called")),
-    };
-    match ready.and_then(|()| body(&mut world)) {
-        Ok(()) => CUresult::CUDA_SUCCESS,
-        Err(fault) => {
-            world.report(call, &fault.why, fault.violation);
-            fault.code
+/// Runs a call of the driver's and answers for it; again and again while it waits for another thread.
+pub fn driver(call: &str, mut body: impl FnMut(&mut World) -> Result<(), Fault>) -> CUresult {
+    loop {
+        let mut world = lock();
+        let ready = match world.initialised {
+            true => Ok(()),
+            false => Err(Fault::new(CUresult::CUDA_ERROR_NOT_INITIALIZED, "cuInit was not called")),
+        };
+        match ready.and_then(|()| body(&mut world)) {
+            Ok(()) => return CUresult::CUDA_SUCCESS,
+            Err(fault) if fault.stalled => drop(world),
+            Err(fault) => {
+                world.report(call, &fault.why, fault.violation);
+                return fault.code;
+            }
         }
+        std::thread::sleep(PAUSE);
     }
 }
 

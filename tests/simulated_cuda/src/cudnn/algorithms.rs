@@ -9,10 +9,10 @@ use cudarc::cudnn::sys::{
     cudnnDeterminism_t as Determinism, cudnnMathType_t as Math,
 };
 
-use super::{Fault, Library, Status, answer, unsupported};
+use super::{Fault, Library, Status, answer, library, unsupported};
 use crate::convolution::{Direction, Tensor, Windows};
 use crate::places::put;
-use crate::world::World;
+use crate::world::{World, driver};
 
 /// An algorithm: its number, whether it can do the shape, the bytes of its working memory, and
 /// whether sums come out the same each time.
@@ -82,6 +82,17 @@ impl Library {
     }
 }
 
+/// Waits for the work of a handle's stream; what is wrong with either, the call itself will say.
+fn waited(handle: u64) {
+    driver("cudnnFind", |world| {
+        let stream = library().handles.get(handle).map(|found| found.stream);
+        match (stream, world.current()) {
+            (Ok(stream), Ok(_)) => world.drain(stream),
+            _ => Ok(()),
+        }
+    });
+}
+
 /// The entries of one direction. `$order` puts the three arrays, which cuDNN has in another order in
 /// each, into that of x, w, y.
 macro_rules! direction {
@@ -97,6 +108,7 @@ macro_rules! direction {
             returned: *mut c_int,
             results: *mut $perf,
         ) -> Status {
+            waited(handle);
             answer(stringify!($find), |world, library| {
                 let arrays: [u64; 3] = $order([first, second, third]);
                 let fitting = library.fitting(arrays, windows)?;

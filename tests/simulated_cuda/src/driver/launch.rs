@@ -24,7 +24,7 @@ extern "C" fn cuModuleLoadData(module: *mut u64, image: *const u8) -> CUresult {
     driver("cuModuleLoadData", |world| {
         world.unsafe_in_capture()?;
         let device = world.current()?;
-        Ok(put(module, world.modules.add((device, loaded?)))?)
+        Ok(put(module, world.modules.add((device, loaded.clone()?)))?)
     })
 }
 

@@ -39,7 +39,9 @@ extern "C" fn cuStreamDestroy_v2(stream: u64) -> CUresult {
         // What it was asked for is still done, if nobody looks.
         let mark = world.mark(stream)?;
         let done = world.reach(mark);
-        world.streams.remove(stream).map_err(bad)?;
+        if !done.as_ref().is_err_and(|fault| fault.stalled) {
+            world.streams.remove(stream).map_err(bad)?;
+        }
         done
     })
 }
