@@ -156,7 +156,7 @@ fn devices_are_told_of() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     if !job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
-        assert!(text.contains("Simulated GPU") && text.contains("simulated-cuda"), "{text}");
+        assert!(text.contains("Simulated GPU") && text.contains(simulated_cuda::LIBRARY), "{text}");
     }
 }
 
