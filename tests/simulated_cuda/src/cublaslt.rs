@@ -68,6 +68,20 @@ fn library() -> MutexGuard<'static, Library> {
     LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is left of a device's; descriptions belong to none, and are left when no handle is.
+pub fn left(device: usize) -> Vec<(&'static str, usize)> {
+    let mut library = library();
+    let handles = library.handles.retire(|of| *of == device);
+    let mut left = vec![("cuBLASLt handles", handles)];
+    if library.handles.len() == 0 {
+        let library = &library;
+        left.push(("matrix layouts", library.layouts.len()));
+        left.push(("matmul descriptions", library.products.len()));
+        left.push(("matmul preferences", library.preferences.len()));
+    }
+    left
+}
+
 fn answer(
     call: &str,
     body: impl FnOnce(&mut World, &mut Library) -> Result<(), Fault>,

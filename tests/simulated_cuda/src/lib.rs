@@ -4,7 +4,8 @@
 //!
 //! * Calls are judged by the interface as NVIDIA documents it: a handle that was never made or is gone, a
 //!   size that does not fit, a thread without a context answer with the interface's error, and a line on stderr
-//!   names the call. [`simulated_cuda_violations`] counts them. What may happen to a correct program (no
+//!   names the call. [`simulated_cuda_violations`]
+//!   counts them; after [`simulated_cuda_be_strict`] the first ends the process. What may happen to a correct program (no
 //!   memory left, an event that is not done) is an error, but no violation.
 //! * Memory is full of NaN when allocated and when freed; around each allocation lies a guard.
 //! * A stream's work runs as late as the interface allows: when somebody waits for it. What is read without a
@@ -36,6 +37,12 @@ mod stream;
 mod world;
 
 pub use install::{LIBRARY, install};
+
+/// From now on a violation ends the process, after its line on stderr.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_be_strict() {
+    world::lock().strict = true;
+}
 
 /// Violations of the interface so far, of all threads.
 #[unsafe(no_mangle)]

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::io::Write;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,11 @@ impl<T> Table<T> {
         self.items.remove(&handle).ok_or_else(|| self.missing(handle))
     }
 
+    /// Their number.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
     /// All.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         self.items.iter().map(|(handle, item)| (*handle, item))
@@ -145,6 +151,8 @@ pub struct World {
     pub cliques: Cliques,
     /// Calls that no correct program makes.
     pub violations: u64,
+    /// Whether the first of them ends the process.
+    pub strict: bool,
     /// Whether the other streams run before the one that is waited for.
     pub others_first: bool,
 }
@@ -178,6 +186,7 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
         executables: Table::new("executable graph"),
         cliques: Cliques::default(),
         violations: 0,
+        strict: false,
         others_first: std::env::var("SIMULATED_CUDA_ORDER").is_ok_and(|order| order == "others"),
     })
 });
@@ -212,7 +221,12 @@ impl World {
     pub fn report(&mut self, call: &str, why: &dyn Display, violation: bool) {
         if violation {
             self.violations += 1;
-            eprintln!("simulated CUDA: {call}: {why}");
+            // In one piece, though other threads write as well.
+            let line = format!("simulated CUDA: {call}: {why}\n");
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            if self.strict {
+                std::process::abort();
+            }
         }
     }
 
@@ -260,6 +274,8 @@ impl World {
             ("allocations", self.memory.retire(device)),
         ];
         self.functions.retire(|kernel| kernel.device == device);
+        let left = left.into_iter().chain(crate::cublaslt::left(device));
+        let left: Vec<_> = left.chain(crate::cudnn::left(device)).collect();
         for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
             let why = format!("{count} {what} of device {device} are left");
             self.report("cuDevicePrimaryCtxRelease", &why, true);

@@ -67,6 +67,19 @@ fn library() -> MutexGuard<'static, Library> {
     LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is left of a device's; descriptions belong to none, and are left when no handle is.
+pub fn left(device: usize) -> Vec<(&'static str, usize)> {
+    let mut library = library();
+    let mut left = vec![("cuDNN handles", library.handles.retire(|of| of.device == device))];
+    if library.handles.len() == 0 {
+        let library = &library;
+        left.push(("tensor descriptions", library.tensors.len()));
+        left.push(("filter descriptions", library.filters.len()));
+        left.push(("convolution descriptions", library.windows.len()));
+    }
+    left
+}
+
 fn answer(call: &str, body: impl FnOnce(&mut World, &mut Library) -> Result<(), Fault>) -> Status {
     let mut world = world::lock();
     let done = body(&mut world, &mut library());
