@@ -99,9 +99,7 @@ fn launch(
         arguments.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
     let stream = stream.cu_stream();
     // SAFETY: a word for each parameter; wrong ones are what the tests are about.
-    unsafe {
-        result::launch_kernel(function, (1, 1, 1), (threads, 1, 1), 0, stream, &mut places)
-    }
+    unsafe { result::launch_kernel(function, (1, 1, 1), (threads, 1, 1), 0, stream, &mut places) }
 }
 
 #[test]

@@ -218,8 +218,7 @@ impl Convolution {
         for position in 0..positions {
             for element in 0..kernel {
                 if let Some(index) = under(position, element) {
-                    let stored =
-                        if self.windows.mirrored { kernel - 1 - element } else { element };
+                    let stored = if self.windows.mirrored { kernel - 1 - element } else { element };
                     taps.push((index, stored, position));
                 }
             }

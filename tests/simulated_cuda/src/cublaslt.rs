@@ -82,10 +82,7 @@ pub fn left(device: usize) -> Vec<(&'static str, usize)> {
     left
 }
 
-fn answer(
-    call: &str,
-    body: impl FnOnce(&mut World, &mut Library) -> Result<(), Fault>,
-) -> Status {
+fn answer(call: &str, body: impl FnOnce(&mut World, &mut Library) -> Result<(), Fault>) -> Status {
     let mut world = world::lock();
     let done = body(&mut world, &mut library());
     match done {
@@ -381,8 +378,7 @@ extern "C" fn cublasLtMatmul(
         let described = library.product(product, [a_layout, b_layout, c_layout, d_layout])?;
         let at = [a, b, c, d];
         let (alpha, beta) = (get(alpha)?, get(beta)?);
-        let mut product =
-            Product { at, alpha, beta, workspace: (workspace, bytes), ..described };
+        let mut product = Product { at, alpha, beta, workspace: (workspace, bytes), ..described };
         if !algorithm.is_null() {
             promised(&product, &get(algorithm)?.data)?;
         }
@@ -406,7 +402,8 @@ fn promised(product: &Product, data: &[u64; 8]) -> Result<(), Fault> {
         return Err(unsupported("the algorithm was chosen for another product"));
     }
     if product.workspace.1 < data[1] as usize {
-        let why = format!("{} bytes of workspace, the algorithm needs {}", product.workspace.1, data[1]);
+        let why =
+            format!("{} bytes of workspace, the algorithm needs {}", product.workspace.1, data[1]);
         return Err(invalid(why));
     }
     for (i, (at, aligned)) in product.at.iter().zip(&data[2..6]).enumerate() {

@@ -104,8 +104,9 @@ pub fn compile(text: &str) -> Result<PathBuf, String> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let own = folder.join(format!("{}-{number}", std::process::id()));
-    let made = build(&own, &unit)
-        .and_then(|made| fs::rename(made, &path).map_err(|why| format!("{}: {why}", path.display())));
+    let made = build(&own, &unit).and_then(|made| {
+        fs::rename(made, &path).map_err(|why| format!("{}: {why}", path.display()))
+    });
     drop(fs::remove_dir_all(&own));
     made.map(|()| path)
 }
@@ -150,7 +151,8 @@ pub fn unpack(image: *const u8) -> Result<(u32, String), Fault> {
     if bytes(0, start)? != MAGIC {
         return Err(invalid());
     }
-    let architecture = bytes(start, 4)?.try_into().map(u32::from_le_bytes).map_err(|_| invalid())?;
+    let architecture =
+        bytes(start, 4)?.try_into().map(u32::from_le_bytes).map_err(|_| invalid())?;
     let length = bytes(start + 4, 8)?.try_into().map(u64::from_le_bytes).map_err(|_| invalid())?;
     let text = String::from_utf8(bytes(start + 12, length as usize)?).map_err(|_| invalid())?;
     Ok((architecture, text))
@@ -182,7 +184,8 @@ pub fn find(code: &Module, (device, module): (usize, u64), name: &str) -> Option
 
 impl Kernel {
     fn pointers<'a>(&'a self, words: &'a [u64]) -> impl Iterator<Item = (usize, u64)> + 'a {
-        let pointer = |(i, (size, word)): (usize, (&u8, &u64))| (size & 128 != 0).then_some((i, *word));
+        let pointer =
+            |(i, (size, word)): (usize, (&u8, &u64))| (size & 128 != 0).then_some((i, *word));
         self.parameters.iter().zip(words).enumerate().filter_map(pointer)
     }
 

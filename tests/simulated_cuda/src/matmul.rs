@@ -102,9 +102,8 @@ impl Product {
             })?;
             ranges.push((i, at..at + bytes as u64));
         }
-        let meet = |a: &std::ops::Range<u64>, b: &std::ops::Range<u64>| {
-            a.start < b.end && b.start < a.end
-        };
+        let meet =
+            |a: &std::ops::Range<u64>, b: &std::ops::Range<u64>| a.start < b.end && b.start < a.end;
         let (at, bytes) = self.workspace;
         memory.check(at, bytes)?;
         ranges.push((4, at..at + bytes as u64));
@@ -130,8 +129,7 @@ impl Product {
         // Working memory holds nothing for whoever comes next.
         fill(self.workspace.0, 0xff, self.workspace.1);
         let sizes = Product::sizes(self.transposed, &self.matrices);
-        let [m, n, k] =
-            sizes.map_err(|why| Fault::new(CUresult::CUDA_ERROR_INVALID_VALUE, why))?;
+        let [m, n, k] = sizes.map_err(|why| Fault::new(CUresult::CUDA_ERROR_INVALID_VALUE, why))?;
         for batch in 0..self.matrices[3].batch {
             let a = self.factor(0, batch, m, k)?;
             let b = self.factor(1, batch, n, k)?;

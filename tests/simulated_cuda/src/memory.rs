@@ -135,7 +135,8 @@ impl Memory {
     }
 
     fn past(&self, at: u64) -> &'static str {
-        let in_it = |(start, block): &(u64, Block)| (*start..start + block.bytes as u64).contains(&at);
+        let in_it =
+            |(start, block): &(u64, Block)| (*start..start + block.bytes as u64).contains(&at);
         if self.freed.iter().any(in_it) { ": it was freed" } else { "" }
     }
 
@@ -152,7 +153,9 @@ impl Memory {
     /// Whether so many bytes from `at` are memory that a device reaches.
     pub fn check(&self, at: u64, bytes: usize) -> Result<(), Fault> {
         let why = match self.holder(at) {
-            Some((start, block)) if at + bytes as u64 <= start + block.bytes as u64 => return Ok(()),
+            Some((start, block)) if at + bytes as u64 <= start + block.bytes as u64 => {
+                return Ok(());
+            }
             Some((start, block)) => {
                 format!("{bytes} bytes from byte {} of {} allocated", at - start, block.bytes)
             }
@@ -182,7 +185,8 @@ impl Memory {
             None => Ok(()),
             Some(place) => {
                 let off = place as i64 - start as i64;
-                let why = format!("something wrote to byte {off} of an allocation of {bytes} bytes");
+                let why =
+                    format!("something wrote to byte {off} of an allocation of {bytes} bytes");
                 Err(fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, why))
             }
         }

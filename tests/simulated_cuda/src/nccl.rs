@@ -214,8 +214,7 @@ fn sum(world: &mut World, id: u64, root: usize, to: u64, count: usize) -> Result
         return Err(Fault::stalled());
     }
     world.memory.check(to, 4 * count)?;
-    let arrays: Vec<Vec<f32>> =
-        clique.brought.iter_mut().filter_map(VecDeque::pop_front).collect();
+    let arrays: Vec<Vec<f32>> = clique.brought.iter_mut().filter_map(VecDeque::pop_front).collect();
     if arrays.iter().any(|array| array.len() != count) {
         return Err(wrong("arrays of several lengths are added up"));
     }

@@ -196,3 +196,32 @@ impl Drop for Products {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::library::Library;
+
+    /// Descriptions need no device; the library that the environment has judges them.
+    #[test]
+    fn cublas_takes_our_descriptions() {
+        if let Err(missing) = Library::CublasLt.open() {
+            println!("skipped: {missing}");
+            return;
+        }
+        let layout = layout(5, 7, 9).unwrap();
+        let preference = result::create_matmul_pref().unwrap();
+        // SAFETY: alive; each is destroyed once.
+        unsafe {
+            prefer(preference, [256, 4, 16]).unwrap();
+            result::destroy_matmul_pref(preference).unwrap();
+            result::destroy_matrix_layout(layout).unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_are_multiples_of_what_is_said() {
+        let of = |address| key(&Gemm::dense(false, false, 1, 1, 1), [Address(address); 3]).1[0];
+        assert_eq!([0, 1024, 256 + 64, 12, 4].map(of), [256, 256, 64, 4, 4]);
+    }
+}

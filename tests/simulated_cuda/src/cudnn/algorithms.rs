@@ -4,9 +4,10 @@ use std::ffi::c_int;
 
 use cudarc::cudnn::sys::{
     cudnnConvolutionBwdDataAlgo_t as DataAlgo, cudnnConvolutionBwdDataAlgoPerf_t as DataPerf,
-    cudnnConvolutionBwdFilterAlgo_t as FilterAlgo, cudnnConvolutionBwdFilterAlgoPerf_t as FilterPerf,
-    cudnnConvolutionFwdAlgo_t as ForwardAlgo, cudnnConvolutionFwdAlgoPerf_t as ForwardPerf,
-    cudnnDeterminism_t as Determinism, cudnnMathType_t as Math,
+    cudnnConvolutionBwdFilterAlgo_t as FilterAlgo,
+    cudnnConvolutionBwdFilterAlgoPerf_t as FilterPerf, cudnnConvolutionFwdAlgo_t as ForwardAlgo,
+    cudnnConvolutionFwdAlgoPerf_t as ForwardPerf, cudnnDeterminism_t as Determinism,
+    cudnnMathType_t as Math,
 };
 
 use super::{Fault, Library, Status, answer, library, unsupported};
@@ -34,9 +35,13 @@ pub fn choices(direction: Direction, windows: &Windows, tensors: &[Tensor; 3]) -
     let some = tensors[2].bytes() / 2 + 512;
     let plain = windows.groups == 1 && windows.dilations.iter().all(|d| *d == 1);
     let mut all = match direction {
-        Direction::Forward => vec![choice(7, HUGE, true), choice(1, some, true), choice(0, 0, true)],
+        Direction::Forward => {
+            vec![choice(7, HUGE, true), choice(1, some, true), choice(0, 0, true)]
+        }
         Direction::Data => vec![choice(5, HUGE, true), choice(1, some, true), choice(0, 0, false)],
-        Direction::Filter => vec![choice(5, HUGE, true), choice(0, 0, false), choice(1, some, true)],
+        Direction::Filter => {
+            vec![choice(5, HUGE, true), choice(0, 0, false), choice(1, some, true)]
+        }
     };
     if !plain {
         all[0].works = false;
@@ -212,4 +217,3 @@ direction!(
     FILTER,
     |[x, y, w]: [u64; 3]| [x, w, y]
 );
-

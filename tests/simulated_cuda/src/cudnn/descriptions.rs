@@ -144,9 +144,10 @@ fn change(call: &str, windows: u64, f: impl FnOnce(&mut Windows) -> Result<(), F
 #[unsafe(no_mangle)]
 extern "C" fn cudnnSetConvolutionGroupCount(windows: u64, groups: c_int) -> Status {
     change("cudnnSetConvolutionGroupCount", windows, |windows| {
-        windows.groups = usize::try_from(groups).ok().filter(|groups| *groups > 0).ok_or_else(
-            || bad(format!("{groups} groups")),
-        )?;
+        windows.groups = usize::try_from(groups)
+            .ok()
+            .filter(|groups| *groups > 0)
+            .ok_or_else(|| bad(format!("{groups} groups")))?;
         Ok(())
     })
 }
@@ -181,4 +182,3 @@ extern "C" fn cudnnGetConvolutionNdForwardOutputDim(
         Ok(told.into_iter().try_for_each(|(i, y)| put(sizes.wrapping_add(i), *y as c_int))?)
     })
 }
-

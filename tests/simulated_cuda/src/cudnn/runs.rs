@@ -130,4 +130,3 @@ extern "C" fn cudnnConvolutionBackwardFilter(
     let call = Call { direction, handle, factors, x, w, y, windows, number, workspace };
     compute("cudnnConvolutionBackwardFilter", call)
 }
-

@@ -36,9 +36,7 @@ extern "C" fn cuMemAllocAsync(at: *mut u64, bytes: usize, stream: u64) -> CUresu
             return Err(Fault::new(CUresult::CUDA_ERROR_NOT_SUPPORTED, why));
         }
         // The driver takes what this stream gives back before, without a wait.
-        if !null(stream)
-            && world.memory.room(device).0 < bytes
-            && world.stream(stream)?.frees() > 0
+        if !null(stream) && world.memory.room(device).0 < bytes && world.stream(stream)?.frees() > 0
         {
             world.drain(stream)?;
         }
@@ -139,7 +137,13 @@ fn later(call: &'static str, from: (u64, bool), to: (u64, bool), bytes: usize) -
     })
 }
 
-fn to_device(world: &mut World, from: u64, to: u64, bytes: usize, stream: u64) -> Result<(), Fault> {
+fn to_device(
+    world: &mut World,
+    from: u64,
+    to: u64,
+    bytes: usize,
+    stream: u64,
+) -> Result<(), Fault> {
     world.memory.check(to, bytes)?;
     if bytes == 0 {
         return Ok(());

@@ -19,9 +19,8 @@ const VERSION: c_int = 13000;
 
 fn device(world: &World, device: c_int) -> Result<usize, Fault> {
     let found = usize::try_from(device).ok().filter(|device| *device < world.contexts.len());
-    let none = || {
-        Fault::fair(CUresult::CUDA_ERROR_INVALID_DEVICE, format!("there is no device {device}"))
-    };
+    let none =
+        || Fault::fair(CUresult::CUDA_ERROR_INVALID_DEVICE, format!("there is no device {device}"));
     found.ok_or_else(none)
 }
 

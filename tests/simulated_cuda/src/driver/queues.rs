@@ -216,7 +216,9 @@ extern "C" fn cuGraphDestroy(graph: u64) -> CUresult {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuGraphExecDestroy(executable: u64) -> CUresult {
-    driver("cuGraphExecDestroy", |world| world.executables.remove(executable).map(drop).map_err(bad))
+    driver("cuGraphExecDestroy", |world| {
+        world.executables.remove(executable).map(drop).map_err(bad)
+    })
 }
 
 #[unsafe(no_mangle)]
