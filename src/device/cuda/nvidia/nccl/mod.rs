@@ -167,3 +167,20 @@ impl Drop for Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::library::Library;
+
+    #[test]
+    fn the_library_that_is_installed_invites_without_a_device() {
+        match Library::Nccl.open() {
+            Ok(found) => {
+                let Invitation(UniqueId(id)) = Invitation::new().unwrap();
+                assert!(id.iter().any(|byte| *byte != 0), "NCCL {}", found.version);
+            }
+            Err(missing) => println!("skipped: {missing}"),
+        }
+    }
+}
