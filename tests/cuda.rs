@@ -150,6 +150,28 @@ fn tf32_is_near_and_not_the_same() {
 }
 
 #[test]
+fn a_job_that_does_not_fit_is_refused_before_its_first_iteration() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
+        return;
+    }
+    let log = job.train(&["--gpu=0"]).unwrap();
+    let (_, forecast) = log.split_once(" MB taken, ").unwrap();
+    let forecast: u64 = forecast.split_once(" MB forecast").unwrap().0.parse().unwrap();
+    for (megabytes, fits) in [(forecast + 1, true), (forecast - 1, false)] {
+        let bytes = (megabytes * 1_000_000).to_string();
+        job.environment.push(("SIMULATED_CUDA_MEMORY", bytes.into()));
+        match job.train(&["--gpu=0"]) {
+            Ok(log) => assert!(fits, "{log}"),
+            Err(log) => {
+                assert!(!fits && log.contains("MB free, but the job needs"), "{log}");
+                assert!(!log.contains("Iteration 0"), "{log}");
+            }
+        }
+    }
+}
+
+#[test]
 fn devices_are_told_of() {
     let Some(job) = Job::new(LAYERS) else { return };
     let output = job.caffe(&["device_query"]);

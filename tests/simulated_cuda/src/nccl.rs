@@ -261,6 +261,7 @@ extern "C" fn ncclReduce(
             let sums = Op::new("ncclReduce", move |world| sum(world, id, root, to, count));
             world.ask(stream, sums)?;
         }
-        Ok(SUCCESS)
+        // As every call of a communicator that does not block may.
+        Ok(IN_PROGRESS)
     })
 }
