@@ -25,7 +25,8 @@ pub const WITHOUT_CODE: &[&str] = &[];
 pub fn device() -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
         Err(_) | Ok("") if driver() => real(Math::F32),
-        Err(_) | Ok("" | "simulated") => simulated(Math::F32),
+        Err(_) | Ok("") => simulated(Math::F32).or_else(|why| emulated(&format!("{why}, and "))),
+        Ok("simulated") => simulated(Math::F32),
         Ok("device") => {
             let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
             Ok(real(Math::F32).unwrap_or_else(none))
