@@ -6,10 +6,9 @@ mod common;
 use std::sync::{Arc, Barrier, mpsc};
 
 use caffe::Result;
-use caffe::device::cuda::Choice;
 use caffe::device::cuda::clique::Clique;
 use caffe::device::cuda::memory::Memory;
-use caffe::device::cuda::nvidia::Math;
+use caffe::device::cuda::{Choice, Math};
 
 /// Two devices; `None`, with a printed line, where none can be simulated.
 fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use caffe::device::cuda::CudaDevice;
 use caffe::device::cuda::emulator::Emulator;
 use caffe::net::NetOptions;
+use caffe::snapshot::Sidecar;
 use caffe_proto::{Phase, model_from_file};
 
 /// A folder with databases, net and solver.
@@ -78,6 +79,13 @@ impl Job {
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(!log.contains(common::cuda::VIOLATION), "{arguments:?}:\n{log}");
         output
+    }
+
+    /// Changes a file.
+    fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{name} has no `{from}`");
+        std::fs::write(self.path(name), text.replace(from, to)).unwrap();
     }
 
     fn train(&self, flags: &[&str]) -> Result<String, String> {
@@ -186,6 +194,105 @@ fn devices_are_told_of() {
 fn two_devices_in_hogwild_end_well() {
     let Some(job) = Job::new(LAYERS) else { return };
     assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));
+}
+
+/// Without the layers that make a batch more than the sum of its records.
+fn separate_records() -> Job {
+    let layers: Vec<&str> = LAYERS.lines().filter(|l| !l.contains("BatchNorm")).collect();
+    Job::new(&layers.join("\n"))
+}
+
+#[test]
+fn two_devices_in_bf16_are_one_and_near_the_cpu() {
+    if !device() {
+        return;
+    }
+    let job = separate_records();
+    let cpu = job.weights(&["--mode=sync"]);
+    let one = job.weights(&["--gpu=0", "--mode=sync", "--precision=bf16"]);
+    let two = job.weights(&["--gpu=0,0", "--mode=sync", "--batch=global", "--precision=bf16"]);
+    // Six steps, whose gradients are off by a few roundings of 2^-8 each.
+    assert_near(&one, &cpu, 1e-2);
+    assert_near(&two, &one, 1e-2);
+    assert!(one != cpu, "bf16 computes in f32");
+    assert!(job.weights(&["--gpu=0,0", "--precision=bf16"]).iter().all(|w| w.is_finite()));
+}
+
+/// The loss scale in the snapshot after so many iterations.
+fn scale_at(job: &Job, iter: u64) -> f32 {
+    let sidecar = Sidecar::read(&job.path(&format!("snap_iter_{iter}.resume"))).unwrap();
+    sidecar.loss_scale.unwrap().scale
+}
+
+#[test]
+fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
+    if !device() {
+        return;
+    }
+    let job = separate_records();
+    // The weights that training begins with.
+    job.edit("solver.prototxt", "base_lr: 0.01", "base_lr: 0");
+    let start = job.weights(&["--gpu=0"]);
+    job.edit("solver.prototxt", "base_lr: 0", "base_lr: 0.01");
+    // No scale above 1 keeps gradients of such a loss within half precision.
+    job.edit("net.prototxt", "top: 'loss' }", "top: 'loss' loss_weight: 1e9 }");
+    let fp16 = |flags: &[&str]| job.weights(&[&["--precision=fp16"], flags].concat());
+    for flags in [
+        &["--gpu=0"][..],
+        &["--gpu=0,0", "--mode=sync"],
+        // By NCCL.
+        &["--gpu=0,1", "--mode=sync", "--on-nan=skip"],
+        &["--gpu=0,0", "--mode=local-sgd", "--exchange-every=2"],
+    ] {
+        assert!(fp16(flags) == start, "{flags:?}: an update was made");
+        assert_eq!(scale_at(&job, 6), 65536.0 / 64.0, "{flags:?}");
+    }
+    // In hogwild each replica takes some of the twelve tickets.
+    assert!(fp16(&["--gpu=0,0", "--mode=hogwild"]) == start, "an update was made");
+    let scale = scale_at(&job, 6);
+    assert!((16.0..65536.0).contains(&scale), "{scale}");
+    fp16(&["--gpu=0,0", "--mode=sync"]);
+
+    // Resumed, it goes on from there.
+    job.edit("solver.prototxt", "max_iter: 6", "max_iter: 8");
+    let state = format!("--snapshot={}", job.path("snap_iter_6.solverstate").display());
+    let log = job.train(&["--gpu=0,0", "--mode=sync", "--precision=fp16", &state]).unwrap();
+    assert!(log.contains("the loss scale is 512 from now on"), "{log}");
+    assert!(log.contains("in fp16") && log.contains("loss scale dynamic"), "{log}");
+    assert_eq!(scale_at(&job, 8), 256.0);
+
+    // At its end, what overflows is the net's own fault.
+    job.edit("solver.prototxt", "max_iter: 8", "max_iter: 40");
+    for flags in [&["--gpu=0"][..], &["--gpu=0,1", "--mode=sync"]] {
+        let log = job.train(&[&["--precision=fp16"], flags].concat()).unwrap_err();
+        assert!(log.contains("the loss scale is 1 from now on"), "{log}");
+        assert!(log.contains("--on-nan=stop"), "{log}");
+    }
+}
+
+#[test]
+fn fp16_trains_and_16_bits_are_for_devices() {
+    if !device() {
+        return;
+    }
+    let job = separate_records();
+    let cpu = job.weights(&["--mode=sync"]);
+    let fixed = "--loss-scale=128";
+    assert_near(&job.weights(&["--gpu=0", "--precision=fp16", fixed]), &cpu, 5e-3);
+    let two = ["--gpu=0,0", "--mode=sync", "--batch=global", "--precision=fp16", fixed];
+    assert_near(&job.weights(&two), &cpu, 5e-3);
+    // A scale that f32 needs not is taken out all the same.
+    assert_near(&job.weights(&["--loss-scale=1000"]), &cpu, 1e-4);
+    let log = job.train(&["--precision=bf16"]).unwrap_err();
+    assert!(log.contains("--precision=bf16 is for GPUs"), "{log}");
+    let model = format!("--model={}", job.path("net.prototxt").display());
+    for command in ["time", "test"] {
+        let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
+        let flags = [command, &model, &weights, "--gpu=0", "--iterations=1", "--precision=fp16"];
+        let output = job.caffe(&flags);
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && log.contains("in fp16"), "{log}");
+    }
 }
 
 #[test]

@@ -11,9 +11,9 @@ use caffe::blob::Shape;
 use caffe::device::Step;
 use caffe::device::cpu::gemm::Gemm;
 use caffe::device::cpu::threads::Threads;
-use caffe::device::cuda::CudaDevice;
 use caffe::device::cuda::backend::{Address, Arg, Backend, Correlation};
 use caffe::device::cuda::source::Source;
+use caffe::device::cuda::{CudaDevice, Kind};
 use caffe::net::{Net, NetOptions, Unwatched};
 use caffe::params::{Declared, ParamArena, ParamDef};
 use caffe::solver::{NetPlans, Optimizer, Solver, SolverOptions};
@@ -41,6 +41,10 @@ impl Counted {
 impl Backend for Counted {
     fn describe(&self) -> String {
         self.device.describe()
+    }
+
+    fn kind(&self) -> Kind {
+        self.device.kind()
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
@@ -78,33 +82,49 @@ impl Backend for Counted {
     fn launch(
         &self,
         source: &'static Source,
+        kind: Kind,
         function: &'static str,
         blocks: usize,
         args: &[Arg],
     ) -> Result<()> {
-        self.device.launch(source, function, blocks, args)
+        self.device.launch(source, kind, function, blocks, args)
     }
 
-    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
-        self.device.product(g, a, b, c)
+    fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()> {
+        self.device.product(g, kinds, a, b, c)
     }
 
-    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()> {
-        self.device.correlate(shape, x, w, y)
+    fn correlate(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        x: Address,
+        w: Address,
+        y: Address,
+    ) -> Result<()> {
+        self.device.correlate(shape, kind, x, w, y)
     }
 
-    fn correlate_back(&self, s: &Correlation, w: Address, dy: Address, dx: Address) -> Result<()> {
-        self.device.correlate_back(s, w, dy, dx)
+    fn correlate_back(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        w: Address,
+        dy: Address,
+        dx: Address,
+    ) -> Result<()> {
+        self.device.correlate_back(shape, kind, w, dy, dx)
     }
 
     fn correlate_weights(
         &self,
         shape: &Correlation,
+        kind: Kind,
         x: Address,
         dy: Address,
         dw: Address,
     ) -> Result<()> {
-        self.device.correlate_weights(shape, x, dy, dw)
+        self.device.correlate_weights(shape, kind, x, dy, dw)
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! The objective is a random weighting of all tops (losses: their own weight). Every element of
 //! every bottom and parameter that has a gradient is moved both ways (on a device in software: a dozen
-//! of each). Inputs keep their distance
-//! from each other and from 0, so that no step crosses a kink.
+//! of each). Inputs keep their distance from each other and from 0, so that no step crosses a kink.
 //!
 //! Each layer on the host, on its exact and its fast path, and on a CUDA device or a simulated one
 //! (`common::cuda`).

@@ -13,7 +13,7 @@ use caffe::device::cuda::cache::Cache;
 use caffe::device::cuda::compiler::{Architecture, Compiler, Error, holds};
 use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::source::{AXPY, Source};
-use caffe::device::cuda::sources;
+use caffe::device::cuda::{Kind, sources};
 use caffe::layers::LAYERS;
 
 const ARCHITECTURES: [Architecture; 3] = [
@@ -47,6 +47,12 @@ fn all() -> Vec<Source> {
     all
 }
 
+/// The kinds in which a text is another: all where it says `real`.
+fn kinds(source: &Source) -> impl Iterator<Item = Kind> + use<> {
+    let says = source.text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "real");
+    Kind::ALL.into_iter().filter(move |kind| says || *kind == Kind::F32)
+}
+
 #[test]
 fn names_are_unique() {
     let all = all();
@@ -60,20 +66,22 @@ fn every_kernel_compiles_for_every_architecture() {
     let Some(compiler) = compiler() else { return };
     println!("NVRTC {}: kernels, and bytes of CUBIN", compiler.version());
     let names = ARCHITECTURES.map(|architecture| format!("{architecture:>8}"));
-    println!("{:<24} {:>7} {}", "source", "kernels", names.concat());
+    println!("{:<30} {:>7} {}", "source", "kernels", names.concat());
     let mut failures = Vec::new();
-    for source in all() {
-        let mut row = format!("{:<24} {:>7} ", source.name, source.functions.len());
+    let each = all().into_iter().flat_map(|source| kinds(&source).map(move |kind| (source, kind)));
+    for (source, kind) in each {
+        let name = format!("{} {}", source.name, kind.name());
+        let mut row = format!("{name:<30} {:>7} ", source.functions.len());
         for architecture in ARCHITECTURES {
-            match compiler.compile(&source, architecture) {
+            match compiler.compile(&source, kind, architecture) {
                 Ok(code) => {
                     row += &format!("{:>8}", code.len());
                     assert!(code.starts_with(b"\x7fELF"));
                     for function in source.functions {
-                        assert!(holds(&code, function), "{}: {function}", source.name);
+                        assert!(holds(&code, function), "{name}: {function}");
                     }
                 }
-                Err(why) => failures.push(why.to_string()),
+                Err(why) => failures.push(format!("{}: {why}", kind.name())),
             }
         }
         println!("{row}");
@@ -103,7 +111,7 @@ extern "C" __global__ void bytes(uint8* y, const int64* x, uint64 n) {
         functions: &["softmax_row", "bytes"],
     };
     for architecture in ARCHITECTURES {
-        compiler.compile(&reductions, architecture).unwrap();
+        compiler.compile(&reductions, Kind::F32, architecture).unwrap();
     }
 }
 
@@ -119,7 +127,7 @@ extern "C" __global__ void broken(float* y, int64 n) {
 "#,
         functions: &["broken"],
     };
-    let error = compiler.compile(&broken, ARCHITECTURES[2]).unwrap_err();
+    let error = compiler.compile(&broken, Kind::F32, ARCHITECTURES[2]).unwrap_err();
     let Error::Refused { name, line, log, .. } = &error else { panic!("{error}") };
     assert_eq!((*name, *line), ("broken", Some(2)));
     assert!(log.starts_with("broken.cu(2): error: identifier \"x\" is undefined"), "{log}");
@@ -130,7 +138,7 @@ extern "C" __global__ void broken(float* y, int64 n) {
 fn a_kernel_that_is_not_in_the_text_is_named() {
     let Some(compiler) = compiler() else { return };
     let wrong = Source { functions: &["axpy", "axpby"], ..AXPY };
-    let error = compiler.compile(&wrong, ARCHITECTURES[2]).unwrap_err();
+    let error = compiler.compile(&wrong, Kind::F32, ARCHITECTURES[2]).unwrap_err();
     assert_eq!(error, Error::Absent { name: "axpy", function: "axpby" });
 }
 
@@ -138,7 +146,7 @@ fn a_kernel_that_is_not_in_the_text_is_named() {
 fn a_generation_that_nvrtc_does_not_know_is_refused() {
     let Some(compiler) = compiler() else { return };
     let ancient = Architecture { major: 1, minor: 3 };
-    let error = compiler.compile(&AXPY, ancient).unwrap_err();
+    let error = compiler.compile(&AXPY, Kind::F32, ancient).unwrap_err();
     assert_eq!(error, compiler.architecture((1, 3)).unwrap_err());
     assert!(error.to_string().contains("makes no code for sm_13"), "{error}");
     assert_eq!(compiler.architecture((9, 0)), Ok(ARCHITECTURES[2]));
@@ -148,7 +156,8 @@ fn a_generation_that_nvrtc_does_not_know_is_refused() {
 fn code_from_disk_is_the_code_compiled() {
     let Some(compiler) = compiler() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let get = || Cache::at(folder.path()).compiled(&compiler, &AXPY, ARCHITECTURES[2]).unwrap();
+    let cache = || Cache::at(folder.path());
+    let get = || cache().compiled(&compiler, &AXPY, Kind::F32, ARCHITECTURES[2]).unwrap();
     let compiled = get();
     let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let written = fs::metadata(&file).unwrap().modified().unwrap();
@@ -164,7 +173,6 @@ fn code_from_disk_is_the_code_compiled() {
     assert_eq!(fs::read(&file).unwrap(), bytes, "not repaired");
 
     let broken = Source { text: "x", ..AXPY };
-    let cache = Cache::at(folder.path());
-    assert!(cache.compiled(&compiler, &broken, ARCHITECTURES[2]).is_err());
+    assert!(cache().compiled(&compiler, &broken, Kind::F32, ARCHITECTURES[2]).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "an error was kept");
 }

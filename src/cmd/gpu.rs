@@ -1,8 +1,9 @@
 //! `-gpu`: which devices a command asks for.
 
-use crate::device::cuda::nvidia::Math;
-use crate::device::cuda::{self, Choice, Device, Driver};
-use crate::{Error, Result, bail};
+use std::path::PathBuf;
+
+use crate::device::cuda::{self, Choice, Device, Driver, Kind, Math};
+use crate::{Error, Result, bail, ensure};
 
 /// Devices named by `-gpu`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,21 @@ pub enum Precision {
     F32,
     /// 32 bits, but factors of products are rounded to TF32 where that is faster.
     Tf32,
+    /// Activations and factors of products in bfloat16; weights, sums and statistics in 32 bits.
+    Bf16,
+    /// The same in half precision.
+    Fp16,
+}
+
+impl Precision {
+    fn math(self) -> Math {
+        match self {
+            Precision::F32 => Math::F32,
+            Precision::Tf32 => Math::Tf32,
+            Precision::Bf16 => Math::Bf16,
+            Precision::Fp16 => Math::F16,
+        }
+    }
 }
 
 /// Flags of commands that compute.
@@ -67,7 +83,7 @@ pub struct GpuArgs {
     /// out: the CPU
     #[arg(long, value_name = "IDS", default_value = "", hide_default_value = true)]
     pub gpu: String,
-    /// What a GPU computes with
+    /// What a GPU computes with; bf16 and fp16: activations and products, not weights
     #[arg(long, value_enum, value_name = "P", default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Let layers without code for the GPU compute on the CPU instead of refusing the net
@@ -84,21 +100,27 @@ impl GpuArgs {
     /// The devices asked for; none: the CPU.
     ///
     /// # Errors
-    /// Devices that are not there; the message says what there is.
+    /// Devices that are not there; the message says what there is. 16 bits without a device.
     pub fn choices(&self) -> Result<Vec<Choice>> {
-        let Some(wanted) = Wanted::parse(&self.gpu)? else { return Ok(Vec::new()) };
+        let math = self.precision.math();
+        let Some(wanted) = Wanted::parse(&self.gpu)? else {
+            ensure!(
+                math.kind() == Kind::F32,
+                "--precision={} is for GPUs: the CPU computes in f32; name a device with --gpu, or \
+                 leave --precision out",
+                math.name()
+            );
+            return Ok(Vec::new());
+        };
         if let Some(folder) = std::env::var_os(EMULATE) {
             let ids = if let Wanted::These(numbers) = wanted { numbers } else { vec![0] };
-            let device = |id| Choice::Emulated { id, folder: folder.clone().into() };
+            let (folder, kind) = (PathBuf::from(folder), math.kind());
+            let device = |id| Choice::Emulated { id, folder: folder.clone(), kind };
             return Ok(ids.into_iter().map(device).collect());
         }
         let driver = match cuda::probe() {
             Ok(driver) => driver,
             Err(why) => bail!("-gpu {}: {why}; leave -gpu out to compute on the CPU", self.gpu),
-        };
-        let math = match self.precision {
-            Precision::F32 => Math::F32,
-            Precision::Tf32 => Math::Tf32,
         };
         Ok(wanted.of(&driver)?.iter().map(|device| Choice::Gpu { id: device.id, math }).collect())
     }

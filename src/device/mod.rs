@@ -54,6 +54,14 @@ impl Run {
         }
     }
 
+    /// The same, to say what its kernels take.
+    pub fn cuda_mut(&mut self) -> Option<&mut CudaRun> {
+        match self {
+            Run::Cpu(_) => None,
+            Run::Cuda(cuda) => Some(cuda),
+        }
+    }
+
     /// The present step.
     pub fn step(&self) -> Step {
         self.host().step

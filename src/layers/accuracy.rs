@@ -11,7 +11,7 @@ use std::cmp::Ordering::Less;
 
 use super::dims::Around;
 use super::loss::Labels;
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -88,7 +88,7 @@ static KERNELS: Source = Source {
     name: "accuracy",
     text: r#"
 // 1 for a hit, 0 for a miss, -1 for an ignored label; a block a prediction.
-extern "C" __global__ void accuracy_hits(int64 n, const float* x, const float* labels, float* hits,
+extern "C" __global__ void accuracy_hits(int64 n, const real* x, const float* labels, float* hits,
                                          int64 extent, int64 inner, int top_k, int has_ignore,
                                          int ignore) {
   for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
@@ -97,7 +97,7 @@ extern "C" __global__ void accuracy_hits(int64 n, const float* x, const float* l
       if (threadIdx.x == 0) hits[i] = -1.0f;
       continue;
     }
-    const float* scores = x + i / inner * extent * inner + i % inner;
+    const real* scores = x + i / inner * extent * inner + i % inner;
     float score = scores[label * inner], others = 0.0f;
     // Not "at least as good": a NaN must not make a hit.
     for (int64 c = threadIdx.x; c < extent; c += blockDim.x)
@@ -147,6 +147,10 @@ impl CudaLayer for Accuracy {
 
     fn backward(&mut self, _cuda: &CudaRun, _io: DeviceIo<'_>) -> Result<()> {
         Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::BOTTOM
     }
 }
 

@@ -13,7 +13,7 @@ use caffe_proto::BiasParameter;
 
 use super::dims::Around;
 use super::per_channel::{Channels, cuda::KERNELS};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -114,9 +114,13 @@ impl CudaLayer for Bias {
             channels.sums_on(cuda, dy, None, (io.param_diff_mut(0)?, true))?;
         }
         if io.propagate_down(0) && !io.in_place() {
-            cuda.device.copy(dy, io.bottom_diff_mut(0)?, io.bottom_shape(0).count())?;
+            cuda.copy(dy, io.bottom_diff_mut(0)?, io.bottom_shape(0).count())?;
         }
         Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

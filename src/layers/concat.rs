@@ -6,7 +6,7 @@
 //! Along the channels of blocked blobs it copies blocks, where the bottoms' channels fill them.
 
 use super::parts::{KERNELS, Parts};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -66,6 +66,10 @@ impl CudaLayer for Concat {
         let dy = io.top_diff(0)?;
         let mut wanted = (0..io.bottoms()).filter(|&i| io.propagate_down(i));
         wanted.try_for_each(|i| self.parts.cut_on(cuda, i, dy, io.bottom_diff_mut(i)?))
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }
 

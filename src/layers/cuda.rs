@@ -3,13 +3,74 @@
 //! The counterpart of `Layer::forward` and `backward` with [`Io`]: the same names, but addresses in
 //! device memory instead of slices, always in plain order. What only the host has is copied to the
 //! device when it is asked for, and the other way round.
+//!
+//! On a device of 16 bits a layer gets its blobs as f32 unless it says by [`CudaLayer::reals`] that its
+//! kernels take them as `real`; blobs between layers that differ in this are converted.
 
 use super::Io;
 use crate::Result;
 use crate::blob::{BlobId, Shape};
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Address;
+use crate::device::cuda::{CudaRun, Kind};
 use crate::params::Use;
+
+/// Which blobs of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// None.
+    None,
+    /// The first.
+    First,
+    /// All.
+    All,
+}
+
+impl Which {
+    fn holds(self, i: usize) -> bool {
+        match self {
+            Which::None => false,
+            Which::First => i == 0,
+            Which::All => true,
+        }
+    }
+}
+
+/// Which blobs a layer's kernels take as `real`, with their gradients; the others are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reals {
+    bottoms: Which,
+    tops: Which,
+}
+
+impl Reals {
+    /// None.
+    pub const NONE: Reals = Reals::new(Which::None, Which::None);
+    /// The first bottom.
+    pub const BOTTOM: Reals = Reals::new(Which::First, Which::None);
+    /// The first bottom and the first top.
+    pub const FIRST: Reals = Reals::new(Which::First, Which::First);
+    /// All.
+    pub const ALL: Reals = Reals::new(Which::All, Which::All);
+
+    const fn new(bottoms: Which, tops: Which) -> Reals {
+        Reals { bottoms, tops }
+    }
+
+    /// What `real` is in the layer's kernels on a device of this kind.
+    pub(crate) fn real(self, kind: Kind) -> Kind {
+        if self == Reals::NONE { Kind::F32 } else { kind }
+    }
+
+    /// What bottom `i` is on a device of this kind.
+    pub(crate) fn bottom(self, i: usize, kind: Kind) -> Kind {
+        if self.bottoms.holds(i) { kind } else { Kind::F32 }
+    }
+
+    /// What top `i` is on a device of this kind.
+    pub(crate) fn top(self, i: usize, kind: Kind) -> Kind {
+        if self.tops.holds(i) { kind } else { Kind::F32 }
+    }
+}
 
 /// The passes of a layer on a CUDA device; what [`Layer`](super::Layer) says of them holds here.
 pub trait CudaLayer {
@@ -24,18 +85,24 @@ pub trait CudaLayer {
     /// # Errors
     /// As [`forward`](CudaLayer::forward).
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()>;
+
+    /// Which blobs its kernels take as `real`.
+    fn reals(&self) -> Reals {
+        Reals::NONE
+    }
 }
 
 /// The blobs and parameters of one layer, in device memory, for the length of one pass.
 pub struct DeviceIo<'a> {
     io: Io<'a>,
     cuda: &'a CudaRun,
+    reals: Reals,
 }
 
 impl<'a> DeviceIo<'a> {
     /// The same window on another device.
-    pub(crate) fn new(io: Io<'a>, cuda: &'a CudaRun) -> Self {
-        DeviceIo { io, cuda }
+    pub(crate) fn new(io: Io<'a>, cuda: &'a CudaRun, reals: Reals) -> Self {
+        DeviceIo { io, cuda, reals }
     }
 }
 
@@ -51,37 +118,37 @@ impl<'a> std::ops::Deref for DeviceIo<'a> {
 impl DeviceIo<'_> {
     /// Values of bottom `i`.
     pub fn bottom(&self, i: usize) -> Result<Address> {
-        self.read(self.io.bottom[i], false)
+        self.read(self.io.bottom[i], false, self.bottom_kind(i))
     }
 
     /// Values of top `i`.
     pub fn top(&self, i: usize) -> Result<Address> {
-        self.read(self.io.top[i], false)
+        self.read(self.io.top[i], false, self.top_kind(i))
     }
 
     /// Top `i` to be written.
     pub fn top_mut(&self, i: usize) -> Result<Address> {
-        self.write(self.io.top[i], false)
+        self.write(self.io.top[i], false, self.top_kind(i))
     }
 
     /// Top `i` with its present values, to be changed (in-place layers: the bottom).
     pub fn top_update(&self, i: usize) -> Result<Address> {
-        self.update(self.io.top[i], false)
+        self.update(self.io.top[i], false, self.top_kind(i))
     }
 
     /// Gradient of top `i`.
     pub fn top_diff(&self, i: usize) -> Result<Address> {
-        self.read(self.io.top[i], true)
+        self.read(self.io.top[i], true, self.top_kind(i))
     }
 
     /// Gradient of bottom `i` to be written.
     pub fn bottom_diff_mut(&self, i: usize) -> Result<Address> {
-        self.write(self.io.bottom[i], true)
+        self.write(self.io.bottom[i], true, self.bottom_kind(i))
     }
 
     /// Gradient of bottom `i` with its present values (in-place layers: the top's gradient).
     pub fn bottom_diff_update(&self, i: usize) -> Result<Address> {
-        self.update(self.io.bottom[i], true)
+        self.update(self.io.bottom[i], true, self.bottom_kind(i))
     }
 
     /// Bottom 0 and top 0 of a forward pass, which are the same when the layer works in place.
@@ -105,6 +172,15 @@ impl DeviceIo<'_> {
         self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Read)
     }
 
+    /// Values of parameter `i` as `real`: factors of products. On a device of 16 bits that is a copy,
+    /// made once after each change.
+    pub fn weights(&self, i: usize) -> Result<Address> {
+        match self.cuda.real {
+            Kind::F32 => self.param(i),
+            _ => self.io.params.lend_halves_on(self.io.param[i], &self.cuda.device),
+        }
+    }
+
     /// Values of parameter `i`, which the layer itself maintains, to be changed.
     pub fn param_mut(&self, i: usize) -> Result<Address> {
         self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Change)
@@ -120,18 +196,26 @@ impl DeviceIo<'_> {
         (&self.io.store.slabs[if diff { blob.diff } else { blob.data }], &blob.shape)
     }
 
-    fn read(&self, id: BlobId, diff: bool) -> Result<Address> {
-        let (slab, shape) = self.slab(id, diff);
-        slab.read_on(&self.cuda.device, self.io.now, shape, self.io.threads)
+    fn bottom_kind(&self, i: usize) -> Kind {
+        self.reals.bottom(i, self.cuda.device.kind())
     }
 
-    fn write(&self, id: BlobId, diff: bool) -> Result<Address> {
-        let (slab, shape) = self.slab(id, diff);
-        slab.write_on(&self.cuda.device, self.io.now, shape)
+    fn top_kind(&self, i: usize) -> Kind {
+        self.reals.top(i, self.cuda.device.kind())
     }
 
-    fn update(&self, id: BlobId, diff: bool) -> Result<Address> {
+    fn read(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
         let (slab, shape) = self.slab(id, diff);
-        slab.update_on(&self.cuda.device, self.io.now, shape, self.io.threads)
+        slab.read_on((&self.cuda.device, kind), self.io.now, shape, self.io.threads)
+    }
+
+    fn write(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
+        let (slab, shape) = self.slab(id, diff);
+        slab.write_on((&self.cuda.device, kind), self.io.now, shape)
+    }
+
+    fn update(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
+        let (slab, shape) = self.slab(id, diff);
+        slab.update_on((&self.cuda.device, kind), self.io.now, shape, self.io.threads)
     }
 }

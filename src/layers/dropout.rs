@@ -9,7 +9,7 @@
 
 use caffe_proto::Phase;
 
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -124,7 +124,7 @@ static KERNELS: Source = Source {
         philox_cuda!(),
         r#"
 // Four neighbouring elements of a record share one call of the generator.
-extern "C" __global__ void dropout(int64 n, const float* x, float* y, int64 len, int64 quads,
+extern "C" __global__ void dropout(int64 n, const real* x, real* y, int64 len, int64 quads,
                                    int64 first_record, int key0, int key1, int stream0, int stream1,
                                    int threshold, float scale) {
   KERNEL_LOOP(q, n) {
@@ -147,7 +147,7 @@ impl Dropout {
     /// y from x, also in place.
     fn apply_on(&self, cuda: &CudaRun, shape: &Shape, x: Address, y: Address) -> Result<()> {
         if !self.train {
-            return if x == y { Ok(()) } else { cuda.device.copy(x, y, shape.count()) };
+            return if x == y { Ok(()) } else { cuda.copy(x, y, shape.count()) };
         }
         let records = shape.dims().first().copied().unwrap_or(1);
         let len = shape.count() / records.max(1);
@@ -183,6 +183,10 @@ impl CudaLayer for Dropout {
         }
         let (dy, dx) = io.back_through()?;
         self.apply_on(cuda, io.bottom_shape(0), dy, dx)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

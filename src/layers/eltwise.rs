@@ -11,7 +11,7 @@
 use caffe_proto::eltwise_parameter::EltwiseOp;
 use smallvec::SmallVec;
 
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -177,18 +177,18 @@ static KERNELS: Source = Source {
     name: "eltwise",
     text: r#"
 // y = ca * a + cb * b.
-extern "C" __global__ void eltwise_sum(int64 n, const float* a, const float* b, float* y, float ca,
+extern "C" __global__ void eltwise_sum(int64 n, const real* a, const real* b, real* y, float ca,
                                        float cb) {
   KERNEL_LOOP(i, n) { y[i] = ca * a[i] + cb * b[i]; }
 }
 
-extern "C" __global__ void eltwise_product(int64 n, const float* a, const float* b, float* y) {
+extern "C" __global__ void eltwise_product(int64 n, const real* a, const real* b, real* y) {
   KERNEL_LOOP(i, n) { y[i] = a[i] * b[i]; }
 }
 
 // y = the larger; who = the number of the bottom it came from, b's being j. For the first pair
 // (j = 1) a is bottom 0.
-extern "C" __global__ void eltwise_max(int64 n, const float* a, const float* b, float* y, float* who,
+extern "C" __global__ void eltwise_max(int64 n, const real* a, const real* b, real* y, float* who,
                                        int j) {
   KERNEL_LOOP(i, n) {
     float va = a[i], vb = b[i];
@@ -198,17 +198,17 @@ extern "C" __global__ void eltwise_max(int64 n, const float* a, const float* b, 
   }
 }
 
-extern "C" __global__ void eltwise_scale(int64 n, const float* dy, float* dx, float c) {
+extern "C" __global__ void eltwise_scale(int64 n, const real* dy, real* dx, float c) {
   KERNEL_LOOP(i, n) { dx[i] = c * dy[i]; }
 }
 
 // The product of the others as y / x.
-extern "C" __global__ void eltwise_quotient(int64 n, const float* y, const float* x, const float* dy,
-                                            float* dx) {
+extern "C" __global__ void eltwise_quotient(int64 n, const real* y, const real* x, const real* dy,
+                                            real* dx) {
   KERNEL_LOOP(i, n) { dx[i] = y[i] / x[i] * dy[i]; }
 }
 
-extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const float* dy, float* dx,
+extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const real* dy, real* dx,
                                           int j) {
   KERNEL_LOOP(i, n) { dx[i] = who[i] == j ? dy[i] : 0.0f; }
 }
@@ -291,6 +291,10 @@ impl CudaLayer for Eltwise {
             self.slope_on(cuda, &io, i, (dy, dx))?;
         }
         Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }
 

@@ -13,7 +13,7 @@ use caffe_proto::InnerProductParameter;
 
 use super::dims::Around;
 use super::per_channel::{Channels, cuda::KERNELS};
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::gemm::Gemm;
@@ -124,7 +124,7 @@ impl CudaLayer for InnerProduct {
         let (x, y) = (io.bottom(0)?, io.top_mut(0)?);
         let w_transposed = !self.param.transpose();
         let product = Gemm::dense(false, w_transposed, self.records, self.outputs, self.inputs);
-        cuda.product(product, x, io.param(0)?, y)?;
+        cuda.product(product, x, io.weights(0)?, y)?;
         if self.param.bias_term() {
             self.rows().add_on(cuda, y, io.param(1)?, y)?;
         }
@@ -141,16 +141,20 @@ impl CudaLayer for InnerProduct {
                 false => (self.outputs, self.inputs, dy, x),
             };
             let product = Gemm::dense(true, false, rows, columns, self.records).accumulate();
-            cuda.product(product, a, b, dw)?;
+            cuda.product_in_f32(product, a, b, dw)?;
         }
         if self.param.bias_term() && io.param_needs_diff(1) {
             self.rows().sums_on(cuda, dy, None, (io.param_diff_mut(1)?, true))?;
         }
         if io.propagate_down(0) {
             let product = Gemm::dense(false, transpose, self.records, self.inputs, self.outputs);
-            cuda.product(product, dy, io.param(0)?, io.bottom_diff_mut(0)?)?;
+            cuda.product(product, dy, io.weights(0)?, io.bottom_diff_mut(0)?)?;
         }
         Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

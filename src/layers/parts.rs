@@ -79,12 +79,12 @@ pub static KERNELS: Source = Source {
     name: "parts",
     text: r#"
 // Rows of `row` elements of a part, which lie at `offset` in rows of `whole_row` of the whole.
-extern "C" __global__ void place_part(int64 n, const float* part, float* whole, int64 row,
+extern "C" __global__ void place_part(int64 n, const real* part, real* whole, int64 row,
                                       int64 whole_row, int64 offset) {
   KERNEL_LOOP(i, n) { whole[i / row * whole_row + offset + i % row] = part[i]; }
 }
 
-extern "C" __global__ void cut_part(int64 n, const float* whole, float* part, int64 row,
+extern "C" __global__ void cut_part(int64 n, const real* whole, real* part, int64 row,
                                     int64 whole_row, int64 offset) {
   KERNEL_LOOP(i, n) { part[i] = whole[i / row * whole_row + offset + i % row]; }
 }

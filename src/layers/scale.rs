@@ -14,7 +14,7 @@ use caffe_proto::{FillerParameter, ScaleParameter};
 use super::dims::Around;
 use super::per_channel::cuda::KERNELS;
 use super::per_channel::{Channels, Sums};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
@@ -177,12 +177,19 @@ impl Scale {
     }
 }
 
+impl Scale {
+    /// Room for the bottom of an in-place layer.
+    fn saved_on(&mut self, cuda: &CudaRun, io: &DeviceIo<'_>) -> Result<Address> {
+        self.saved_on_device.room(&cuda.device, cuda.real.floats(io.bottom_shape(0).count()))
+    }
+}
+
 impl CudaLayer for Scale {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let (channels, s) = self.on_device(&io)?;
         let b = self.bias().map(|i| io.param(i)).transpose()?;
         let kept = if io.in_place() && self.values_need_diff(&io) {
-            Some(self.saved_on_device.room(&cuda.device, io.bottom_shape(0).count())?)
+            Some(self.saved_on(cuda, &io)?)
         } else {
             None
         };
@@ -200,7 +207,7 @@ impl CudaLayer for Scale {
         };
         if self.values_need_diff(&io) {
             let x = match io.in_place() {
-                true => self.saved_on_device.room(&cuda.device, io.bottom_shape(0).count())?,
+                true => self.saved_on(cuda, &io)?,
                 false => io.bottom(0)?,
             };
             let sums = match self.from_bottom {
@@ -216,6 +223,10 @@ impl CudaLayer for Scale {
             channels.scale_on(cuda, dy, (s, None), dx, None)?;
         }
         Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```
 
 use super::parts::{KERNELS, Parts};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -107,10 +107,14 @@ impl CudaLayer for Slice {
         }
         let dx = io.bottom_diff_mut(0)?;
         if (0..io.tops()).any(|i| !io.top_has_diff(i)) {
-            cuda.device.zero(dx, io.bottom_shape(0).count())?;
+            cuda.zero(dx, io.bottom_shape(0).count())?;
         }
         let mut live = (0..io.tops()).filter(|&i| io.top_has_diff(i));
         live.try_for_each(|i| self.parts.place_on(cuda, i, io.top_diff(i)?, dx))
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }
 

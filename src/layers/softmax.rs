@@ -6,7 +6,7 @@
 //! `engine` makes no difference.
 
 use super::dims::Around;
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -77,13 +77,13 @@ impl Layer for Softmax {
 }
 
 /// Along the last axis a block takes a row; else a thread takes a column, whose neighbours lie beside
-/// it.
+/// it. Probabilities and their gradients are f32 whatever `real` is.
 pub(super) static KERNELS: Source = Source {
     name: "softmax",
     text: r#"
-extern "C" __global__ void softmax_rows(int64 n, const float* from, float* to, int64 extent) {
+extern "C" __global__ void softmax_rows(int64 n, const real* from, float* to, int64 extent) {
   for (int64 row = blockIdx.x; row < n; row += gridDim.x) {
-    const float* x = from + row * extent;
+    const real* x = from + row * extent;
     float* y = to + row * extent;
     // Without its largest value no exponent overflows.
     float largest = -FLOAT_MAX;
@@ -99,7 +99,7 @@ extern "C" __global__ void softmax_rows(int64 n, const float* from, float* to, i
   }
 }
 
-extern "C" __global__ void softmax_columns(int64 n, const float* from, float* to, int64 extent,
+extern "C" __global__ void softmax_columns(int64 n, const real* from, float* to, int64 extent,
                                            int64 inner) {
   KERNEL_LOOP(column, n) {
     int64 first = column / inner * extent * inner + column % inner, end = first + extent * inner;
@@ -113,7 +113,7 @@ extern "C" __global__ void softmax_columns(int64 n, const float* from, float* to
   }
 }
 
-extern "C" __global__ void softmax_rows_backward(int64 n, const float* y, const float* dy, float* dx,
+extern "C" __global__ void softmax_rows_backward(int64 n, const float* y, const float* dy, real* dx,
                                                  int64 extent) {
   for (int64 row = blockIdx.x; row < n; row += gridDim.x) {
     float dot = 0.0f;
@@ -125,7 +125,7 @@ extern "C" __global__ void softmax_rows_backward(int64 n, const float* y, const 
   }
 }
 
-extern "C" __global__ void softmax_columns_backward(int64 n, const float* y, const float* dy, float* dx,
+extern "C" __global__ void softmax_columns_backward(int64 n, const float* y, const float* dy, real* dx,
                                                     int64 extent, int64 inner) {
   KERNEL_LOOP(column, n) {
     int64 first = column / inner * extent * inner + column % inner, end = first + extent * inner;
@@ -172,6 +172,10 @@ impl CudaLayer for Softmax {
             1 => cuda.rows(&KERNELS, "softmax_rows_backward", outer, &args[..4]),
             _ => cuda.each(&KERNELS, "softmax_columns_backward", outer * inner, &args),
         }
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::BOTTOM
     }
 }
 

@@ -14,7 +14,7 @@ use super::dims::Around;
 use super::loss::cuda::{self, Terms};
 use super::loss::{Labels, Normalization};
 use super::softmax::{self, softmax, softmax_on};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -117,7 +117,7 @@ extern "C" __global__ void softmax_loss_terms(int64 n, const float* prob, const 
 }
 
 extern "C" __global__ void softmax_loss_backward(int64 n, const float* prob, const float* labels,
-                                                 const float* weight, float divisor, float* dx,
+                                                 const float* weight, float divisor, real* dx,
                                                  int64 extent, int64 inner, int has_ignore,
                                                  int ignore) {
   KERNEL_LOOP(i, n) {
@@ -169,6 +169,10 @@ impl CudaLayer for SoftmaxWithLoss {
             ignore,
         ];
         cuda.each(&KERNELS, "softmax_loss_backward", count, &args)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::BOTTOM
     }
 }
 

@@ -5,13 +5,16 @@
 //! layer { name: "x_split" type: "Split" bottom: "x" top: "x_split_0" top: "x_split_1" }
 //! ```
 
+use smallvec::{SmallVec, smallvec};
+
 use super::dims::first_blocked;
-use super::{Alias, Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use super::{Alias, Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cpu::channels;
 use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::Arg;
 use crate::device::cuda::source::Source;
 
 /// Gradients that are added up in one pass over memory.
@@ -69,11 +72,28 @@ pub(super) static KERNELS: Source = Source {
     name: "split",
     text: r#"
 // dx = a + b.
-extern "C" __global__ void split_add(int64 n, const float* a, const float* b, float* dx) {
+extern "C" __global__ void split_add(int64 n, const real* a, const real* b, real* dx) {
   KERNEL_LOOP(i, n) { dx[i] = a[i] + b[i]; }
 }
+
+// dx = (dx if add) + the first `count` of the others.
+extern "C" __global__ void split_sum(int64 n, real* dx, int add, int count, const real* a,
+                                     const real* b, const real* c, const real* d, const real* e,
+                                     const real* f, const real* g, const real* h) {
+  KERNEL_LOOP(i, n) {
+    float sum = a[i];
+    if (count > 1) sum += b[i];
+    if (count > 2) sum += c[i];
+    if (count > 3) sum += d[i];
+    if (count > 4) sum += e[i];
+    if (count > 5) sum += f[i];
+    if (count > 6) sum += g[i];
+    if (count > 7) sum += h[i];
+    dx[i] = add ? dx[i] + sum : sum;
+  }
+}
 "#,
-    functions: &["split_add"],
+    functions: &["split_add", "split_sum"],
 };
 
 impl CudaLayer for Split {
@@ -87,20 +107,26 @@ impl CudaLayer for Split {
             return Ok(());
         }
         let (n, dx) = (io.bottom_shape(0).count(), io.bottom_diff_mut(0)?);
-        let mut live = (0..io.tops()).filter(|&j| io.top_has_diff(j));
-        let (first, second) = (live.next(), live.next());
-        match (first, second) {
-            (None, _) => cuda.device.zero(dx, n)?,
-            (Some(a), None) => cuda.device.copy(io.top_diff(a)?, dx, n)?,
-            (Some(a), Some(b)) => {
-                let args = [io.top_diff(a)?.into(), io.top_diff(b)?.into(), dx.into()];
-                cuda.each(&KERNELS, "split_add", n, &args)?;
-            }
+        let live: SmallVec<[usize; TOGETHER]> =
+            (0..io.tops()).filter(|&j| io.top_has_diff(j)).collect();
+        match live[..] {
+            [] => return cuda.zero(dx, n),
+            [only] => return cuda.copy(io.top_diff(only)?, dx, n),
+            _ => {}
         }
-        live.try_for_each(|j| {
-            let args = [dx.into(), io.top_diff(j)?.into(), dx.into()];
-            cuda.each(&KERNELS, "split_add", n, &args)
-        })
+        for (pass, tops) in live.chunks(TOGETHER).enumerate() {
+            let (add, count) = (i32::from(pass > 0), tops.len() as i32);
+            let mut args: SmallVec<[Arg; 12]> = smallvec![dx.into(), add.into(), count.into()];
+            for k in 0..TOGETHER {
+                args.push(io.top_diff(*tops.get(k).unwrap_or(&tops[0]))?.into());
+            }
+            cuda.each(&KERNELS, "split_sum", n, &args)?;
+        }
+        Ok(())
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
 
+use super::on_device::OnDevice;
 use super::select::{check_counts, loss_weights, makers, select};
 use super::split::{Placed, insert_splits};
 use super::{Net, NetOptions, Node, Origin, gradient_flow, memory};
@@ -11,7 +12,7 @@ use crate::blob::{BlobId, BlobInfo, Layout, Shape, Slab, Store};
 use crate::data::readers::reads_records;
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
-use crate::device::cuda::CudaRun;
+use crate::device::cuda::{CudaRun, Kind};
 use crate::filler;
 use crate::layers::{Alias, Count, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamArena, ParamDef, ParamId};
@@ -41,7 +42,7 @@ impl Net {
 fn run_of(options: &NetOptions) -> Run {
     let host = CpuRun::new(options.threads, options.exact);
     match &options.cuda {
-        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), host }),
+        Some(device) => Run::Cuda(CudaRun { device: device.0.clone(), real: Kind::F32, host }),
         None => Run::Cpu(host),
     }
 }
@@ -347,19 +348,24 @@ impl<'a> Builder<'a> {
             Some(free) => free,
             None => self.options.memory,
         };
-        memory::check(param.name(), &store, learned.sum(), limit)?;
+        let on_device = OnDevice::of(&mut self.nodes, &store, &outputs, place.map(|d| d.kind()));
+        let blobs = if place.is_some() { on_device.floats(&store) } else { memory::floats(&store) };
+        let parameters: usize = learned.sum();
+        let copy = if on_device.has_halves() { parameters.div_ceil(2) } else { 0 };
+        memory::check(param.name(), blobs + (2 * parameters + copy) as u128, limit)?;
         let mut params = ParamArena::new(&self.declared);
         if !self.options.blank {
             self.fill(&mut params)?;
         }
         if let Some(cuda) = self.run.cuda() {
             // Now or never: not in the middle of a run.
-            store.slabs.iter().try_for_each(|slab| slab.reserve_on(&cuda.device))?;
+            on_device.reserve(&store, &cuda.device)?;
             let learns = self.nodes.iter().any(|node| node.needs_backward);
             params.reserve_on(&cuda.device, learns)?;
         }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
+        let floats_on_device = on_device.floats(&store) as usize;
         Ok(Net {
             data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
@@ -371,6 +377,9 @@ impl<'a> Builder<'a> {
             now: 1,
             inputs,
             outputs,
+            loss: 0.0,
+            loss_scale: 1.0,
+            floats_on_device,
         })
     }
 
@@ -429,9 +438,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Floats a blob may need in its largest representation.
+    /// Floats a blob may need in its largest representation; on a device they are all plain.
     fn len_of(&self, id: BlobId) -> usize {
         let shape = &self.blobs[id].1;
-        if shape.axes() == 4 { Layout::Blocked16.padded_len(shape.dims()) } else { shape.count() }
+        if shape.axes() == 4 && self.run.cuda().is_none() {
+            Layout::Blocked16.padded_len(shape.dims())
+        } else {
+            shape.count()
+        }
     }
 }

@@ -11,6 +11,7 @@ mod finite;
 mod gradient_flow;
 mod memory;
 mod memory_data;
+mod on_device;
 mod options;
 mod passes;
 mod reshape;
@@ -134,6 +135,11 @@ pub struct Net {
     outputs: Vec<BlobId>,
     /// Layers that read records.
     data_layers: Vec<usize>,
+    /// The loss of the last forward pass, and what it is multiplied by before it is differentiated.
+    loss: f32,
+    loss_scale: f32,
+    /// Of blobs and their gradients, in device memory.
+    floats_on_device: usize,
 }
 
 impl Net {
@@ -230,6 +236,21 @@ impl Net {
     /// Sets iteration and record position for the passes to come.
     pub fn set_step(&mut self, step: Step) {
         self.run.set_step(step);
+    }
+
+    /// Floats of device memory that blobs and their gradients take; 0 on the host.
+    pub fn floats_on_device(&self) -> usize {
+        self.floats_on_device
+    }
+
+    /// The loss of the last forward pass.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// Multiplies all gradients of the backward passes to come.
+    pub fn set_loss_scale(&mut self, scale: f32) {
+        self.loss_scale = scale;
     }
 
     /// Values of a blob, in plain order.

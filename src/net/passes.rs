@@ -3,6 +3,7 @@
 use super::{Net, Pass, Unwatched, Watch};
 use crate::Result;
 use crate::device::Run;
+use crate::device::cuda::Kind;
 use crate::layers::{DeviceIo, Io, Layer};
 
 impl Net {
@@ -27,6 +28,7 @@ impl Net {
             loss += self.loss_of(index)?;
             watch.after(Pass::Forward, index, &mut self.params)?;
         }
+        self.loss = loss;
         Ok(loss)
     }
 
@@ -57,14 +59,18 @@ impl Net {
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
         self.with_layer(index, |layer, run, io| {
-            if let Some(cuda) = run.cuda()
+            if let Some(cuda) = run.cuda_mut()
                 && let Some(layer) = layer.cuda()
             {
-                let io = DeviceIo::new(io, cuda);
-                return match pass {
+                let reals = layer.reals();
+                cuda.real = reals.real(cuda.device.kind());
+                let io = DeviceIo::new(io, cuda, reals);
+                let done = match pass {
                     Pass::Forward => layer.forward(cuda, io),
                     Pass::Backward => layer.backward(cuda, io),
                 };
+                cuda.real = Kind::F32;
+                return done;
             }
             match pass {
                 Pass::Forward => layer.forward(run, io),
@@ -108,14 +114,15 @@ impl Net {
         Ok(loss)
     }
 
-    /// The gradient of the loss by a loss top is its weight.
+    /// The gradient of the loss by a loss top is its weight, times the scale.
     fn seed_losses(&mut self) -> Result<()> {
         for index in 0..self.nodes.len() {
             for j in 0..self.nodes[index].top.len() {
                 let weight = self.nodes[index].loss_weight[j];
                 if weight != 0.0 {
                     let id = self.nodes[index].top[j];
-                    self.diff_mut(id)?.fill(weight);
+                    let slope = weight * self.loss_scale;
+                    self.diff_mut(id)?.fill(slope);
                 }
             }
         }

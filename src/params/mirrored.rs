@@ -65,6 +65,11 @@ impl Mirrored {
         self.stretches.iter().any(|(r, newest)| overlap(r, span) && newest.get() == Newest::Device)
     }
 
+    /// The device that has been asked for it, if one has.
+    pub fn device(&self) -> Option<Rc<dyn Backend>> {
+        self.there.get().map(|there| there.device().clone())
+    }
+
     /// The whole array on the host, of which the stretches in `span` have their present values; the
     /// others are not to be looked at.
     ///

@@ -8,13 +8,14 @@
 //!
 //! A net on a CUDA device has its arena on both sides, parameter by parameter wherever it was changed
 //! last ([`Mirrored`]): whoever asks on the host gets the present values, and an error when the device
-//! has failed; while nobody asks, weights and gradients stay on the device.
+//! has failed; while nobody asks, weights and gradients stay on the device. A device of 16 bits has a
+//! copy of the values in them, made once after each change.
 
 mod mirrored;
 
 pub use mirrored::{Mirrored, Use};
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -22,6 +23,8 @@ use caffe_proto::{FillerParameter, ParamSpec};
 
 use crate::blob::{Epoch, Lent, Shape};
 use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::memory::Memory;
+use crate::device::cuda::{Kind, convert, multiply};
 use crate::{Result, ensure};
 
 /// Floats at whose multiples parameters start: 64 bytes.
@@ -84,6 +87,9 @@ pub struct ParamArena {
     diff: Mirrored,
     learnable: usize,
     version: Cell<u64>,
+    /// The values in a device's kind of 16 bits, and the version they are a copy of.
+    halves: OnceCell<Memory>,
+    halved: Cell<u64>,
 }
 
 /// A parameter before the arena is laid out.
@@ -139,6 +145,8 @@ impl ParamArena {
             params,
             learnable,
             version: Cell::new(1),
+            halves: OnceCell::new(),
+            halved: Cell::new(0),
         }
     }
 
@@ -153,6 +161,9 @@ impl ParamArena {
     /// When there is not enough.
     pub fn reserve_on(&self, device: &Rc<dyn Backend>, gradients: bool) -> Result<()> {
         self.data.reserve_on(device)?;
+        if device.kind() != Kind::F32 {
+            self.halves_on(device)?;
+        }
         if gradients { self.diff.reserve_on(device) } else { Ok(()) }
     }
 
@@ -334,6 +345,23 @@ impl ParamArena {
         self.diff.span_on(device, &(0..self.learnable), Use::Read)
     }
 
+    /// Multiplies a part of the gradients, where it is.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn multiply_diff(&mut self, part: Range<usize>, factor: f32) -> Result<()> {
+        match self.diff.device().filter(|_| self.diff.is_away(&part)) {
+            Some(device) => {
+                let all = self.diff.span_on(&device, &part, Use::Change)?;
+                multiply(&*device, all.plus(part.start), factor, part.len())
+            }
+            None => {
+                self.diff_in_mut(part)?.iter_mut().for_each(|g| *g *= factor);
+                Ok(())
+            }
+        }
+    }
+
     /// Values during a layer call.
     pub(crate) fn lend(&self, id: ParamId, now: Epoch) -> Result<&[f32]> {
         self.lent[id].0.read(now, "a parameter")?;
@@ -371,6 +399,26 @@ impl ParamArena {
         what_for: Use,
     ) -> Result<Address> {
         self.data.on(device, id, what_for)
+    }
+
+    /// Values in the device's kind of 16 bits, to be read during a layer call.
+    pub(crate) fn lend_halves_on(&self, id: ParamId, device: &Rc<dyn Backend>) -> Result<Address> {
+        let at = self.halves_on(device)?.at();
+        if self.halved.get() != self.version() {
+            let all = 0..self.data.floats();
+            let floats = self.data.span_on(device, &all, Use::Read)?;
+            convert(&**device, (Kind::F32, floats), at, all.len())?;
+            self.halved.set(self.version());
+        }
+        Ok(at.plus_of(device.kind(), self.params[id].range.start))
+    }
+
+    fn halves_on(&self, device: &Rc<dyn Backend>) -> Result<&Memory> {
+        if let Some(there) = self.halves.get() {
+            return Ok(there);
+        }
+        let memory = Memory::new(device, device.kind().floats(self.data.floats()))?;
+        Ok(self.halves.get_or_init(|| memory))
     }
 
     /// Gradient on a device, to be added to during a layer call.

@@ -13,6 +13,7 @@ use std::path::Path;
 use caffe_proto::files::Pending;
 use serde::{Deserialize, Serialize};
 
+use crate::solver::ScaleState;
 use crate::{Error, Result, bail, ensure};
 
 const MAGIC: &str = "caffe-mpi resume 2\n";
@@ -119,6 +120,9 @@ pub struct Sidecar {
     /// What batch and rate meant; not in snapshots of versions before this was written.
     #[serde(default)]
     pub meaning: Option<Meaning>,
+    /// Where the loss scale stood, if it was a dynamic one.
+    #[serde(default)]
+    pub loss_scale: Option<ScaleState>,
     /// Floats of one replica's history.
     pub history_len: usize,
     /// Every replica's own history, where they differ; empty when all equal the state's.
@@ -288,6 +292,7 @@ mod tests {
             ticket: 40,
             test_cursors: vec![3],
             replicas: 2,
+            loss_scale: Some(ScaleState { scale: 1024.0, good: 17 }),
             history_len: 3,
             history_count: 2,
             ..Default::default()

@@ -68,7 +68,9 @@ pub fn train(
             let outputs = solver.train_values()?;
             progress.display(iter, smoothed, solver.rate(iter), &outputs);
         }
-        solver.update(iter)?;
+        if !solver.scaler().is_dynamic() || !solver.overflows(iter)? {
+            solver.update(iter)?;
+        }
         iter += 1;
         if due(iter, param.snapshot()) {
             progress.snapshot(iter, solver)?;

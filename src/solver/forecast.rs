@@ -13,9 +13,9 @@ use super::nets::NetPlans;
 use super::replica::{Solver, SolverOptions};
 use crate::data::Batch;
 use crate::device::Step;
-use crate::device::cuda::CudaDevice;
 use crate::device::cuda::backend::WORKSPACE;
 use crate::device::cuda::meter::Meter;
+use crate::device::cuda::{CudaDevice, Kind};
 use crate::net::{Net, Unwatched};
 use crate::{Result, bail};
 
@@ -28,7 +28,7 @@ const LIBRARIES: u64 = 512 << 20;
 pub struct Forecast {
     /// The train net's blobs and their gradients.
     pub blobs: u64,
-    /// Its parameters and their gradients.
+    /// Its parameters, their gradients, and their copy in 16 bits where there is one.
     pub parameters: u64,
     /// All test nets' blobs and parameters.
     pub tests: u64,
@@ -53,14 +53,16 @@ impl Forecast {
         options: &SolverOptions,
         updates: bool,
     ) -> Result<Forecast> {
-        let meter = Rc::new(Meter::default());
+        let kind = options.cuda.as_ref().map_or(Kind::F32, |device| device.0.kind());
+        let meter = Rc::new(Meter::default().storing(kind));
         let options =
             SolverOptions { cuda: Some(CudaDevice(meter.clone())), blank: true, ..options.clone() };
         let mut solver = Solver::new(param, nets, &options)?;
         let net = solver.train_net();
         let floats = |count: usize| (count * size_of::<f32>()) as u64;
-        let blobs = floats(net.store().slabs.iter().map(|slab| slab.capacity()).sum());
-        let parameters = floats(2 * net.arena().floats());
+        let blobs = floats(net.floats_on_device());
+        let copy = if kind == Kind::F32 { 0 } else { kind.floats(net.arena().floats()) };
+        let parameters = floats(2 * net.arena().floats() + copy);
         let built = meter.held();
         step(&mut solver, updates)?;
         Ok(Forecast {
@@ -69,7 +71,10 @@ impl Forecast {
             tests: built.saturating_sub(blobs + parameters),
             steps: meter.held().saturating_sub(built),
             block: meter.high(),
-            workspace: if meter.has_workspace() { WORKSPACE as u64 } else { 0 },
+            workspace: match meter.has_workspace() {
+                true => WORKSPACE as u64 + meter.largest_gradient(),
+                false => 0,
+            },
             trials: meter.largest_correlation(),
         })
     }

@@ -8,6 +8,7 @@
 mod bare;
 mod feeds;
 mod forecast;
+mod loss_scale;
 mod lr_policy;
 mod nets;
 mod on_device;
@@ -19,6 +20,7 @@ pub use crate::net::Value;
 pub use bare::{Progress, Silent, test_cursors_at, train};
 pub use feeds::{DataLayers, Feeds, Source};
 pub use forecast::Forecast;
+pub use loss_scale::{LossScale, ScaleState, Scaler};
 pub use lr_policy::{LrPolicy, Ramp};
 pub use nets::{NetPlan, NetPlans};
 pub use on_device::sources;

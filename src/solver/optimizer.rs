@@ -1,6 +1,6 @@
 //! The optimizer: from summed gradients to new weights, over the whole parameter arena.
 //!
-//! The order is Caffe's: clip the summed gradient by its global norm, divide by iter_size, add the
+//! The order is Caffe's: take out the loss scale, clip the summed gradient by its global norm, divide by iter_size, add the
 //! weight decay, apply the solver's rule, subtract. All of it is done cache-sized piece by piece, so
 //! that weights, gradients and histories pass through memory once.
 
@@ -43,6 +43,8 @@ pub struct Optimizer {
     decay: Decay,
     clip: Option<f32>,
     iter_size: f32,
+    /// The arena's gradient is the gradient times this.
+    gradient_scale: f32,
     histories: [Mirrored; 2],
     /// What it has on the device that it has updated on.
     there: Option<OnDevice>,
@@ -79,6 +81,7 @@ impl Optimizer {
             clip,
             norms: vec![0.0; if clip.is_some() { pieces.len() } else { 0 }],
             iter_size: param.iter_size() as f32,
+            gradient_scale: 1.0,
             histories: [kept(0), kept(1)],
             there: None,
             rule,
@@ -89,6 +92,11 @@ impl Optimizer {
     /// Puts the rate behind a warm-up.
     pub fn set_ramp(&mut self, ramp: Ramp) {
         self.policy = self.policy.clone().ramped(ramp);
+    }
+
+    /// Says that the gradients to come are those of the loss times this.
+    pub fn set_gradient_scale(&mut self, scale: f32) {
+        self.gradient_scale = scale;
     }
 
     /// Learning rate at an iteration.
@@ -187,14 +195,14 @@ impl Optimizer {
         let device = &cuda.device;
         let there = OnDevice::get(&mut self.there, arena, device)?;
         if let Some(clip) = self.clip {
-            there.measure(cuda, arena, clip)?;
+            there.measure(cuda, arena, clip * self.gradient_scale)?;
         }
         let (data, diff) = arena.data_and_diff_on(device)?;
         let mut history = [data; 2];
         for (at, h) in history.iter_mut().zip(&self.histories).take(self.rule.histories()) {
             *at = h.span_on(device, &(0..h.floats()), Use::Change)?;
         }
-        let (rate, iter_size) = (self.policy.rate(iter), self.iter_size);
+        let (rate, iter_size) = (self.policy.rate(iter), self.iter_size * self.gradient_scale);
         let rule = self.rule.on_device(iter);
         there.update(cuda, &rule, &Update { data, diff, history, rate, iter_size, l1, l2 })?;
         // The update does not wait for the host's look at the norm: without a finite one it has left
@@ -220,7 +228,8 @@ impl Optimizer {
         threads: Threads,
         apply: bool,
     ) -> Result<()> {
-        let scale = self.clip_scale(arena, iter, threads)? / self.iter_size;
+        let divisor = self.iter_size * self.gradient_scale;
+        let scale = self.clip_scale(arena, iter, threads)? / divisor;
         let len = arena.learnable_len();
         let rate = self.policy.rate(iter);
         // Whole pieces that hold the span; what lies outside of it is left alone.
@@ -285,7 +294,7 @@ impl Optimizer {
             let piece = &diff[i * PIECE..len.min((i + 1) * PIECE)];
             sum[0] = piece.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
         });
-        let norm = self.norms.iter().sum::<f64>().sqrt() as f32;
+        let norm = self.norms.iter().sum::<f64>().sqrt() as f32 / self.gradient_scale;
         if !norm.is_finite() {
             return Err(Error::NotFinite { iter, what: "the gradient's norm".into(), value: norm });
         }

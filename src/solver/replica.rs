@@ -2,11 +2,12 @@
 
 use caffe_proto::SolverParameter;
 
+use super::loss_scale::{LossScale, ScaleState, Scaler};
 use super::nets::{NetPlan, NetPlans};
 use super::optimizer::Optimizer;
 use crate::data::Batch;
 use crate::device::Step;
-use crate::device::cuda::CudaDevice;
+use crate::device::cuda::{CudaDevice, Kind};
 use crate::net::{Net, NetOptions, Unwatched, Value, Watch};
 use crate::{Error, Result, ensure};
 
@@ -23,6 +24,8 @@ pub struct SolverOptions {
     pub cuda: Option<CudaDevice>,
     /// Layers without code for it compute on the CPU, instead of being refused.
     pub cpu_fallback: bool,
+    /// What the loss is multiplied by; left out: what the device's numbers need.
+    pub loss_scale: Option<LossScale>,
     /// Parameters stay zero: for who only wants to know what such a replica needs.
     pub blank: bool,
 }
@@ -30,7 +33,15 @@ pub struct SolverOptions {
 impl SolverOptions {
     /// On the CPU, by the fast path.
     pub fn new(threads: usize, seed: u64) -> Self {
-        SolverOptions { threads, exact: false, seed, cuda: None, cpu_fallback: false, blank: false }
+        SolverOptions {
+            threads,
+            exact: false,
+            seed,
+            cuda: None,
+            cpu_fallback: false,
+            loss_scale: None,
+            blank: false,
+        }
     }
 }
 
@@ -42,6 +53,9 @@ pub struct Solver {
     /// Whether the test nets have the train net's present weights.
     tests_current: bool,
     optimizer: Optimizer,
+    scaler: Scaler,
+    /// The scale is taken out of the gradient by whoever gives it to other replicas.
+    shared: bool,
 }
 
 impl Solver {
@@ -52,13 +66,17 @@ impl Solver {
     pub fn new(param: &SolverParameter, nets: &NetPlans, options: &SolverOptions) -> Result<Self> {
         check(param)?;
         let net = build(&nets.train, options)?;
+        let kind = options.cuda.as_ref().map_or(Kind::F32, |device| device.0.kind());
         let mut solver = Solver {
             optimizer: Optimizer::new(param, net.arena())?,
             param: param.clone(),
             net,
             test_nets: Vec::with_capacity(nets.test.len()),
             tests_current: false,
+            scaler: Scaler::new(options.loss_scale.unwrap_or(LossScale::usual(kind))),
+            shared: false,
         };
+        solver.scale_changed();
         for plan in &nets.test {
             solver.test_nets.push(build(plan, options)?);
         }
@@ -132,6 +150,58 @@ impl Solver {
         self.optimizer.rate(iter)
     }
 
+    /// What the loss is multiplied by.
+    pub fn scaler(&self) -> &Scaler {
+        &self.scaler
+    }
+
+    /// Takes the loss scale from a snapshot.
+    pub fn restore_scale(&mut self, state: ScaleState) {
+        self.scaler.restore(state);
+        self.scale_changed();
+    }
+
+    /// Gradients are given to other replicas, and the scale is taken out of them
+    /// ([`ParamArena::multiply_diff`](crate::params::ParamArena::multiply_diff)) before that.
+    pub fn share(&mut self) {
+        self.shared = true;
+        self.scale_changed();
+    }
+
+    /// An update is dropped because of a gradient that is not finite: whether the loss scale is smaller
+    /// now. If not, it was not its fault.
+    pub fn overflowed(&mut self) -> bool {
+        let changed = self.scaler.overflowed();
+        self.scale_changed();
+        changed
+    }
+
+    /// An update is made: whether the loss scale is larger from the next one on.
+    fn went_well(&mut self) -> bool {
+        let changed = self.scaler.went_well();
+        self.scale_changed();
+        changed
+    }
+
+    fn scale_changed(&mut self) {
+        let scale = self.scaler.scale();
+        self.net.set_loss_scale(scale);
+        self.optimizer.set_gradient_scale(if self.shared { 1.0 } else { scale });
+    }
+
+    /// Whether the device's gradient is beyond what a smaller loss scale could have kept: then it is
+    /// smaller from now on, and this iteration must have no update.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a gradient that is not finite with the smallest scale; a device that
+    /// failed.
+    pub fn overflows(&mut self, iter: u64) -> Result<bool> {
+        match self.check_gradient(iter) {
+            Err(Error::NotFinite { .. }) if self.scaler.can_shrink() => Ok(self.overflowed()),
+            other => other.map(|()| false),
+        }
+    }
+
     /// Starts a new sum of gradients.
     pub fn clear_gradient(&mut self) {
         self.net.clear_param_diffs();
@@ -162,17 +232,21 @@ impl Solver {
     }
 
     /// Turns the gradient into new weights, where it is: on the device as long as nobody has asked for
-    /// it on the host, as in a job with one replica.
+    /// it on the host, as in a job with one replica. Whether the loss scale is larger from the next one
+    /// on.
     ///
     /// # Errors
     /// As [`Optimizer::solve`]; a device that failed.
-    pub fn update(&mut self, iter: u64) -> Result<()> {
+    pub fn update(&mut self, iter: u64) -> Result<bool> {
         self.tests_current = false;
         let (params, run) = self.net.params_and_run();
         match run.cuda() {
-            Some(cuda) if params.gradient_is_away() => self.optimizer.update_on(params, iter, cuda),
-            _ => self.optimizer.update(params, iter, run.threads()),
+            Some(cuda) if params.gradient_is_away() => {
+                self.optimizer.update_on(params, iter, cuda)?;
+            }
+            _ => self.optimizer.update(params, iter, run.threads())?,
         }
+        Ok(self.went_well())
     }
 
     /// Looks at a gradient that only the device has.
@@ -187,13 +261,15 @@ impl Solver {
         }
     }
 
-    /// Turns the gradient into the update, in place, without applying it.
+    /// Turns the gradient into the update, in place, without applying it. Whether the loss scale is larger
+    /// from the next one on.
     ///
     /// # Errors
     /// As [`Optimizer::solve`].
-    pub fn solve(&mut self, iter: u64) -> Result<()> {
+    pub fn solve(&mut self, iter: u64) -> Result<bool> {
         let threads = self.net.run().threads();
-        self.optimizer.solve(self.net.params(), iter, threads)
+        self.optimizer.solve(self.net.params(), iter, threads)?;
+        Ok(self.went_well())
     }
 
     /// Whether a part of the gradient can be turned into its update before all of it is known.

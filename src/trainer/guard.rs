@@ -1,12 +1,15 @@
 //! What one replica does about a loss or gradient that is no finite number ([`OnNan`]).
 //!
 //! Whoever meets one says where, drops its own update, and in `sync` gives NaN for its gradient: so
-//! every replica sees it in the sum and drops the same update, without a further message.
+//! every replica sees it in the sum and drops the same update, without a further message. A gradient
+//! that is not finite because of a dynamic loss scale takes the same way, whatever the policy; whoever
+//! drops an update has a smaller scale from then on, in `sync` the same on all replicas.
 
 use caffe_actors::{Complaint, Step};
 
 use super::on_nan::OnNan;
 use crate::net::{Net, key_text};
+use crate::solver::Solver;
 use crate::{Result, bail};
 
 /// Updates dropped one after the other after which there is no hope.
@@ -20,6 +23,8 @@ pub struct Guard {
     policy: OnNan,
     /// This step's own loss or gradient is not finite.
     own: bool,
+    /// And it is no fault of the loss scale.
+    met: bool,
     /// The job's is not.
     job: bool,
     in_a_row: u32,
@@ -34,6 +39,7 @@ impl Guard {
         Guard {
             policy,
             own: false,
+            met: false,
             job: false,
             in_a_row: 0,
             dropped: 0,
@@ -49,12 +55,17 @@ impl Guard {
 
     /// A step begins.
     pub fn begin(&mut self) {
-        (self.own, self.job) = (false, false);
+        (self.own, self.met, self.job) = (false, false, false);
     }
 
     /// Whether this step's own loss or gradient is not finite.
     pub fn own(&self) -> bool {
         self.own
+    }
+
+    /// This replica's gradient is not finite, and the loss scale may be to blame.
+    pub fn overflowed(&mut self) {
+        self.own = true;
     }
 
     /// The sum over the replicas is not finite.
@@ -78,7 +89,7 @@ impl Guard {
         if self.policy == OnNan::Stop {
             bail!("{text}; lower base_lr, set clip_gradients, or look at the data (--on-nan=stop)");
         }
-        self.own = true;
+        (self.own, self.met) = (true, true);
         let reload = matches!(self.policy, OnNan::Rollback(_));
         let text = format!("{text}; its update is dropped (--on-nan={})", self.policy);
         self.complaint = Some(Complaint { text, reload });
@@ -89,10 +100,20 @@ impl Guard {
     ///
     /// # Errors
     /// With `stop`; and when one update after the other had to be dropped.
-    pub fn drops(&mut self, iter: u64) -> Result<bool> {
+    pub fn drops(&mut self, iter: u64, solver: &mut Solver) -> Result<bool> {
         if !self.own && !self.job {
             self.in_a_row = 0;
             return Ok(false);
+        }
+        if solver.overflowed() && !self.met {
+            if self.own {
+                self.say(format!(
+                    "iteration {iter}: a gradient overflows; its update is dropped, the loss scale is {} \
+                     from now on",
+                    solver.scaler().scale()
+                ));
+            }
+            return Ok(true);
         }
         if self.policy == OnNan::Stop {
             bail!("iteration {iter}: the replicas' gradients are finite, but their sum is not");
@@ -114,10 +135,19 @@ impl Guard {
         Ok(true)
     }
 
+    /// The loss scale has grown.
+    pub fn grown(&mut self, iter: u64, scale: f32) {
+        self.say(format!("iteration {iter}: the loss scale is {scale} from now on"));
+    }
+
+    fn say(&mut self, text: String) {
+        self.complaint = Some(Complaint { text, reload: false });
+    }
+
     /// What there is to say since the last call.
     pub fn complaint(&mut self) -> Option<Complaint> {
         let mut complaint = self.complaint.take()?;
-        if !complaint.text.is_empty() {
+        if self.met && !complaint.text.is_empty() {
             complaint.text.push_str(&format!("; {} so far here", self.dropped));
         }
         Some(complaint)

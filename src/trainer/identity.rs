@@ -30,6 +30,7 @@ impl Job {
             of("--exact", u64::from(self.exact)),
             of("--shuffle", u64::from(self.shuffle)),
             of("--on-nan", hashed(self.on_nan.to_string())),
+            of("--loss-scale or --precision", hashed(self.loss_scale.to_string())),
             of(
                 "the weights or snapshot to start from (--resume=auto needs a snapshot_prefix in a \
                 folder that all ranks share)",

@@ -1,7 +1,7 @@
 //! The job: everything that is equal for all replicas, settled before any of them is built.
 
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
@@ -14,11 +14,13 @@ use super::tuning::Tuning;
 use super::{BatchMeaning, OnNan, Options};
 use crate::data::Reading;
 use crate::data::readers::batch_size_mut;
-use crate::device::cuda::Choice;
 use crate::device::cuda::clique::Clique;
+use crate::device::cuda::{Choice, Kind};
 use crate::net::is_included;
 use crate::snapshot::{self, Keeper, Meaning, Resumed, Sidecar};
-use crate::solver::{DataLayers, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at};
+use crate::solver::{
+    DataLayers, LossScale, LrPolicy, NetPlans, Ramp, Solver, Value, test_cursors_at,
+};
 use crate::{Result, bail, ensure};
 
 /// What all replicas of a job share.
@@ -51,6 +53,8 @@ pub struct Job {
     tuning: Tuning,
     /// What a loss or gradient that is no finite number does.
     pub on_nan: OnNan,
+    /// What the loss is multiplied by before it is differentiated.
+    pub loss_scale: LossScale,
     pub(super) weights: Vec<PathBuf>,
     pub(super) snapshot: Option<PathBuf>,
     /// Number format between ranks.
@@ -110,6 +114,7 @@ impl Job {
             Some(path) => Resumed::peek(path)?,
             None => Resumed::default(),
         };
+        let kind = options.cuda.first().map_or(Kind::F32, Choice::kind);
         Ok(Job {
             keeper: Keeper::open(solver.snapshot_prefix(), options.keep.clone())?,
             writing: Busy::default(),
@@ -131,6 +136,7 @@ impl Job {
             batch: options.batch,
             tuning: options.tuning,
             on_nan: options.on_nan,
+            loss_scale: options.loss_scale.unwrap_or(LossScale::usual(kind)),
             wire: options.wire,
             log_records: options.log_records.clone(),
             weights,
@@ -215,11 +221,7 @@ impl Job {
     /// Files that do not fit the net or the solver.
     pub fn load(&self, solver: &mut Solver, replica: usize, replicas: usize) -> Result<()> {
         if let Some(path) = &self.snapshot {
-            let resumed = snapshot::restore(solver, path)?;
-            let same_job = resumed.sidecar.filter(|s| s.replicas == replicas);
-            if let Some(own) = same_job.as_ref().and_then(|s| s.histories.get(replica)) {
-                solver.set_histories(own)?;
-            }
+            restore(solver, path, replica, replicas)?;
         }
         for path in &self.weights {
             snapshot::copy_weights(solver.net(), path)?;
@@ -251,11 +253,7 @@ impl Job {
         let Some(found) = snapshot::find::newest(prefix)?.found else {
             bail!("--on-nan=rollback: there is no whole snapshot under \"{prefix}\" to go back to")
         };
-        let resumed = snapshot::restore(solver, &found.paths.state)?;
-        let same_job = resumed.sidecar.filter(|s| s.replicas == replicas);
-        if let Some(own) = same_job.as_ref().and_then(|s| s.histories.get(replica)) {
-            solver.set_histories(own)?;
-        }
+        restore(solver, &found.paths.state, replica, replicas)?;
         Ok(found.paths.state.display().to_string())
     }
 
@@ -370,6 +368,19 @@ impl Job {
             snapshot: at_least_0(s.snapshot()),
             snapshot_after_train: s.snapshot_after_train(),
         }
+    }
+}
+
+/// Weights, histories and loss scale of a snapshot; a replica's own history, where the job has as many
+/// replicas as the one that wrote it.
+fn restore(solver: &mut Solver, state: &Path, replica: usize, replicas: usize) -> Result<()> {
+    let Some(sidecar) = snapshot::restore(solver, state)?.sidecar else { return Ok(()) };
+    if let Some(scale) = sidecar.loss_scale {
+        solver.restore_scale(scale);
+    }
+    match sidecar.histories.get(replica).filter(|_| sidecar.replicas == replicas) {
+        Some(own) => solver.set_histories(own),
+        None => Ok(()),
     }
 }
 

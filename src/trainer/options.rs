@@ -9,6 +9,7 @@ use caffe_actors::{Digest, Identity};
 
 use super::{DeviceSpec, Dilation, Effects, Keep, Link, Mode, OnNan, Tuning, Wire};
 use crate::device::cuda::Choice;
+use crate::solver::LossScale;
 use crate::{Result, ensure};
 
 /// What a train net's batch_size means when there are several replicas.
@@ -95,6 +96,8 @@ pub struct Options {
     pub keep: Keep,
     /// What a loss or gradient that is no finite number does.
     pub on_nan: OnNan,
+    /// What the loss is multiplied by; left out: what the devices' numbers need.
+    pub loss_scale: Option<LossScale>,
     /// Folder for a list of the records that every replica trains on.
     pub log_records: Option<PathBuf>,
     /// Record what every thread does. Off only to measure what it costs.
@@ -141,6 +144,7 @@ impl Options {
             effects: Effects::default(),
             keep: Keep::default(),
             on_nan: OnNan::default(),
+            loss_scale: None,
             log_records: None,
             record: true,
             metrics: None,

@@ -56,6 +56,7 @@ impl SolverReplica {
             seed: job.seed,
             cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
             cpu_fallback: job.cpu_fallback,
+            loss_scale: Some(job.loss_scale),
             blank: false,
         };
         let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
@@ -71,6 +72,9 @@ impl SolverReplica {
         let mut solver = Solver::new(&param, &nets, &options)?;
         solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
+        if place.replicas > 1 {
+            solver.share();
+        }
         let (train, _) = job.data(place.replicas)?;
         let batch = train.batch_size();
         let net = solver.train_net();
@@ -136,12 +140,14 @@ impl SolverReplica {
         ready: &mut Ready<'_>,
     ) -> (usize, Result<f32>) {
         let at = engine_step(step, batch);
+        let unscale = if self.alone { 1.0 } else { 1.0 / self.solver.scaler().scale() };
         let (net, optimizer) = self.solver.parts();
         let threads = net.run().threads();
         let mut watch = Fences {
             buckets: &self.buckets,
             next: if step.last() { 0 } else { self.buckets.len() },
             gives: !self.alone,
+            unscale,
             team: self.team.as_ref(),
             iter: step.iter,
             ready,
@@ -183,10 +189,12 @@ impl SolverReplica {
                 (_, Ok(value)) => return Ok(value),
                 (next, Err(Error::NotFinite { what, value, .. })) => {
                     given = next;
-                    if what == "the loss" {
-                        loss = value;
+                    loss = self.solver.train_net().loss();
+                    if loss.is_finite() && self.solver.scaler().can_shrink() {
+                        self.guard.overflowed();
+                    } else {
+                        self.guard.met(self.solver.net(), step, &what, value)?;
                     }
-                    self.guard.met(self.solver.net(), step, &what, value)?;
                 }
                 (_, Err(e)) => return Err(e.into()),
             }
@@ -197,6 +205,15 @@ impl SolverReplica {
             }
         }
         Ok(loss)
+    }
+}
+
+impl SolverReplica {
+    /// The loss scale has grown: in `sync` everywhere, so one says it.
+    fn grown(&mut self, iter: u64) {
+        if self.place.0 == 0 {
+            self.guard.grown(iter, self.solver.scaler().scale());
+        }
     }
 }
 
@@ -233,7 +250,7 @@ impl Replica for SolverReplica {
 
     fn solves_early(&self) -> bool {
         // What is to be dropped whole must not be pushed in part.
-        self.solver.solves_parts() && self.guard.stops()
+        self.solver.solves_parts() && self.guard.stops() && !self.solver.scaler().is_dynamic()
     }
 
     fn compute_solving(
@@ -270,18 +287,18 @@ impl Replica for SolverReplica {
     }
 
     fn update(&mut self, iter: u64) -> Result<(), Cause> {
-        if !self.guard.drops(iter)? {
-            self.solver.update(iter)?;
+        if !self.guard.drops(iter, &mut self.solver)? && self.solver.update(iter)? {
+            self.grown(iter);
         }
         Ok(())
     }
 
     fn solve(&mut self, iter: u64) -> Result<(), Cause> {
-        if self.guard.drops(iter)? {
+        if self.guard.drops(iter, &mut self.solver)? {
             // An update that changes nothing; the history stays, too.
             self.solver.clear_gradient();
-        } else {
-            self.solver.solve(iter)?;
+        } else if self.solver.solve(iter)? {
+            self.grown(iter);
         }
         Ok(())
     }
@@ -354,6 +371,7 @@ impl Replica for SolverReplica {
         // Own histories differ only where replicas push their own updates.
         let own = request.replicas > 1 && self.job.keeps_own_histories();
         let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);
+        sidecar.loss_scale = self.solver.scaler().state();
         sidecar.history_len = request.mean_history.len();
         sidecar.history_count = if own { request.replicas } else { 0 };
         let mut writer = SidecarWriter::create(&paths.sidecar, &sidecar)?;
@@ -380,6 +398,8 @@ struct Fences<'a, 'r> {
     next: usize,
     /// Whether anybody wants the gradients.
     gives: bool,
+    /// Takes the loss scale out of a gradient that others get.
+    unscale: f32,
     team: Option<&'a Team>,
     iter: u64,
     ready: &'a mut Ready<'r>,
@@ -416,6 +436,9 @@ impl Watch for Fences<'_, '_> {
                 self.next += 1;
                 continue;
             }
+            if self.unscale != 1.0 {
+                params.multiply_diff(range.clone(), self.unscale)?;
+            }
             if let Some(team) = self.team
                 && !team.sum(params, &range)?
             {
@@ -427,6 +450,13 @@ impl Watch for Fences<'_, '_> {
             // Here it is about to be read, so looking at it costs next to nothing.
             if !all_finite(gradient) {
                 let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
+                if self.gives {
+                    // Here, as a team has added it up already and must not be asked again.
+                    let gradient = params.diff_in_mut(range)?;
+                    gradient.fill(f32::NAN);
+                    (self.ready)(self.next, gradient);
+                    self.next += 1;
+                }
                 return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
             }
             if let Some((optimizer, iter, threads)) = &mut self.solving {

@@ -12,7 +12,7 @@ use super::job::Job;
 use super::observe::{Speed, Stopwatch};
 use crate::log::{G, Log};
 use crate::snapshot::Paths;
-use crate::solver::{LrPolicy, Value};
+use crate::solver::{LossScale, LrPolicy, Value};
 
 /// Place of the lines that Caffe has no counterpart for; parsers want a file and a line.
 pub(super) const PLACE: &str = "trainer.cpp:1";
@@ -87,11 +87,18 @@ impl Report {
             return "each replica computes on the CPU".into();
         }
         let devices: Vec<String> = self.job.cuda.iter().map(ToString::to_string).collect();
+        let scale = match self.job.loss_scale {
+            LossScale::Fixed(1.0) => String::new(),
+            scale => format!(", loss scale {scale}"),
+        };
         let sums = match self.job.clique {
             Some(_) => "; they add their gradients up by NCCL",
             None => "",
         };
-        format!("this node's replicas compute on {}{sums}, beside them the CPU", devices.join(", "))
+        format!(
+            "this node's replicas compute on {}{sums}, beside them the CPU{scale}",
+            devices.join(", ")
+        )
     }
 
     /// What ran together, in one place at the head of every log.

@@ -9,10 +9,10 @@ use caffe::Error;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::library::{Library, Places};
-use caffe::device::cuda::nvidia::{Math, Nvidia};
-use caffe::device::cuda::{CudaDevice, probe};
+use caffe::device::cuda::nvidia::Nvidia;
+use caffe::device::cuda::{CudaDevice, Math, probe};
 
-/// What the emulator says it is.
+/// What the emulator says it is, with its precision.
 const EMULATED: &str = "an emulated CUDA device";
 
 /// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
@@ -23,15 +23,20 @@ pub const WITHOUT_CODE: &[&str] = &[];
 /// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` (a failure where
 /// there is none), `simulated`, `emulated`, or `none`. `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
+    device_with(Math::F32)
+}
+
+/// The same, computing with this.
+pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") if driver() => real(Math::F32),
-        Err(_) | Ok("") => simulated(Math::F32).or_else(|why| emulated(&format!("{why}, and "))),
-        Ok("simulated") => simulated(Math::F32),
+        Err(_) | Ok("") if driver() => real(math),
+        Err(_) | Ok("") => simulated(math).or_else(|why| emulated(math, &format!("{why}, and "))),
+        Ok("simulated") => simulated(math),
         Ok("device") => {
             let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
-            Ok(real(Math::F32).unwrap_or_else(none))
+            Ok(real(math).unwrap_or_else(none))
         }
-        Ok("emulated") => emulated(""),
+        Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
         Ok(other) => panic!("CAFFE_CUDA is device, simulated, emulated or none, not `{other}`"),
     };
@@ -119,9 +124,9 @@ pub fn environment() -> Option<Vec<(&'static str, OsString)>> {
 pub const VIOLATION: &str = "simulated CUDA: ";
 
 /// `before` stands before what goes wrong.
-fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
+fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
     match Emulator::new(&kernels()) {
-        Ok(device) => Ok(Rc::new(device)),
+        Ok(device) => Ok(Rc::new(device.storing(math.kind()))),
         Err(why) => Err(format!("{before}{why}")),
     }
 }
@@ -129,7 +134,7 @@ fn emulated(before: &str) -> Result<Rc<dyn Backend>, String> {
 /// Whether a device is software.
 pub fn is_software(device: &CudaDevice) -> bool {
     let name = device.0.describe();
-    name == EMULATED || name.contains("Simulated")
+    name.starts_with(EMULATED) || name.contains("Simulated")
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built

@@ -4,8 +4,9 @@
 //! purpose, and the memory planner gives blobs whose lifetimes never meet the same slab. A slab
 //! keeps a plain and a blocked *representation*; reading one that is stale converts it from the
 //! other, once; writing one makes the other stale. Conversions are counted, since a reorder in the
-//! hot path is a defect. A net on a CUDA device has a third representation, plain, in device memory:
-//! what crosses between host and device is counted with them.
+//! hot path is a defect. A net on a CUDA device has two more, plain, in device memory: f32, and 16 bits
+//! where the device computes with them; what is converted between those, and what crosses between host
+//! and device, is counted with them.
 //!
 //! Inside one layer call a slab hands out slices under runtime borrow rules: any number of readers
 //! or one writer per representation. A layer that breaks the rule gets [`Error::Borrow`].
@@ -200,7 +201,7 @@ impl Slab {
     fn becomes(&self, layout: Layout, shape: &Shape) {
         self.plain.valid.set(layout == Layout::Plain);
         self.blocked.valid.set(layout != Layout::Plain);
-        self.device.valid.set(false);
+        self.device.invalidate();
         if layout != Layout::Plain {
             self.describe(layout, shape);
         }

@@ -21,6 +21,7 @@ use self::sharing::Sharing;
 use super::gpu::GpuArgs;
 use crate::device::cuda::Choice;
 use crate::log::Log;
+use crate::solver::LossScale;
 use crate::trainer::{self, Options};
 use crate::{Error, Result};
 
@@ -68,6 +69,10 @@ pub struct TrainArgs {
     resources: Resources,
     #[command(flatten)]
     gpu: GpuArgs,
+    /// What the loss is multiplied by before it is differentiated, so that small gradients survive in 16
+    /// bits: dynamic (as large as goes without overflow) or a number [default: dynamic in fp16, else 1]
+    #[arg(long, value_name = "dynamic|N", help_heading = "GPU")]
+    pub loss_scale: Option<LossScale>,
     #[command(flatten)]
     seeing: Seeing,
 }
@@ -90,6 +95,7 @@ impl TrainArgs {
         options.stages = self.stage;
         options.shuffle = self.shuffle;
         options.exact = self.exact;
+        options.loss_scale = self.loss_scale;
         self.lasting.apply(&mut options);
         self.sharing.apply(&mut options);
         self.resources.apply(&mut options)?;

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::clique::Clique;
+use super::kind::Kind;
 use super::source::Source;
 use crate::device::cpu::gemm::Gemm;
 use crate::{Result, bail};
@@ -24,7 +25,12 @@ pub struct Address(pub u64);
 impl Address {
     /// The place so many floats further on.
     pub fn plus(self, floats: usize) -> Address {
-        Address(self.0 + (floats * size_of::<f32>()) as u64)
+        self.plus_of(Kind::F32, floats)
+    }
+
+    /// The place so many numbers of a kind further on.
+    pub fn plus_of(self, kind: Kind, n: usize) -> Address {
+        Address(self.0 + (n * kind.bytes()) as u64)
     }
 }
 
@@ -110,10 +116,21 @@ pub struct Correlation {
     pub axes: Vec<Axis>,
 }
 
+impl Correlation {
+    /// Elements of w.
+    pub fn weights(&self) -> usize {
+        let kernel: usize = self.axes.iter().map(|axis| axis.kernel).product();
+        self.outputs * (self.channels / self.groups) * kernel
+    }
+}
+
 /// A device with one queue of work. Used by the thread that made it.
 pub trait Backend {
     /// What it is, for the log.
     fn describe(&self) -> String;
+
+    /// What it stores activations and their gradients as.
+    fn kind(&self) -> Kind;
 
     /// Bytes of memory that are free; `None` where nobody counts.
     ///
@@ -167,13 +184,15 @@ pub trait Backend {
     /// A device that failed.
     fn zero(&self, at: Address, floats: usize) -> Result<()>;
 
-    /// Runs a kernel on `blocks` blocks of [`BLOCK`](super::source::BLOCK) threads.
+    /// Runs a kernel, compiled with `real` in this kind, on `blocks` blocks of
+    /// [`BLOCK`](super::source::BLOCK) threads.
     ///
     /// # Errors
     /// A kernel that does not compile, or a device that failed.
     fn launch(
         &self,
         source: &'static Source,
+        kind: Kind,
         function: &'static str,
         blocks: usize,
         args: &[Arg],
@@ -196,37 +215,47 @@ pub trait Backend {
         bail!("internal: {} has not joined others", self.describe())
     }
 
-    /// C ← alpha · op(A) · op(B) + beta · C.
+    /// C ← alpha · op(A) · op(B) + beta · C, where A and B are of the first kind and C is of the second:
+    /// the same, or f32. Sums are in f32.
     ///
     /// # Errors
     /// A device that failed.
-    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()>;
+    fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()>;
 
-    /// y ← w ∗ x.
+    /// y ← w ∗ x, all of this kind.
     ///
     /// # Errors
     /// A device that failed, or a shape it has no code for.
-    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()>;
+    fn correlate(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        x: Address,
+        w: Address,
+        y: Address,
+    ) -> Result<()>;
 
-    /// dx ← the gradient of x.
+    /// dx ← the gradient of x, all of this kind.
     ///
     /// # Errors
     /// As [`correlate`](Backend::correlate).
     fn correlate_back(
         &self,
         shape: &Correlation,
+        kind: Kind,
         w: Address,
         dy: Address,
         dx: Address,
     ) -> Result<()>;
 
-    /// dw ← dw + the gradient of w.
+    /// dw ← dw + the gradient of w, of x and dy of this kind; dw is f32.
     ///
     /// # Errors
     /// As [`correlate`](Backend::correlate).
     fn correlate_weights(
         &self,
         shape: &Correlation,
+        kind: Kind,
         x: Address,
         dy: Address,
         dw: Address,

@@ -15,6 +15,7 @@ use caffe_proto::files::write_file_atomic;
 use parking_lot::Mutex;
 
 use super::compiler::{Architecture, Compiler, Error};
+use super::kind::Kind;
 use super::library::Version;
 use super::source::Source;
 
@@ -75,10 +76,11 @@ impl Cache {
         &self,
         compiler: &Compiler,
         source: &Source,
+        kind: Kind,
         architecture: Architecture,
     ) -> Result<Vec<u8>, Error> {
-        let key = Key::new(compiler.version(), source, architecture);
-        self.get(&key, || compiler.compile(source, architecture))
+        let key = Key::new(compiler.version(), source, kind, architecture);
+        self.get(&key, || compiler.compile(source, kind, architecture))
     }
 
     fn get<E>(&self, key: &Key, make: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Vec<u8>, E> {
@@ -132,9 +134,9 @@ struct Key {
 }
 
 impl Key {
-    fn new(nvrtc: Version, source: &Source, architecture: Architecture) -> Self {
+    fn new(nvrtc: Version, source: &Source, kind: Kind, architecture: Architecture) -> Self {
         let options = Compiler::options(architecture).join(" ");
-        let text = format!("NVRTC {nvrtc} {options}\n{}", source.assembled());
+        let text = format!("NVRTC {nvrtc} {options}\n{}", source.assembled(kind));
         let (name, hash) = (source.name, crc32c::crc32c(text.as_bytes()));
         Key { file: format!("{name}-{architecture}-nvrtc{nvrtc}-{hash:08x}.cubin"), text }
     }
@@ -170,7 +172,7 @@ mod tests {
     const SM_90: Architecture = Architecture { major: 9, minor: 0 };
 
     fn key() -> Key {
-        Key::new(NVRTC, &AXPY, SM_90)
+        Key::new(NVRTC, &AXPY, Kind::F32, SM_90)
     }
 
     /// The code that is got, and whether it was made anew.
@@ -203,9 +205,11 @@ mod tests {
         let newer = Version { minor: 1, ..NVRTC };
         let sm_80 = Architecture { major: 8, minor: 0 };
         let others = [
-            Key::new(NVRTC, &other_text, SM_90),
-            Key::new(newer, &AXPY, SM_90),
-            Key::new(NVRTC, &AXPY, sm_80),
+            Key::new(NVRTC, &other_text, Kind::F32, SM_90),
+            Key::new(NVRTC, &AXPY, Kind::Bf16, SM_90),
+            Key::new(NVRTC, &AXPY, Kind::F16, SM_90),
+            Key::new(newer, &AXPY, Kind::F32, SM_90),
+            Key::new(NVRTC, &AXPY, Kind::F32, sm_80),
         ];
         for other in others {
             assert_ne!(other.file, key().file);

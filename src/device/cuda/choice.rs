@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::CudaDevice;
 use super::emulator::Emulator;
-use super::nvidia::{Math, Nvidia};
+use super::nvidia::Nvidia;
+use super::{CudaDevice, Kind, Math};
 use crate::Result;
 
 /// A device to be opened.
@@ -25,10 +25,20 @@ pub enum Choice {
         id: usize,
         /// Where it keeps compiled kernels.
         folder: PathBuf,
+        /// What it stores activations as.
+        kind: Kind,
     },
 }
 
 impl Choice {
+    /// What activations are stored as.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Choice::Gpu { math, .. } => math.kind(),
+            Choice::Emulated { kind, .. } => *kind,
+        }
+    }
+
     /// Opens the device, for this thread.
     ///
     /// # Errors
@@ -36,7 +46,7 @@ impl Choice {
     pub fn open(&self) -> Result<CudaDevice> {
         Ok(CudaDevice(match self {
             Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math)?),
-            Choice::Emulated { folder, .. } => Rc::new(Emulator::new(folder)?),
+            Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
         }))
     }
 }
@@ -45,8 +55,11 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Choice::Gpu { id, math: Math::F32 } => write!(f, "GPU {id}"),
-            Choice::Gpu { id, math: Math::Tf32 } => write!(f, "GPU {id} in TF32"),
-            Choice::Emulated { .. } => f.write_str("an emulated CUDA device"),
+            Choice::Gpu { id, math } => write!(f, "GPU {id} in {}", math.name()),
+            Choice::Emulated { kind: Kind::F32, .. } => f.write_str("an emulated CUDA device"),
+            Choice::Emulated { kind, .. } => {
+                write!(f, "an emulated CUDA device in {}", kind.name())
+            }
         }
     }
 }

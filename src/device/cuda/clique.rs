@@ -142,17 +142,18 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::device::cuda::Kind;
 
     fn clique(members: usize) -> Arc<Clique> {
-        let device = |id| Choice::Emulated { id, folder: PathBuf::new() };
+        let device = |id| Choice::Emulated { id, folder: PathBuf::new(), kind: Kind::F32 };
         Clique::of(&(0..members).map(device).collect::<Vec<_>>()).unwrap().unwrap()
     }
 
     #[test]
     fn only_several_devices_that_differ_meet() {
-        let device = Choice::Emulated { id: 0, folder: PathBuf::new() };
+        let device = Choice::Emulated { id: 0, folder: PathBuf::new(), kind: Kind::F32 };
         assert!(Clique::of(&[]).unwrap().is_none());
-        assert!(Clique::of(&[device.clone()]).unwrap().is_none());
+        assert!(Clique::of(std::slice::from_ref(&device)).unwrap().is_none());
         assert!(Clique::of(&[device.clone(), device]).unwrap().is_none());
         assert_eq!(clique(3).members(), 3);
     }

@@ -4,12 +4,13 @@
 //! compiled a second time. No device is needed. Not here: what is kept on disk (`cache`).
 //!
 //! ```
+//! use caffe::device::cuda::Kind;
 //! use caffe::device::cuda::compiler::{Architecture, Compiler};
 //! use caffe::device::cuda::source::AXPY;
 //!
 //! match Compiler::open() {
 //!     Ok(compiler) => {
-//!         let code = compiler.compile(&AXPY, Architecture { major: 9, minor: 0 })?;
+//!         let code = compiler.compile(&AXPY, Kind::F32, Architecture { major: 9, minor: 0 })?;
 //!         println!("NVRTC {} makes {} bytes", compiler.version(), code.len());
 //!     }
 //!     Err(why) => println!("{why}"),
@@ -24,6 +25,7 @@ use std::ptr;
 use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
 
+use super::kind::Kind;
 use super::library::{Library, Missing, Version};
 use super::source::Source;
 
@@ -163,12 +165,17 @@ impl Compiler {
         ]
     }
 
-    /// CUBIN of a source's kernels.
+    /// CUBIN of a source's kernels, with `real` in this kind.
     ///
     /// # Errors
     /// [`Error::Refused`] with NVRTC's log, [`Error::Absent`] where a function is not in the code,
     /// [`Error::Architecture`], [`Error::Call`].
-    pub fn compile(&self, source: &Source, architecture: Architecture) -> Result<Vec<u8>, Error> {
+    pub fn compile(
+        &self,
+        source: &Source,
+        kind: Kind,
+        architecture: Architecture,
+    ) -> Result<Vec<u8>, Error> {
         if !self.known.contains(&architecture) {
             let known = self.known.clone();
             return Err(Error::Architecture { version: self.version, wanted: architecture, known });
@@ -181,7 +188,7 @@ impl Compiler {
                 code: code.to_string(),
             }
         };
-        let program = Program::new(source).map_err(failed("nvrtcCreateProgram"))?;
+        let program = Program::new(source, kind).map_err(failed("nvrtcCreateProgram"))?;
         match program.compile(&Self::options(architecture)) {
             Err(nvrtc::NvrtcError(sys::nvrtcResult::NVRTC_ERROR_COMPILATION)) => {
                 let log = program.log();
@@ -222,9 +229,9 @@ struct Program {
 }
 
 impl Program {
-    fn new(source: &Source) -> Result<Self, nvrtc::NvrtcError> {
+    fn new(source: &Source, kind: Kind) -> Result<Self, nvrtc::NvrtcError> {
         let no_zero = |_| nvrtc::NvrtcError(sys::nvrtcResult::NVRTC_ERROR_INVALID_INPUT);
-        let text = CString::new(source.assembled()).map_err(no_zero)?;
+        let text = CString::new(source.assembled(kind)).map_err(no_zero)?;
         let name = CString::new(format!("{}.cu", source.name)).map_err(no_zero)?;
         let handle = nvrtc::create_program(&text, Some(&name))?;
         Ok(Program { handle, _text: text, _name: name })

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::backend::{Address, Arg, Backend, Correlation};
+use super::kind::Kind;
 use super::pool::Pool;
 use super::source::Source;
 use crate::device::cpu::gemm::Gemm;
@@ -18,6 +19,9 @@ pub struct Meter {
     works: Cell<bool>,
     /// Bytes of the largest correlation's arrays together.
     largest: Cell<u64>,
+    /// Bytes of the largest gradient of weights that is made in 16 bits.
+    gradient: Cell<u64>,
+    kind: Kind,
 }
 
 impl Default for Meter {
@@ -26,11 +30,18 @@ impl Default for Meter {
             pool: RefCell::new(Pool::new(u64::MAX)),
             works: Cell::new(false),
             largest: Cell::new(0),
+            gradient: Cell::new(0),
+            kind: Kind::F32,
         }
     }
 }
 
 impl Meter {
+    /// The same with activations of this kind.
+    pub fn storing(self, kind: Kind) -> Meter {
+        Meter { kind, ..self }
+    }
+
     /// Bytes held now.
     pub fn held(&self) -> u64 {
         self.pool.borrow().held()
@@ -51,15 +62,20 @@ impl Meter {
         self.largest.get()
     }
 
-    fn correlation(&self, shape: &Correlation) -> Result<()> {
+    /// Bytes of the largest gradient of weights that is made in 16 bits, beside an algorithm's workspace.
+    pub fn largest_gradient(&self) -> u64 {
+        self.gradient.get()
+    }
+
+    fn correlation(&self, shape: &Correlation, kind: Kind) -> Result<()> {
         let over = |first: usize, of: fn(&super::backend::Axis) -> usize| {
             shape.axes.iter().map(of).product::<usize>() * first
         };
         let floats = over(shape.images * shape.channels, |axis| axis.image)
             + over(shape.images * shape.outputs, |axis| axis.positions)
-            + over(shape.outputs * shape.channels / shape.groups.max(1), |axis| axis.kernel);
+            + shape.weights();
         self.works.set(true);
-        self.largest.set(self.largest.get().max((floats * size_of::<f32>()) as u64));
+        self.largest.set(self.largest.get().max((floats * kind.bytes()) as u64));
         Ok(())
     }
 }
@@ -67,6 +83,10 @@ impl Meter {
 impl Backend for Meter {
     fn describe(&self) -> String {
         "a forecast of a CUDA device's memory".into()
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
@@ -105,6 +125,7 @@ impl Backend for Meter {
     fn launch(
         &self,
         _source: &'static Source,
+        _kind: Kind,
         _function: &'static str,
         _blocks: usize,
         _args: &[Arg],
@@ -112,32 +133,52 @@ impl Backend for Meter {
         Ok(())
     }
 
-    fn product(&self, _g: Gemm, _a: Address, _b: Address, _c: Address) -> Result<()> {
+    fn product(
+        &self,
+        _g: Gemm,
+        _kinds: [Kind; 2],
+        _a: Address,
+        _b: Address,
+        _c: Address,
+    ) -> Result<()> {
         self.works.set(true);
         Ok(())
     }
 
-    fn correlate(&self, shape: &Correlation, _x: Address, _w: Address, _y: Address) -> Result<()> {
-        self.correlation(shape)
+    fn correlate(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        _x: Address,
+        _w: Address,
+        _y: Address,
+    ) -> Result<()> {
+        self.correlation(shape, kind)
     }
 
     fn correlate_back(
         &self,
         shape: &Correlation,
+        kind: Kind,
         _w: Address,
         _dy: Address,
         _dx: Address,
     ) -> Result<()> {
-        self.correlation(shape)
+        self.correlation(shape, kind)
     }
 
     fn correlate_weights(
         &self,
         shape: &Correlation,
+        kind: Kind,
         _x: Address,
         _dy: Address,
         _dw: Address,
     ) -> Result<()> {
-        self.correlation(shape)
+        if kind != Kind::F32 {
+            let bytes = (shape.weights() * kind.bytes()) as u64;
+            self.gradient.set(self.gradient.get().max(bytes));
+        }
+        self.correlation(shape, kind)
     }
 }

@@ -7,6 +7,7 @@
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with;
+//! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
@@ -23,6 +24,7 @@ mod choice;
 pub mod clique;
 pub mod compiler;
 pub mod emulator;
+mod kind;
 pub mod library;
 pub mod memory;
 pub mod meter;
@@ -32,7 +34,8 @@ mod run;
 pub mod source;
 
 pub use choice::Choice;
-pub use run::{CudaDevice, CudaRun};
+pub use kind::{Kind, Math};
+pub use run::{CudaDevice, CudaRun, add_to_f32, convert, multiply};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{DriverError, result, sys};
@@ -116,7 +119,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY]
 }
 
 /// Looks for the driver and its devices.

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use super::backend::{Address, Arg, Backend};
-use super::source::{BLOCK, Source};
+use super::kind::Kind;
+use super::source::{BLOCK, CONVERT, MULTIPLY, Source};
 use crate::Result;
 use crate::device::cpu::CpuRun;
 use crate::device::cpu::gemm::Gemm;
@@ -25,6 +26,9 @@ impl std::fmt::Debug for CudaDevice {
 pub struct CudaRun {
     /// The device.
     pub device: Rc<dyn Backend>,
+    /// What `real` is in the kernels that are launched now: the device's kind while a layer runs that
+    /// takes its blobs as `real`, else f32.
+    pub real: Kind,
     /// Runs data layers, and whatever `--allow-cpu-fallback` allows.
     pub host: CpuRun,
 }
@@ -73,20 +77,103 @@ impl CudaRun {
         n: usize,
         args: &[Arg],
     ) -> Result<()> {
-        let mut all = smallvec::SmallVec::<[Arg; 16]>::new();
-        all.push(Arg::from(n));
-        all.extend_from_slice(args);
-        self.device.launch(source, function, blocks, &all)
+        launch(&*self.device, source, self.real, (function, blocks), n, args)
     }
 
-    /// C ← alpha · op(A) · op(B) + beta · C.
+    /// C ← alpha · op(A) · op(B) + beta · C, all `real`.
     ///
     /// # Errors
     /// A device that failed.
     pub fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
         match g.m * g.n {
             0 => Ok(()),
-            _ => self.device.product(g, a, b, c),
+            _ => self.device.product(g, [self.real; 2], a, b, c),
         }
     }
+
+    /// The same where C is f32, as gradients of parameters are.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn product_in_f32(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
+        match g.m * g.n {
+            0 => Ok(()),
+            _ => self.device.product(g, [self.real, Kind::F32], a, b, c),
+        }
+    }
+
+    /// Copies `n` reals within the device.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn copy(&self, from: Address, to: Address, n: usize) -> Result<()> {
+        self.device.copy(from, to, self.real.floats(n))
+    }
+
+    /// Sets `n` reals to zero.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn zero(&self, at: Address, n: usize) -> Result<()> {
+        self.device.zero(at, self.real.floats(n))
+    }
+}
+
+fn launch(
+    device: &dyn Backend,
+    source: &'static Source,
+    real: Kind,
+    (function, blocks): (&'static str, usize),
+    n: usize,
+    args: &[Arg],
+) -> Result<()> {
+    let mut all = smallvec::SmallVec::<[Arg; 20]>::new();
+    all.push(Arg::from(n));
+    all.extend_from_slice(args);
+    device.launch(source, real, function, blocks, &all)
+}
+
+/// Runs a kernel over `n` numbers outside of a layer's pass.
+fn over(
+    device: &dyn Backend,
+    source: &'static Source,
+    real: Kind,
+    function: &'static str,
+    n: usize,
+    args: &[Arg],
+) -> Result<()> {
+    match n {
+        0 => Ok(()),
+        _ => launch(device, source, real, (function, n.div_ceil(BLOCK).min(MOST)), n, args),
+    }
+}
+
+/// to ← from, from one of the kinds f32 and `device.kind()` to the other.
+///
+/// # Errors
+/// A device that failed.
+pub fn convert(device: &dyn Backend, from: (Kind, Address), to: Address, n: usize) -> Result<()> {
+    let function = if from.0 == Kind::F32 { "to_real" } else { "to_float" };
+    over(device, &CONVERT, device.kind(), function, n, &[from.1.into(), to.into()])
+}
+
+/// to ← to + from, where `from` is of this kind and `to` is f32.
+///
+/// # Errors
+/// A device that failed.
+pub fn add_to_f32(
+    device: &dyn Backend,
+    (kind, from): (Kind, Address),
+    to: Address,
+    n: usize,
+) -> Result<()> {
+    over(device, &CONVERT, kind, "add_to_float", n, &[from.into(), to.into()])
+}
+
+/// x ← factor · x, f32.
+///
+/// # Errors
+/// A device that failed.
+pub fn multiply(device: &dyn Backend, x: Address, factor: f32, n: usize) -> Result<()> {
+    over(device, &MULTIPLY, Kind::F32, "multiply", n, &[x.into(), factor.into()])
 }

@@ -4,19 +4,26 @@
 //! compiler and the cache on disk are their own modules, and no device is needed to hold one.
 //!
 //! ```
+//! use caffe::device::cuda::Kind;
 //! use caffe::device::cuda::source::Source;
 //!
 //! const SQUARE: Source = Source {
 //!     name: "square",
 //!     text: r#"
-//! extern "C" __global__ void square(float* y, const float* x, int64 n) {
+//! extern "C" __global__ void square(int64 n, real* y, const real* x) {
 //!   KERNEL_LOOP(i, n) { y[i] = x[i] * x[i]; }
 //! }
 //! "#,
 //!     functions: &["square"],
 //! };
-//! assert!(SQUARE.assembled().contains("KERNEL_LOOP"));
+//! assert!(SQUARE.assembled(Kind::F32).contains("KERNEL_LOOP"));
 //! ```
+//!
+//! `real` is the type of activations and their gradients: `float`, or 16 bits that become a `float`
+//! when they are read and are rounded when they are assigned. A text that says `real*` compiles for
+//! all kinds; all arithmetic is in `float`.
+
+use super::kind::Kind;
 
 /// Threads of every block that calls the prelude's reductions; a launch uses this size.
 pub const BLOCK: usize = 256;
@@ -82,13 +89,67 @@ pub struct Source {
     pub functions: &'static [&'static str],
 }
 
+/// `real` as 32 bits.
+const REAL_F32: &str = "typedef float real;\n";
+
+/// `real` as bfloat16. No constructor from `float`: it would make `c ? x[i] : 0.0f` ambiguous.
+const REAL_BF16: &str = r#"struct real {
+  unsigned short bits;
+  __device__ __forceinline__ operator float() const {
+    return __uint_as_float((unsigned int)bits << 16);
+  }
+  // To the nearest, of two to the even one; a NaN stays one.
+  __device__ __forceinline__ real& operator=(float x) {
+    unsigned int u = __float_as_uint(x);
+    bits = (u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u
+                                           : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    return *this;
+  }
+  __device__ __forceinline__ real& operator+=(float x) { return *this = *this + x; }
+};
+"#;
+
+/// `real` as half precision: the device's own conversions, the emulator's where there is no device.
+const REAL_F16: &str = r#"struct real {
+  unsigned short bits;
+  __device__ __forceinline__ operator float() const {
+#ifdef EMULATED
+    return host::from_half(bits);
+#else
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#endif
+  }
+  // To the nearest, of two to the even one; beyond 65504 to infinity.
+  __device__ __forceinline__ real& operator=(float x) {
+#ifdef EMULATED
+    bits = host::to_half(x);
+#else
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#endif
+    return *this;
+  }
+  __device__ __forceinline__ real& operator+=(float x) { return *this = *this + x; }
+};
+"#;
+
 impl Source {
-    /// What the compiler gets: the prelude and the text, each with lines of its own.
-    pub fn assembled(&self) -> String {
+    /// What the compiler gets: `real` in this kind, the prelude and the text, each with lines of its
+    /// own.
+    pub fn assembled(&self, kind: Kind) -> String {
         // A text usually begins with a line break, after the quote of its literal; without that break
         // the compiler's line 1 is the first line of code.
         let text = self.text.strip_prefix('\n').unwrap_or(self.text);
-        format!("#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"{}.cu\"\n{text}\n", self.name)
+        let real = match kind {
+            Kind::F32 => REAL_F32,
+            Kind::Bf16 => REAL_BF16,
+            Kind::F16 => REAL_F16,
+        };
+        let name = self.name;
+        format!(
+            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"{name}.cu\"\n{text}\n"
+        )
     }
 }
 
@@ -103,17 +164,48 @@ extern "C" __global__ void axpy(float* y, const float* x, float alpha, int64 n) 
     functions: &["axpy"],
 };
 
+/// Between the kinds: compiled in the one of 16 bits.
+pub static CONVERT: Source = Source {
+    name: "convert",
+    text: r#"
+extern "C" __global__ void to_real(int64 n, const float* x, real* y) {
+  KERNEL_LOOP(i, n) { y[i] = x[i]; }
+}
+extern "C" __global__ void to_float(int64 n, const real* x, float* y) {
+  KERNEL_LOOP(i, n) { y[i] = x[i]; }
+}
+extern "C" __global__ void add_to_float(int64 n, const real* x, float* y) {
+  KERNEL_LOOP(i, n) { y[i] += x[i]; }
+}
+"#,
+    functions: &["to_real", "to_float", "add_to_float"],
+};
+
+/// x ← factor · x over n floats.
+pub static MULTIPLY: Source = Source {
+    name: "multiply",
+    text: r#"
+extern "C" __global__ void multiply(int64 n, float* x, float factor) {
+  KERNEL_LOOP(i, n) { x[i] *= factor; }
+}
+"#,
+    functions: &["multiply"],
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_text_follows_the_prelude_with_lines_of_its_own() {
-        let text = AXPY.assembled();
-        let (before, after) = text.split_once("#line 1 \"axpy.cu\"\n").unwrap();
-        assert!(before.starts_with("#line 1 \"prelude.cu\"\n") && before.ends_with(PRELUDE));
-        assert!(after.starts_with("extern \"C\" __global__ void axpy("), "{after}");
-        assert!(after.ends_with("}\n\n"), "{after:?}");
+        for kind in Kind::ALL {
+            let text = AXPY.assembled(kind);
+            let (before, after) = text.split_once("#line 1 \"axpy.cu\"\n").unwrap();
+            assert!(before.starts_with("#line 1 \"real.cu\"\n"));
+            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}")));
+            assert!(after.starts_with("extern \"C\" __global__ void axpy("), "{after}");
+            assert!(after.ends_with("}\n\n"), "{after:?}");
+        }
     }
 
     #[test]

@@ -8,14 +8,14 @@ use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
 use crate::layers::dims::Around;
 use crate::layers::per_channel::Channels;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::layers::{CudaLayer, DeviceIo, Reals};
 
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
 // Mean and 1 / deviation of each channel, and into the running sums: a block a channel. Less the
 // channel's first value, so that the variance keeps its digits where the mean is large.
-extern "C" __global__ void batch_norm_measure(int64 n, const float* x, float* mean, float* inverse,
+extern "C" __global__ void batch_norm_measure(int64 n, const real* x, float* mean, float* inverse,
                                               float* means, float* variances, float* weight,
                                               int64 outer, int64 inner, float fraction, float eps) {
   for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
@@ -50,8 +50,8 @@ extern "C" __global__ void batch_norm_recall(int64 n, const float* means, const 
   }
 }
 
-extern "C" __global__ void batch_norm_forward(int64 n, const float* x, const float* mean,
-                                              const float* inverse, float* y, float* kept,
+extern "C" __global__ void batch_norm_forward(int64 n, const real* x, const float* mean,
+                                              const float* inverse, real* y, real* kept,
                                               int64 channels, int64 inner) {
   KERNEL_LOOP(i, n) {
     int64 c = i / inner % channels;
@@ -62,7 +62,7 @@ extern "C" __global__ void batch_norm_forward(int64 n, const float* x, const flo
 }
 
 // The means over each channel of dy and of dy times the normalized values.
-extern "C" __global__ void batch_norm_sums(int64 n, const float* dy, const float* normal, float* a,
+extern "C" __global__ void batch_norm_sums(int64 n, const real* dy, const real* normal, float* a,
                                            float* b, int64 outer, int64 inner) {
   for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
     float sum = 0.0f, product = 0.0f;
@@ -80,9 +80,9 @@ extern "C" __global__ void batch_norm_sums(int64 n, const float* dy, const float
   }
 }
 
-extern "C" __global__ void batch_norm_backward(int64 n, const float* dy, const float* normal,
+extern "C" __global__ void batch_norm_backward(int64 n, const real* dy, const real* normal,
                                                const float* inverse, const float* a, const float* b,
-                                               float* dx, int64 channels, int64 inner) {
+                                               real* dx, int64 channels, int64 inner) {
   KERNEL_LOOP(i, n) {
     int64 c = i / inner % channels;
     dx[i] = inverse[c] * (dy[i] - a[c] - normal[i] * b[c]);
@@ -191,5 +191,9 @@ impl CudaLayer for BatchNorm {
             inner.into(),
         ];
         cuda.each(&KERNELS, "batch_norm_backward", n, &args)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }

@@ -7,7 +7,7 @@ use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Axis as DeviceAxis, Correlation};
 use crate::layers::dims::Around;
 use crate::layers::per_channel::Channels;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::layers::{CudaLayer, DeviceIo, Reals};
 use crate::{Result, ensure};
 
 /// Most spatial axes that devices have code for.
@@ -60,10 +60,10 @@ impl OnDevice {
         io: &DeviceIo<'_>,
     ) -> Result<()> {
         for i in 0..io.tops() {
-            let (x, w, y) = (io.bottom(i)?, io.param(0)?, io.top_mut(i)?);
+            let (x, w, y) = (io.bottom(i)?, io.weights(0)?, io.top_mut(i)?);
             match self.transposed {
-                false => cuda.device.correlate(&self.shape, x, w, y)?,
-                true => cuda.device.correlate_back(&self.shape, w, x, y)?,
+                false => cuda.device.correlate(&self.shape, cuda.real, x, w, y)?,
+                true => cuda.device.correlate_back(&self.shape, cuda.real, w, x, y)?,
             }
             if setting.param.bias_term() {
                 setting.channels_of(io.top_shape(i)).add_on(cuda, y, io.param(1)?, y)?;
@@ -88,13 +88,13 @@ impl OnDevice {
                 let x = io.bottom(i)?;
                 let (image, result) = if self.transposed { (dy, x) } else { (x, dy) };
                 let dw = io.param_diff_mut(0)?;
-                cuda.device.correlate_weights(&self.shape, image, result, dw)?;
+                cuda.device.correlate_weights(&self.shape, cuda.real, image, result, dw)?;
             }
             if io.propagate_down(i) {
-                let (w, dx) = (io.param(0)?, io.bottom_diff_mut(i)?);
+                let (w, dx) = (io.weights(0)?, io.bottom_diff_mut(i)?);
                 match self.transposed {
-                    false => cuda.device.correlate_back(&self.shape, w, dy, dx)?,
-                    true => cuda.device.correlate(&self.shape, dy, w, dx)?,
+                    false => cuda.device.correlate_back(&self.shape, cuda.real, w, dy, dx)?,
+                    true => cuda.device.correlate(&self.shape, cuda.real, dy, w, dx)?,
                 }
             }
         }
@@ -115,5 +115,9 @@ impl CudaLayer for Convolution {
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }

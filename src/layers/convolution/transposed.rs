@@ -17,7 +17,7 @@ use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
 use crate::layers::per_channel::cuda::KERNELS;
-use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
+use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::params::ParamDef;
 
 /// The layer.
@@ -95,6 +95,10 @@ impl CudaLayer for Deconvolution {
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::ALL
     }
 }
 

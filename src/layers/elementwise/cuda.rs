@@ -8,7 +8,7 @@ use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Arg;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::layers::{CudaLayer, DeviceIo, Reals};
 
 /// Kernels `NAME_forward` and `NAME_backward` out of an expression of `x` for the top, and one of
 /// `v` (the bottom or the top) and `dy` for the gradient of the bottom; both may use the layer's
@@ -20,13 +20,13 @@ macro_rules! unary_kernels {
             text: concat!(
                 "\nextern \"C\" __global__ void ",
                 $name,
-                "_forward(int64 n, const float* from, float* y, float a, float b, float c) {\n",
+                "_forward(int64 n, const real* from, real* y, float a, float b, float c) {\n",
                 "  KERNEL_LOOP(i, n) {\n    float x = from[i];\n    y[i] = ",
                 $forward,
                 ";\n  }\n}\n",
                 "extern \"C\" __global__ void ",
                 $name,
-                "_backward(int64 n, const float* value, const float* from, float* dx, float a, float b, float c) {\n",
+                "_backward(int64 n, const real* value, const real* from, real* dx, float a, float b, float c) {\n",
                 "  KERNEL_LOOP(i, n) {\n    float v = value[i], dy = from[i];\n    dx[i] = ",
                 $backward,
                 ";\n  }\n}\n"
@@ -60,6 +60,10 @@ impl<L: UnaryLayer> CudaLayer for L {
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         self.unary().backward(cuda, &io)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }
 
@@ -96,8 +100,9 @@ impl Unary {
     ) -> Result<()> {
         if io.in_place() && io.propagate_down(0) {
             let n = io.bottom_shape(0).count();
-            let (room, y) = (kept.room(&cuda.device, n)?, io.top_update(0)?);
-            cuda.device.copy(y, room, n)?;
+            let room = kept.room(&cuda.device, cuda.real.floats(n))?;
+            let y = io.top_update(0)?;
+            cuda.copy(y, room, n)?;
             let [a, b, c] = self.numbers.map(Arg::from);
             let args = [room.into(), y.into(), a, b, c];
             return cuda.each(self.kernels, self.kernels.functions[0], n, &args);
@@ -134,7 +139,10 @@ impl Unary {
             return Ok(());
         }
         let n = io.bottom_shape(0).count();
-        let value = if io.in_place() { kept.room(&cuda.device, n)? } else { io.bottom(0)? };
+        let value = match io.in_place() {
+            true => kept.room(&cuda.device, cuda.real.floats(n))?,
+            false => io.bottom(0)?,
+        };
         self.backward_from(cuda, io, value.into())
     }
 

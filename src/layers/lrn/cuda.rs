@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Arg;
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::layers::{CudaLayer, DeviceIo, Reals};
 
 pub(super) static KERNELS: Source = Source {
     name: "lrn",
@@ -31,7 +31,7 @@ pub(super) static KERNELS: Source = Source {
     }                                                                                \
   }
 
-extern "C" __global__ void lrn_forward(int64 n, const float* x, float* y, float* scale, float alpha,
+extern "C" __global__ void lrn_forward(int64 n, const real* x, real* y, float* scale, float alpha,
                                        float beta, float k, IMAGE) {
   KERNEL_LOOP(i, n) {
     float sum = 0.0f;
@@ -43,13 +43,13 @@ extern "C" __global__ void lrn_forward(int64 n, const float* x, float* y, float*
 }
 
 // What the gradient adds up over neighbours.
-extern "C" __global__ void lrn_terms(int64 n, const float* x, const float* dy, const float* scale,
+extern "C" __global__ void lrn_terms(int64 n, const real* x, const real* dy, const float* scale,
                                      float* terms, float beta) {
   KERNEL_LOOP(i, n) { terms[i] = dy[i] * x[i] * powf(scale[i], -beta) / scale[i]; }
 }
 
-extern "C" __global__ void lrn_backward(int64 n, const float* x, const float* dy, const float* scale,
-                                        const float* terms, float* dx, float alpha, float beta,
+extern "C" __global__ void lrn_backward(int64 n, const real* x, const real* dy, const float* scale,
+                                        const float* terms, real* dx, float alpha, float beta,
                                         IMAGE) {
   KERNEL_LOOP(i, n) {
     float sum = 0.0f;
@@ -119,5 +119,9 @@ impl CudaLayer for Lrn {
             reach,
         ];
         cuda.each(&KERNELS, "lrn_backward", n, &args)
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }

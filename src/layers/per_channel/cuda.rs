@@ -12,14 +12,14 @@ pub static KERNELS: Source = Source {
     name: "per_channel",
     text: r#"
 // y = x + b of the channel.
-extern "C" __global__ void channel_add(int64 n, const float* x, const float* b, float* y,
+extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, real* y,
                                        int64 channels, int64 inner) {
   KERNEL_LOOP(i, n) { y[i] = x[i] + b[i / inner % channels]; }
 }
 
 // y = s * x + b of the channel; kept = x.
-extern "C" __global__ void channel_scale(int64 n, const float* x, const float* s, const float* b,
-                                         float* y, float* kept, int64 channels, int64 inner,
+extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s, const float* b,
+                                         real* y, real* kept, int64 channels, int64 inner,
                                          int has_b, int keep) {
   KERNEL_LOOP(i, n) {
     int64 c = i / inner % channels;
@@ -30,7 +30,7 @@ extern "C" __global__ void channel_scale(int64 n, const float* x, const float* s
 }
 
 // sums = (sums if accumulate) + the sum of x, or of x * w, over each channel: a block a channel.
-extern "C" __global__ void channel_sums(int64 n, const float* x, const float* w, float* sums,
+extern "C" __global__ void channel_sums(int64 n, const real* x, const real* w, float* sums,
                                         int64 outer, int64 inner, int weighted, int accumulate) {
   for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
     float sum = 0.0f;
@@ -44,7 +44,7 @@ extern "C" __global__ void channel_sums(int64 n, const float* x, const float* w,
 }
 
 // The same where a channel's elements lie far apart: a thread a channel, neighbours side by side.
-extern "C" __global__ void column_sums(int64 n, const float* x, const float* w, float* sums,
+extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, float* sums,
                                        int64 rows, int weighted, int accumulate) {
   KERNEL_LOOP(c, n) {
     float sum = 0.0f;

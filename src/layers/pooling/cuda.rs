@@ -5,7 +5,7 @@ use super::{Method, Pooling};
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::layers::{CudaLayer, DeviceIo, Reals};
 use crate::rng::philox_cuda;
 use crate::{Result, bail};
 
@@ -23,7 +23,7 @@ pub(in crate::layers) static KERNELS: Source = Source {
 // padded image.
 #define WINDOW(i)                                                                        \
   int column = i % columns, row = i / columns % rows;                                    \
-  const float* plane = x + i / ((int64)columns * rows) * height * width;                 \
+  const real* plane = x + i / ((int64)columns * rows) * height * width;                 \
   int top_padded = min(row * sh + kh, height + 2 * ph);                                  \
   int right_padded = min(column * sw + kw, width + 2 * pw);                              \
   int h0 = min(max(row * sh - ph, 0), height), w0 = min(max(column * sw - pw, 0), width); \
@@ -38,7 +38,7 @@ pub(in crate::layers) static KERNELS: Source = Source {
   int r0 = h + ph < kh ? 0 : (h + ph - kh) / sh + 1, r1 = min((h + ph) / sh + 1, rows);  \
   int c0 = w + pw < kw ? 0 : (w + pw - kw) / sw + 1, c1 = min((w + pw) / sw + 1, columns);
 
-extern "C" __global__ void pool_max(int64 n, const float* x, float* y, int* places, WINDOWS) {
+extern "C" __global__ void pool_max(int64 n, const real* x, real* y, int* places, WINDOWS) {
   KERNEL_LOOP(i, n) {
     WINDOW(i)
     float best = -FLOAT_MAX;
@@ -58,7 +58,7 @@ extern "C" __global__ void pool_places(int64 n, const int* places, float* top) {
   KERNEL_LOOP(i, n) { top[i] = places[i]; }
 }
 
-extern "C" __global__ void pool_mean(int64 n, const float* x, float* y, WINDOWS) {
+extern "C" __global__ void pool_mean(int64 n, const real* x, real* y, WINDOWS) {
   KERNEL_LOOP(i, n) {
     WINDOW(i)
     float sum = 0.0f;
@@ -69,7 +69,7 @@ extern "C" __global__ void pool_mean(int64 n, const float* x, float* y, WINDOWS)
 }
 
 // An element drawn in proportion to its value.
-extern "C" __global__ void pool_draw(int64 n, const float* x, float* y, int* places, int64 first,
+extern "C" __global__ void pool_draw(int64 n, const real* x, real* y, int* places, int64 first,
                                      int key0, int key1, int stream0, int stream1, WINDOWS) {
   KERNEL_LOOP(i, n) {
     WINDOW(i)
@@ -92,7 +92,7 @@ extern "C" __global__ void pool_draw(int64 n, const float* x, float* y, int* pla
 }
 
 // What drawing gives on average.
-extern "C" __global__ void pool_expect(int64 n, const float* x, float* y, WINDOWS) {
+extern "C" __global__ void pool_expect(int64 n, const real* x, real* y, WINDOWS) {
   KERNEL_LOOP(i, n) {
     WINDOW(i)
     float sum = 0.0f, squares = 0.0f;
@@ -106,7 +106,7 @@ extern "C" __global__ void pool_expect(int64 n, const float* x, float* y, WINDOW
   }
 }
 
-extern "C" __global__ void pool_to_places(int64 n, const float* dy, const int* places, float* dx,
+extern "C" __global__ void pool_to_places(int64 n, const real* dy, const int* places, real* dx,
                                           WINDOWS) {
   KERNEL_LOOP(i, n) {
     COVER(i)
@@ -121,7 +121,7 @@ extern "C" __global__ void pool_to_places(int64 n, const float* dy, const int* p
   }
 }
 
-extern "C" __global__ void pool_spread(int64 n, const float* dy, float* dx, WINDOWS) {
+extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOWS) {
   KERNEL_LOOP(i, n) {
     COVER(i)
     float sum = 0.0f;
@@ -226,5 +226,9 @@ impl CudaLayer for Pooling {
             Method::Ave => self.launch(cuda, ("pool_spread", n), &[dy, dx], windows),
             Method::Expect => bail!("STOCHASTIC pooling has a gradient in phase TRAIN only"),
         }
+    }
+
+    fn reals(&self) -> Reals {
+        Reals::FIRST
     }
 }

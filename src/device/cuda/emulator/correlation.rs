@@ -14,7 +14,7 @@ impl Sizes {
         let all = |of: fn(&Axis) -> usize| shape.axes.iter().map(of).product::<usize>();
         Sizes {
             x: shape.images * shape.channels * all(|axis| axis.image),
-            w: shape.outputs * (shape.channels / shape.groups) * all(|axis| axis.kernel),
+            w: shape.weights(),
             y: shape.images * shape.outputs * all(|axis| axis.positions),
         }
     }
@@ -56,20 +56,24 @@ fn under(axes: &[Axis], mut k: usize, mut at: usize) -> Option<usize> {
     Some(index)
 }
 
-pub(super) fn forward(shape: &Correlation, x: &[f32], w: &[f32], y: &mut [f32]) {
-    let mut sums = vec![0.0f64; y.len()];
+pub(super) fn forward(shape: &Correlation, x: &[f32], w: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0f64; Sizes::of(shape).y];
     each(shape, |i, j, k| sums[k] += f64::from(x[i]) * f64::from(w[j]));
-    y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum as f32);
+    rounded(&sums)
 }
 
-pub(super) fn back(shape: &Correlation, w: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let mut sums = vec![0.0f64; dx.len()];
+pub(super) fn back(shape: &Correlation, w: &[f32], dy: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0f64; Sizes::of(shape).x];
     each(shape, |i, j, k| sums[i] += f64::from(dy[k]) * f64::from(w[j]));
-    dx.iter_mut().zip(sums).for_each(|(dx, sum)| *dx = sum as f32);
+    rounded(&sums)
 }
 
-pub(super) fn weights(shape: &Correlation, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    let mut sums = vec![0.0f64; dw.len()];
+pub(super) fn weights(shape: &Correlation, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0f64; Sizes::of(shape).w];
     each(shape, |i, j, k| sums[j] += f64::from(x[i]) * f64::from(dy[k]));
-    dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum as f32);
+    rounded(&sums)
+}
+
+fn rounded(sums: &[f64]) -> Vec<f32> {
+    sums.iter().map(|sum| *sum as f32).collect()
 }

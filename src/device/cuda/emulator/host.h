@@ -9,6 +9,9 @@
 #include <ucontext.h>
 #include <utility>
 
+// For texts that say something else to a device.
+#define EMULATED
+
 #define __global__
 #define __device__
 #define __forceinline__ inline
@@ -26,7 +29,47 @@ static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T>
 static inline T max(T a, T b) { return a < b ? b : a; }
 
+static inline float __uint_as_float(unsigned int bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static inline unsigned int __float_as_uint(float x) {
+  unsigned int bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 namespace host {
+
+// Half precision as a float.
+static inline float from_half(unsigned short half) {
+  unsigned int sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31, rest = half & 0x3ffu;
+  if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | rest << 13);
+  if (exponent > 0) return __uint_as_float(sign | (exponent + 112) << 23 | rest << 13);
+  float size = rest / 16777216.0f;
+  return sign ? -size : size;
+}
+
+// A float as half precision: the nearest, of two the even one; beyond 65504 infinity.
+static inline unsigned short to_half(float x) {
+  unsigned int bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) return sign | 0x7e00u | (size >> 13 & 0x3ffu);
+  // 65520 lies in the middle between the largest and what would be the next.
+  if (size >= 0x477ff000u) return sign | 0x7c00u;
+  if (size < 0x38800000u) {
+    // Below 2^-14, in units of 2^-24.
+    unsigned int shift = 126 - (size >> 23), digits = (size & 0x7fffffu) | 0x800000u;
+    if (shift > 25) return sign;
+    unsigned int units = digits >> shift, rest = digits & ((1u << shift) - 1);
+    unsigned int middle = 1u << (shift - 1);
+    units += rest > middle || (rest == middle && (units & 1));
+    return sign | units;
+  }
+  size += 0xfffu + (size >> 13 & 1u);
+  return sign | (size - 0x38000000u) >> 13;
+}
 
 const int kThreads = 256;
 const size_t kStack = 64 * 1024;

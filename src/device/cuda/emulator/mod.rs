@@ -11,12 +11,13 @@
 mod correlation;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::ffi::{c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use super::Kind;
 use super::backend::{Address, Arg, Backend, Correlation};
 use super::clique::Clique;
 use super::source::Source;
@@ -35,7 +36,9 @@ pub struct Emulator {
     /// Where compiled kernels are kept.
     folder: PathBuf,
     memory: RefCell<BTreeMap<u64, Vec<f32>>>,
-    compiled: RefCell<HashMap<&'static str, libloading::Library>>,
+    compiled: RefCell<HashMap<(&'static str, Kind), libloading::Library>>,
+    /// What it stores activations as.
+    kind: Kind,
     /// Floats of memory, where it is limited.
     limit: Option<usize>,
     /// The devices it adds up with, and its number among them.
@@ -56,13 +59,18 @@ impl Emulator {
         );
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::File { path: folder.into(), source })?;
-        let (memory, compiled, member) = Default::default();
-        Ok(Emulator { folder: folder.into(), memory, compiled, limit: None, member })
+        let (memory, compiled, kind, member) = Default::default();
+        Ok(Emulator { folder: folder.into(), memory, compiled, kind, limit: None, member })
     }
 
     /// The same with so much memory.
     pub fn with_memory(self, floats: usize) -> Emulator {
         Emulator { limit: Some(floats), ..self }
+    }
+
+    /// The same with activations of this kind.
+    pub fn storing(self, kind: Kind) -> Emulator {
+        Emulator { kind, ..self }
     }
 
     fn left(&self) -> Option<usize> {
@@ -71,26 +79,28 @@ impl Emulator {
     }
 
     /// Calls `f` with the compiled function.
-    fn entry(&self, source: &'static Source, function: &'static str) -> Result<Entry> {
+    fn entry(&self, source: &'static Source, kind: Kind, function: &'static str) -> Result<Entry> {
         ensure!(
             source.functions.contains(&function),
             "internal: kernels `{}` have no function {function}",
             source.name
         );
         let mut compiled = self.compiled.borrow_mut();
-        if !compiled.contains_key(source.name) {
-            let path = self.compile(source)?;
-            // SAFETY: a library of kernels, made a moment ago or by an earlier run from the same
-            // text, has no initialisers but those of plain values.
-            let library = unsafe { libloading::Library::new(&path) };
-            match library {
-                Ok(library) => drop(compiled.insert(source.name, library)),
-                Err(error) => bail!("cannot open the kernels {}: {error}", path.display()),
+        let library = match compiled.entry((source.name, kind)) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(place) => {
+                let path = self.compile(source, kind)?;
+                // SAFETY: a library of kernels, made a moment ago or by an earlier run from the same
+                // text, has no initialisers but those of plain values.
+                match unsafe { libloading::Library::new(&path) } {
+                    Ok(library) => place.insert(library),
+                    Err(error) => bail!("cannot open the kernels {}: {error}", path.display()),
+                }
             }
-        }
+        };
         let name = format!("emulate_{function}\0");
         // SAFETY: `unit` declares every such function with this type.
-        let entry = unsafe { compiled[source.name].get::<Entry>(name.as_bytes()) };
+        let entry = unsafe { library.get::<Entry>(name.as_bytes()) };
         match entry {
             Ok(entry) => Ok(*entry),
             Err(error) => bail!("kernels `{}`: {error}", source.name),
@@ -98,8 +108,8 @@ impl Emulator {
     }
 
     /// The shared library of a source; compiled unless an earlier run has.
-    fn compile(&self, source: &Source) -> Result<PathBuf> {
-        let text = unit(source);
+    fn compile(&self, source: &Source, kind: Kind) -> Result<PathBuf> {
+        let text = unit(source, kind);
         let path = self.folder.join(format!("{}-{:016x}.so", source.name, stream_id(&text)));
         if path.exists() {
             return Ok(path);
@@ -138,9 +148,40 @@ impl Emulator {
         }
     }
 
-    fn read(&self, at: Address, floats: usize) -> Result<Vec<f32>> {
-        self.with(at, floats, |room| room.to_vec())
+    /// `n` numbers of a kind.
+    fn read(&self, kind: Kind, at: Address, n: usize) -> Result<Vec<f32>> {
+        self.with(at, kind.floats(n), |room| {
+            let halves = || room.iter().flat_map(|word| halves(*word)).take(n);
+            match kind {
+                Kind::F32 => room.to_vec(),
+                Kind::Bf16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
+                Kind::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
+            }
+        })
     }
+
+    /// Writes numbers as a kind, rounded.
+    fn write(&self, kind: Kind, at: Address, values: &[f32]) -> Result<()> {
+        let bits = |value: &f32| match kind {
+            Kind::F16 => half::f16::from_f32(*value).to_bits(),
+            _ => half::bf16::from_f32(*value).to_bits(),
+        };
+        self.with(at, kind.floats(values.len()), |room| match kind {
+            Kind::F32 => room.copy_from_slice(values),
+            _ => {
+                for (word, pair) in room.iter_mut().zip(values.chunks(2)) {
+                    let [_, rest] = halves(*word);
+                    let (low, high) = (bits(&pair[0]), pair.get(1).map_or(rest, bits));
+                    *word = f32::from_bits(u32::from(high) << 16 | u32::from(low));
+                }
+            }
+        })
+    }
+}
+
+/// The two numbers of 16 bits in a word, in the order of memory.
+fn halves(word: f32) -> [u16; 2] {
+    [word.to_bits() as u16, (word.to_bits() >> 16) as u16]
 }
 
 fn compiler() -> String {
@@ -156,8 +197,8 @@ fn tempfile_in(folder: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// The C++ of a source, with an entry for each kernel.
-fn unit(source: &Source) -> String {
-    let mut text = format!("{HOST}{}", source.assembled());
+fn unit(source: &Source, kind: Kind) -> String {
+    let mut text = format!("{HOST}{}", source.assembled(kind));
     for function in source.functions {
         text.push_str(&format!(
             "static void call_{function}(void** args) {{ host::call({function}, args); }}\n\
@@ -170,7 +211,14 @@ fn unit(source: &Source) -> String {
 
 impl Backend for Emulator {
     fn describe(&self) -> String {
-        "an emulated CUDA device".into()
+        match self.kind {
+            Kind::F32 => "an emulated CUDA device".into(),
+            kind => format!("an emulated CUDA device in {}", kind.name()),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
@@ -204,7 +252,7 @@ impl Backend for Emulator {
     }
 
     fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
-        let values = self.read(from, floats)?;
+        let values = self.read(Kind::F32, from, floats)?;
         self.upload(&values, to)
     }
 
@@ -215,11 +263,12 @@ impl Backend for Emulator {
     fn launch(
         &self,
         source: &'static Source,
+        kind: Kind,
         function: &'static str,
         blocks: usize,
         args: &[Arg],
     ) -> Result<()> {
-        let entry = self.entry(source, function)?;
+        let entry = self.entry(source, kind, function)?;
         for arg in args {
             if let Arg::Address(address) = arg {
                 self.with(*address, 0, |_| ())?;
@@ -246,53 +295,74 @@ impl Backend for Emulator {
         let Some((clique, member)) = &*self.member.borrow() else {
             bail!("internal: {} has not joined others", self.describe())
         };
-        match clique.bring(*member, self.read(at, floats)?)? {
+        match clique.bring(*member, self.read(Kind::F32, at, floats)?)? {
             Some(sum) => self.upload(&sum, at),
             None => Ok(()),
         }
     }
 
-    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
+    fn product(
+        &self,
+        g: Gemm,
+        [factors, result]: [Kind; 2],
+        a: Address,
+        b: Address,
+        c: Address,
+    ) -> Result<()> {
         let rows = |rows: usize, columns: usize, ld: usize| match rows {
             0 => 0,
             rows => (rows - 1) * ld + columns,
         };
         let (am, ak) = if g.transa { (g.k, g.m) } else { (g.m, g.k) };
         let (bk, bn) = if g.transb { (g.n, g.k) } else { (g.k, g.n) };
-        let a = self.read(a, rows(am, ak, g.lda))?;
-        let b = self.read(b, rows(bk, bn, g.ldb))?;
-        self.with(c, rows(g.m, g.n, g.ldc), |c| gemm::sgemm(Threads::one(), g, &a, &b, c))??;
-        Ok(())
+        let a_values = self.read(factors, a, rows(am, ak, g.lda))?;
+        let b_values = self.read(factors, b, rows(bk, bn, g.ldb))?;
+        let mut c_values = self.read(result, c, rows(g.m, g.n, g.ldc))?;
+        gemm::sgemm(Threads::one(), g, &a_values, &b_values, &mut c_values)?;
+        self.write(result, c, &c_values)
     }
 
-    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()> {
+    fn correlate(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        x: Address,
+        w: Address,
+        y: Address,
+    ) -> Result<()> {
         let sizes = correlation::Sizes::of(shape);
-        let (x, w) = (self.read(x, sizes.x)?, self.read(w, sizes.w)?);
-        self.with(y, sizes.y, |y| correlation::forward(shape, &x, &w, y))
+        let (x, w) = (self.read(kind, x, sizes.x)?, self.read(kind, w, sizes.w)?);
+        self.write(kind, y, &correlation::forward(shape, &x, &w))
     }
 
     fn correlate_back(
         &self,
         shape: &Correlation,
+        kind: Kind,
         w: Address,
         dy: Address,
         dx: Address,
     ) -> Result<()> {
         let sizes = correlation::Sizes::of(shape);
-        let (w, dy) = (self.read(w, sizes.w)?, self.read(dy, sizes.y)?);
-        self.with(dx, sizes.x, |dx| correlation::back(shape, &w, &dy, dx))
+        let (w, dy) = (self.read(kind, w, sizes.w)?, self.read(kind, dy, sizes.y)?);
+        self.write(kind, dx, &correlation::back(shape, &w, &dy))
     }
 
     fn correlate_weights(
         &self,
         shape: &Correlation,
+        kind: Kind,
         x: Address,
         dy: Address,
         dw: Address,
     ) -> Result<()> {
         let sizes = correlation::Sizes::of(shape);
-        let (x, dy) = (self.read(x, sizes.x)?, self.read(dy, sizes.y)?);
-        self.with(dw, sizes.w, |dw| correlation::weights(shape, &x, &dy, dw))
+        let (x, dy) = (self.read(kind, x, sizes.x)?, self.read(kind, dy, sizes.y)?);
+        // A device has the sum in the factors' kind before it is added to what is there.
+        let sums = correlation::weights(shape, &x, &dy);
+        self.with(dw, sizes.w, |dw| {
+            dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += kind.round(sum));
+        })
     }
 }
 
@@ -331,7 +401,7 @@ extern "C" __global__ void divergent(int64 n, float* y) {
         let (a, b) = (device.allocate(900).unwrap(), device.allocate(3).unwrap());
         device.upload(&x, a).unwrap();
         let args = [Arg::from(3usize), a.into(), b.into(), Arg::from(300)];
-        device.launch(&KERNELS, "row_sums", 2, &args).unwrap();
+        device.launch(&KERNELS, Kind::F32, "row_sums", 2, &args).unwrap();
         let mut sums = [0.0; 3];
         device.download(b, &mut sums).unwrap();
         for (row, sum) in x.chunks(300).zip(sums) {
@@ -343,7 +413,8 @@ extern "C" __global__ void divergent(int64 n, float* y) {
     fn what_would_hang_or_crash_a_device_is_an_error() {
         let Some(device) = emulator() else { return };
         let y = device.allocate(1).unwrap();
-        let error = device.launch(&KERNELS, "divergent", 1, &[Arg::from(5usize), y.into()]);
+        let error =
+            device.launch(&KERNELS, Kind::F32, "divergent", 1, &[Arg::from(5usize), y.into()]);
         assert!(error.unwrap_err().to_string().contains("not all threads"));
         assert!(device.upload(&[0.0; 2], y).is_err());
         device.free(y);

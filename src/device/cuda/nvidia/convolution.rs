@@ -7,22 +7,31 @@ use std::sync::Arc;
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::CudaStream;
 
-use super::{Math, WORKSPACE, failed};
+use super::{Kind, Math, WORKSPACE, failed};
 use crate::device::cuda::backend::{Address, Axis, Correlation};
 use crate::{Result, bail};
 
 /// Algorithms that cuDNN may report for one direction.
 const MOST: usize = 16;
 
-const KIND: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+/// What sums are in, whatever the numbers are.
+const SUMS: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
 const NCHW: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
 const CROSS: sys::cudnnConvolutionMode_t = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+
+fn data_type(kind: Kind) -> sys::cudnnDataType_t {
+    match kind {
+        Kind::F32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        Kind::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+        Kind::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
+    }
+}
 
 /// cuDNN, and the shapes asked for so far.
 pub(super) struct Convolutions {
     handle: sys::cudnnHandle_t,
     math: Math,
-    shapes: Vec<(Correlation, Shape)>,
+    shapes: Vec<(Correlation, Kind, Shape)>,
 }
 
 /// An algorithm, with a description that has its arithmetic.
@@ -51,7 +60,7 @@ fn axes(shape: &Correlation) -> Vec<Axis> {
     std::iter::repeat_n(point, missing).chain(shape.axes.iter().copied()).collect()
 }
 
-fn tensor(sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
+fn tensor(kind: Kind, sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
     let dims: Vec<c_int> = sizes.iter().map(|size| *size as c_int).collect();
     let mut strides: Vec<c_int> = vec![1; dims.len()];
     for i in (0..dims.len() - 1).rev() {
@@ -61,14 +70,20 @@ fn tensor(sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
     let count = dims.len() as c_int;
     // SAFETY: the description is alive, and both lists have `count` numbers.
     unsafe {
-        result::set_tensornd_descriptor(tensor, KIND, count, dims.as_ptr(), strides.as_ptr())
+        result::set_tensornd_descriptor(
+            tensor,
+            data_type(kind),
+            count,
+            dims.as_ptr(),
+            strides.as_ptr(),
+        )
     }
     .map_err(failed("describing an image"))?;
     Ok(tensor)
 }
 
 impl Shape {
-    fn new(shape: &Correlation) -> Result<Shape> {
+    fn new(shape: &Correlation, kind: Kind) -> Result<Shape> {
         let axes = axes(shape);
         let sizes = |first: [usize; 2], of: fn(&Axis) -> usize| -> Vec<usize> {
             first.into_iter().chain(axes.iter().map(of)).collect()
@@ -78,12 +93,14 @@ impl Shape {
         let w = result::create_filter_descriptor().map_err(failed("describing weights"))?;
         let count = kernel.len() as c_int;
         // SAFETY: the description is alive, and the list has `count` numbers.
-        unsafe { result::set_filternd_descriptor(w, KIND, NCHW, count, kernel.as_ptr()) }
-            .map_err(failed("describing weights"))?;
+        unsafe {
+            result::set_filternd_descriptor(w, data_type(kind), NCHW, count, kernel.as_ptr())
+        }
+        .map_err(failed("describing weights"))?;
         Ok(Shape {
-            x: tensor(&sizes([shape.images, shape.channels], |axis| axis.image))?,
+            x: tensor(kind, &sizes([shape.images, shape.channels], |axis| axis.image))?,
             w,
-            y: tensor(&sizes([shape.images, shape.outputs], |axis| axis.positions))?,
+            y: tensor(kind, &sizes([shape.images, shape.outputs], |axis| axis.positions))?,
             forward: None,
             back: None,
             weights: None,
@@ -113,7 +130,7 @@ fn convolution(
             strides.as_ptr(),
             dilations.as_ptr(),
             CROSS,
-            KIND,
+            SUMS,
         )
         .and_then(|()| result::set_convolution_group_count(convolution, shape.groups as i32))
         .and_then(|()| result::set_convolution_math_type(convolution, math))
@@ -168,17 +185,21 @@ macro_rules! tried {
 macro_rules! choice {
     ($name:ident, $field:ident, $algorithm:ty, $direction:literal, $find:path, $perf:ty,
      |$x:ident, $w:ident, $y:ident, $trial:ident| ($($order:ident),*)) => {
-        pub(super) fn $name(&mut self, shape: &Correlation) -> Result<(usize, Choice<$algorithm>)> {
-            let place = self.place(shape)?;
-            let Shape { x: $x, w: $w, y: $y, $field: known, .. } = self.shapes[place].1;
+        pub(super) fn $name(
+            &mut self,
+            shape: &Correlation,
+            kind: Kind,
+        ) -> Result<(usize, Choice<$algorithm>)> {
+            let place = self.place(shape, kind)?;
+            let Shape { x: $x, w: $w, y: $y, $field: known, .. } = self.shapes[place].2;
             if let Some(choice) = known {
                 return Ok((place, choice));
             }
-            let $trial = convolution(shape, self.math_type())?;
+            let $trial = convolution(shape, self.math_type(kind))?;
             let results = tried!($find, $perf, (self.handle, $($order),*));
             release($trial);
             let choice = best!(results, shape, $direction);
-            self.shapes[place].1.$field = Some(choice);
+            self.shapes[place].2.$field = Some(choice);
             Ok((place, choice))
         }
     };
@@ -194,19 +215,21 @@ impl Convolutions {
     }
 
     /// Place of a shape's descriptions, made when it is first asked for.
-    fn place(&mut self, shape: &Correlation) -> Result<usize> {
-        if let Some(place) = self.shapes.iter().position(|(known, _)| known == shape) {
+    fn place(&mut self, shape: &Correlation, kind: Kind) -> Result<usize> {
+        let same = |(known, of, _): &(Correlation, Kind, Shape)| (known, *of) == (shape, kind);
+        if let Some(place) = self.shapes.iter().position(same) {
             return Ok(place);
         }
-        self.shapes.push((shape.clone(), Shape::new(shape)?));
+        self.shapes.push((shape.clone(), kind, Shape::new(shape, kind)?));
         Ok(self.shapes.len() - 1)
     }
 
     /// The arithmetic to try with: what cuDNN then finds may be stricter.
-    fn math_type(&self) -> sys::cudnnMathType_t {
-        match self.math {
-            Math::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            Math::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+    fn math_type(&self, kind: Kind) -> sys::cudnnMathType_t {
+        match (kind, self.math) {
+            (Kind::Bf16 | Kind::F16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+            (Kind::F32, Math::Tf32) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            (Kind::F32, _) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         }
     }
 
@@ -246,7 +269,7 @@ impl Convolutions {
         [x, w, y]: [Address; 3],
         workspace: *mut c_void,
     ) -> Result<()> {
-        let of = &self.shapes[place].1;
+        let of = &self.shapes[place].2;
         // SAFETY: handles live as long as `self`; the arrays are device memory of the described
         // sizes by the caller's word; the factors are read before the call returns.
         unsafe {
@@ -275,7 +298,7 @@ impl Convolutions {
         [w, dy, dx]: [Address; 3],
         workspace: *mut c_void,
     ) -> Result<()> {
-        let of = &self.shapes[place].1;
+        let of = &self.shapes[place].2;
         // SAFETY: as in `forward`.
         unsafe {
             result::convolution_backward_data(
@@ -297,13 +320,15 @@ impl Convolutions {
         .map_err(failed("a convolution's gradient"))
     }
 
+    /// The gradient in the place of what is there, or added to it.
     pub(super) fn weights(
         &self,
         (place, choice): (usize, Choice<sys::cudnnConvolutionBwdFilterAlgo_t>),
         [x, dy, dw]: [Address; 3],
         workspace: *mut c_void,
+        add: bool,
     ) -> Result<()> {
-        let of = &self.shapes[place].1;
+        let of = &self.shapes[place].2;
         // SAFETY: as in `forward`.
         unsafe {
             result::convolution_backward_filter(
@@ -317,8 +342,7 @@ impl Convolutions {
                 choice.algorithm,
                 workspace,
                 choice.bytes,
-                // The gradient is added to what is there.
-                factor(&1.0),
+                factor(if add { &1.0 } else { &0.0 }),
                 of.w,
                 at(dw).cast_mut(),
             )
@@ -342,7 +366,7 @@ fn release(convolution: sys::cudnnConvolutionDescriptor_t) {
 
 impl Drop for Convolutions {
     fn drop(&mut self) {
-        for (_, shape) in &self.shapes {
+        for (_, _, shape) in &self.shapes {
             let choices = [
                 shape.forward.map(|choice| choice.convolution),
                 shape.back.map(|choice| choice.convolution),
@@ -386,24 +410,24 @@ mod tests {
             (4, vec![axis(5, plain), axis(9, odd), axis(20, dilated)]),
         ] {
             let shape = Correlation { images: 3, channels: 8, outputs: 12, groups, axes: list };
-            let of = Shape::new(&shape).unwrap();
-            let windows = convolution(&shape, sys::cudnnMathType_t::CUDNN_FMA_MATH).unwrap();
-            let mut sizes = vec![0; 2 + axes(&shape).len()];
-            let count = sizes.len() as c_int;
-            // SAFETY: all descriptions are alive; cuDNN writes `count` numbers.
-            let code = unsafe {
-                sys::cudnnGetConvolutionNdForwardOutputDim(
-                    windows,
-                    of.x,
-                    of.w,
-                    count,
-                    sizes.as_mut_ptr(),
-                )
-            };
-            assert_eq!(code, sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS, "{shape:?}");
-            let ours = axes(&shape).into_iter().map(|axis| axis.positions as c_int);
-            assert_eq!(sizes, [3, 12].into_iter().chain(ours).collect::<Vec<_>>(), "{shape:?}");
-            release(windows);
+            for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
+                counted(&shape, kind);
+            }
         }
+    }
+
+    fn counted(shape: &Correlation, kind: Kind) {
+        let of = Shape::new(shape, kind).unwrap();
+        let windows = convolution(shape, sys::cudnnMathType_t::CUDNN_DEFAULT_MATH).unwrap();
+        let axes = axes(shape);
+        let mut sizes = vec![0; 2 + axes.len()];
+        let (count, to) = (sizes.len() as c_int, sizes.as_mut_ptr());
+        // SAFETY: all descriptions are alive; cuDNN writes `count` numbers.
+        let code =
+            unsafe { sys::cudnnGetConvolutionNdForwardOutputDim(windows, of.x, of.w, count, to) };
+        assert_eq!(code, sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS, "{shape:?}");
+        let ours = axes.into_iter().map(|axis| axis.positions as c_int);
+        assert_eq!(sizes, [3, 12].into_iter().chain(ours).collect::<Vec<_>>(), "{shape:?}");
+        release(windows);
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use cudarc::driver::{result, sys};
 
 use super::driver;
+use crate::device::cuda::Kind;
 use crate::device::cuda::cache::Cache;
 use crate::device::cuda::compiler::{self, Architecture, Compiler};
 use crate::device::cuda::source::Source;
@@ -16,8 +17,8 @@ pub(super) struct Kernels {
     compiler: Compiler,
     architecture: Architecture,
     cache: Cache,
-    modules: HashMap<&'static str, sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    modules: HashMap<(&'static str, Kind), sys::CUmodule>,
+    functions: HashMap<(&'static str, Kind), sys::CUfunction>,
 }
 
 fn compiling(error: compiler::Error) -> Error {
@@ -33,25 +34,26 @@ impl Kernels {
         Ok(Kernels { compiler, architecture, cache: Cache::of_process(), modules, functions })
     }
 
-    /// A kernel's function.
+    /// A kernel's function, with `real` in this kind.
     pub(super) fn get(
         &mut self,
         source: &'static Source,
+        kind: Kind,
         function: &'static str,
     ) -> Result<sys::CUfunction> {
-        if let Some(kernel) = self.functions.get(function) {
+        if let Some(kernel) = self.functions.get(&(function, kind)) {
             return Ok(*kernel);
         }
-        let module = match self.modules.get(source.name) {
+        let module = match self.modules.get(&(source.name, kind)) {
             Some(module) => *module,
             None => {
-                let code = self.cache.compiled(&self.compiler, source, self.architecture);
+                let code = self.cache.compiled(&self.compiler, source, kind, self.architecture);
                 let code = code.map_err(compiling)?;
                 // SAFETY: machine code of the device's architecture, just compiled or read with its
                 // checksum; the driver copies it.
                 let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
                     .map_err(driver("loading kernels"))?;
-                self.modules.insert(source.name, module);
+                self.modules.insert((source.name, kind), module);
                 module
             }
         };
@@ -59,7 +61,7 @@ impl Kernels {
         // SAFETY: modules are unloaded in `drop` only.
         let kernel = unsafe { result::module::get_function(module, name) }
             .map_err(driver("finding a kernel"))?;
-        self.functions.insert(function, kernel);
+        self.functions.insert((function, kind), kernel);
         Ok(kernel)
     }
 }

@@ -25,22 +25,20 @@ use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
 use super::clique::Clique;
 use super::library::Library;
 use super::source::{BLOCK, Source};
+use super::{Kind, Math, add_to_f32};
 use crate::device::cpu::gemm::Gemm;
-use crate::{Error, Result};
+use crate::{Error, Result, ensure};
 
-/// What a device computes 32-bit products with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Math {
-    /// 32 bits all the way.
-    #[default]
-    F32,
-    /// Factors are rounded to TF32 (11 significant bits) where that is faster.
-    Tf32,
-}
+/// What addresses of arrays in working memory are multiples of.
+const ALIGNED: usize = 256;
+
+/// The first compute capability with bfloat16.
+const BF16: (i32, i32) = (8, 0);
 
 /// The device.
 pub struct Nvidia {
     name: String,
+    kind: Kind,
     kernels: RefCell<Kernels>,
     products: RefCell<Products>,
     convolutions: RefCell<Convolutions>,
@@ -87,9 +85,20 @@ impl Nvidia {
         let name = context.name().map_err(driver("asking for the device's name"))?;
         let capability =
             context.compute_capability().map_err(driver("asking for the device's capability"))?;
+        ensure!(
+            math != Math::Bf16 || capability >= BF16,
+            "CUDA device {id} ({name}) has compute capability {}.{}; bf16 needs 8.0 or later: take \
+             --precision=fp16 or f32",
+            capability.0,
+            capability.1
+        );
         let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
         Ok(Nvidia {
-            name: format!("CUDA device {id} ({name})"),
+            name: match math {
+                Math::F32 => format!("CUDA device {id} ({name})"),
+                math => format!("CUDA device {id} ({name}) in {}", math.name()),
+            },
+            kind: math.kind(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
             convolutions: RefCell::new(Convolutions::new(&stream, math)?),
@@ -169,6 +178,10 @@ impl Backend for Nvidia {
         self.name.clone()
     }
 
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
     fn free_memory(&self) -> Result<Option<u64>> {
         let (free, _) =
             self.context.mem_get_info().map_err(driver("asking for the free memory"))?;
@@ -231,11 +244,12 @@ impl Backend for Nvidia {
     fn launch(
         &self,
         source: &'static Source,
+        kind: Kind,
         function: &'static str,
         blocks: usize,
         args: &[Arg],
     ) -> Result<()> {
-        let kernel = self.kernels.borrow_mut().get(source, function)?;
+        let kernel = self.kernels.borrow_mut().get(source, kind, function)?;
         let mut words: smallvec::SmallVec<[u64; 20]> = args.iter().map(|arg| arg.word()).collect();
         let mut pointers: smallvec::SmallVec<[*mut c_void; 20]> =
             words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
@@ -263,40 +277,59 @@ impl Backend for Nvidia {
         }
     }
 
-    fn product(&self, g: Gemm, a: Address, b: Address, c: Address) -> Result<()> {
+    fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()> {
         let mut products = self.products.borrow_mut();
-        let plan = products.plan(&g, [a, b, c])?;
+        let plan = products.plan(&g, kinds, [a, b, c])?;
         let workspace = self.workspace(plan.workspace())?;
         products.run(&g, plan, [a, b, c], workspace, &self.stream)
     }
 
-    fn correlate(&self, shape: &Correlation, x: Address, w: Address, y: Address) -> Result<()> {
+    fn correlate(
+        &self,
+        shape: &Correlation,
+        kind: Kind,
+        x: Address,
+        w: Address,
+        y: Address,
+    ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.forward_choice(shape)?;
+        let choice = convolutions.forward_choice(shape, kind)?;
         convolutions.forward(choice, [x, w, y], self.workspace(choice.1.bytes)?)
     }
 
     fn correlate_back(
         &self,
         shape: &Correlation,
+        kind: Kind,
         w: Address,
         dy: Address,
         dx: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.back_choice(shape)?;
+        let choice = convolutions.back_choice(shape, kind)?;
         convolutions.back(choice, [w, dy, dx], self.workspace(choice.1.bytes)?)
     }
 
     fn correlate_weights(
         &self,
         shape: &Correlation,
+        kind: Kind,
         x: Address,
         dy: Address,
         dw: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.weights_choice(shape)?;
-        convolutions.weights(choice, [x, dy, dw], self.workspace(choice.1.bytes)?)
+        let choice = convolutions.weights_choice(shape, kind)?;
+        let bytes = choice.1.bytes;
+        if kind == Kind::F32 {
+            return convolutions.weights(choice, [x, dy, dw], self.workspace(bytes)?, true);
+        }
+        // cuDNN's gradient has the factors' kind: into working memory, behind the algorithm's own.
+        let own = bytes.next_multiple_of(ALIGNED);
+        let weights = shape.weights();
+        let workspace = self.workspace(own + weights * kind.bytes())?;
+        let scratch = Address(workspace as u64 + own as u64);
+        convolutions.weights(choice, [x, dy, scratch], workspace, false)?;
+        add_to_f32(self, (kind, scratch), dw, weights)
     }
 }
