@@ -50,7 +50,9 @@ fn the_first_has_the_sums_and_the_others_what_they_brought() {
     let Some((clique, choices)) = clique() else { return };
     let both = Barrier::new(2);
     let run = |number: usize, start| {
-        let end = || drop(both.wait());
+        let end = || {
+            both.wait();
+        };
         member(&clique, &choices[number], number, (start, 40), end).unwrap()
     };
     let (first, second) = std::thread::scope(|scope| {
