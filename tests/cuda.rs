@@ -189,6 +189,15 @@ fn devices_are_told_of() {
 }
 
 #[test]
+fn it_makes_no_difference_which_stream_comes_first() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    let late = ["--gpu=0", "--gpu=0,1"].map(|gpu| job.weights(&[gpu, "--mode=sync"]));
+    job.environment.push(("SIMULATED_CUDA_ORDER", "others".into()));
+    let others = ["--gpu=0", "--gpu=0,1"].map(|gpu| job.weights(&[gpu, "--mode=sync"]));
+    assert!(late == others, "a stream does not wait for what it needs");
+}
+
+#[test]
 fn two_devices_in_hogwild_end_well() {
     let Some(job) = Job::new(LAYERS) else { return };
     assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));

@@ -7,6 +7,7 @@ mod common;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use caffe::device::cuda::Kind;
 use caffe::device::cuda::compiler::{Architecture, Compiler, Error};
 use caffe::device::cuda::library::Library;
 use caffe::device::cuda::source::Source;
@@ -81,7 +82,7 @@ fn look(at: u64) -> f32 {
 
 fn kernel(name: &str) -> sys::CUfunction {
     let code = Compiler::open().unwrap();
-    let code = code.compile(&KERNELS, Architecture { major: 9, minor: 0 }).unwrap();
+    let code = code.compile(&KERNELS, Kind::F32, Architecture { major: 9, minor: 0 }).unwrap();
     // SAFETY: code that has just been made.
     unsafe {
         let module = result::module::load_data(code.as_ptr().cast()).unwrap();
@@ -271,7 +272,7 @@ fn a_text_that_is_no_code_is_told_with_its_line() {
         functions: &["f"],
     };
     let compiler = Compiler::open().unwrap();
-    match compiler.compile(&WRONG, Architecture { major: 9, minor: 0 }) {
+    match compiler.compile(&WRONG, Kind::F32, Architecture { major: 9, minor: 0 }) {
         Err(Error::Refused { line: Some(2), log, .. }) => assert!(log.contains("nothing"), "{log}"),
         other => panic!("{other:?}"),
     }
