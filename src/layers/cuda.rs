@@ -12,7 +12,7 @@ use crate::Result;
 use crate::blob::{BlobId, Shape};
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::{CudaRun, Kind};
-use crate::params::Use;
+use crate::params::{ParamId, Use};
 
 /// Which blobs of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,19 @@ impl Reals {
     }
 }
 
+/// A Scale, and perhaps a ReLU behind it, that work in place on what a layer makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind {
+    /// The values that channels are multiplied by.
+    pub scale: ParamId,
+    /// What is added to them.
+    pub bias: Option<ParamId>,
+    /// Whether these want gradients.
+    pub learns: [bool; 2],
+    /// Whether negative values become zero.
+    pub relu: bool,
+}
+
 /// The passes of a layer on a CUDA device; what [`Layer`](super::Layer) says of them holds here.
 pub trait CudaLayer {
     /// Computes the tops from the bottoms.
@@ -85,6 +98,17 @@ pub trait CudaLayer {
     /// # Errors
     /// As [`forward`](CudaLayer::forward).
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()>;
+
+    /// Offers the forward pass of the in-place ReLU right behind; whether it is taken over.
+    fn take_relu(&mut self) -> bool {
+        false
+    }
+
+    /// Offers all work of the layers right behind; whether it is taken over. Their backward passes come
+    /// with its own.
+    fn take_scale(&mut self, _behind: Behind) -> bool {
+        false
+    }
 
     /// Which blobs its kernels take as `real`.
     fn reals(&self) -> Reals {
@@ -184,6 +208,16 @@ impl DeviceIo<'_> {
     /// Values of parameter `i`, which the layer itself maintains, to be changed.
     pub fn param_mut(&self, i: usize) -> Result<Address> {
         self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Change)
+    }
+
+    /// Values of a parameter of another layer, whose work this one has taken over.
+    pub fn param_of(&self, id: ParamId) -> Result<Address> {
+        self.io.params.lend_on(id, &self.cuda.device, Use::Read)
+    }
+
+    /// Gradient of such a parameter, to be added to.
+    pub fn param_diff_of(&self, id: ParamId) -> Result<Address> {
+        self.io.params.lend_diff_on(id, &self.cuda.device)
     }
 
     /// Gradient of parameter `i`, to be added to.

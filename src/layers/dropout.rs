@@ -14,6 +14,7 @@ use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::rng::{Philox, philox_cuda};
 use crate::{Result, ensure};
@@ -124,13 +125,13 @@ static KERNELS: Source = Source {
         philox_cuda!(),
         r#"
 // Four neighbouring elements of a record share one call of the generator.
-extern "C" __global__ void dropout(int64 n, const real* x, real* y, int64 len, int64 quads,
+extern "C" __global__ void dropout(int64 n, const real* x, real* y, int64 len, Divisor quads,
                                    int64 first_record, int key0, int key1, int stream0, int stream1,
                                    int threshold, float scale) {
   KERNEL_LOOP(q, n) {
-    int64 record = q / quads, quad = q % quads;
+    int64 record = over(q, quads), quad = q - record * NUMBER(quads);
     uint32 words[4];
-    philox((uint64)(first_record + record) * (uint64)quads + quad, key0, key1, stream0, stream1,
+    philox((uint64)(first_record + record) * NUMBER(quads) + quad, key0, key1, stream0, stream1,
            words);
     for (int k = 0; k < 4 && 4 * quad + k < len; ++k) {
       int64 at = record * len + 4 * quad + k;
@@ -157,7 +158,7 @@ impl Dropout {
             x.into(),
             y.into(),
             len.into(),
-            quads.into(),
+            Divisor::new(quads).into(),
             Arg::Long(self.first_record.cast_signed()),
             key0.into(),
             key1.into(),

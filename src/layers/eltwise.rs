@@ -39,6 +39,8 @@ struct Eltwise {
     rule: Rule,
     /// On a device: where each largest value came from.
     winners: Scratch,
+    /// On a device: the ReLU behind it is its work.
+    relu: bool,
 }
 
 /// Whether bottom `i` is the one that the largest value at `at` came from.
@@ -176,10 +178,13 @@ impl Layer for Eltwise {
 static KERNELS: Source = Source {
     name: "eltwise",
     text: r#"
-// y = ca * a + cb * b.
+// y = ca * a + cb * b; with relu, zero where that is negative.
 extern "C" __global__ void eltwise_sum(int64 n, const real* a, const real* b, real* y, float ca,
-                                       float cb) {
-  KERNEL_LOOP(i, n) { y[i] = ca * a[i] + cb * b[i]; }
+                                       float cb, int relu) {
+  KERNEL_LOOP(i, n) {
+    float value = ca * a[i] + cb * b[i];
+    y[i] = relu ? RELU(value) : value;
+  }
 }
 
 extern "C" __global__ void eltwise_product(int64 n, const real* a, const real* b, real* y) {
@@ -269,7 +274,8 @@ impl CudaLayer for Eltwise {
             let [a, b, to]: [Arg; 3] = arrays;
             match self.rule.operation {
                 EltwiseOp::Sum => {
-                    let args = [a, b, to, coeff.into(), self.rule.coeff[j].into()];
+                    let relu = i32::from(self.relu && j + 1 == io.bottoms());
+                    let args = [a, b, to, coeff.into(), self.rule.coeff[j].into(), relu.into()];
                     cuda.each(&KERNELS, "eltwise_sum", n, &args)?;
                 }
                 EltwiseOp::Prod => cuda.each(&KERNELS, "eltwise_product", n, &arrays)?,
@@ -291,6 +297,11 @@ impl CudaLayer for Eltwise {
             self.slope_on(cuda, &io, i, (dy, dx))?;
         }
         Ok(())
+    }
+
+    fn take_relu(&mut self) -> bool {
+        self.relu = self.rule.operation == EltwiseOp::Sum;
+        self.relu
     }
 
     fn reals(&self) -> Reals {
@@ -317,6 +328,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     Ok(Box::new(Eltwise {
         rule: Rule { operation, coeff, stable_prod_grad },
         winners: Scratch::default(),
+        relu: false,
     }))
 }
 

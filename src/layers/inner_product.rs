@@ -37,6 +37,8 @@ struct InnerProduct {
     inputs: usize,
     /// Elements of a row of y.
     outputs: usize,
+    /// On a device: the ReLU behind it is its work.
+    relu: bool,
 }
 
 impl Layer for InnerProduct {
@@ -126,7 +128,7 @@ impl CudaLayer for InnerProduct {
         let product = Gemm::dense(false, w_transposed, self.records, self.outputs, self.inputs);
         cuda.product(product, x, io.weights(0)?, y)?;
         if self.param.bias_term() {
-            self.rows().add_on(cuda, y, io.param(1)?, y)?;
+            self.rows().add_then_on(cuda, y, io.param(1)?, y, self.relu)?;
         }
         Ok(())
     }
@@ -151,6 +153,12 @@ impl CudaLayer for InnerProduct {
             cuda.product(product, dy, io.weights(0)?, io.bottom_diff_mut(0)?)?;
         }
         Ok(())
+    }
+
+    fn take_relu(&mut self) -> bool {
+        // With the bias it costs nothing.
+        self.relu = self.param.bias_term();
+        self.relu
     }
 
     fn reals(&self) -> Reals {
@@ -178,6 +186,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         records: bottoms[0].count_to(axis),
         inputs: bottoms[0].count_from(axis),
         outputs: param.num_output() as usize,
+        relu: false,
         param,
     }))
 }

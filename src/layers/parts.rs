@@ -10,6 +10,7 @@ use crate::device::cpu::channels::{self, Images};
 use crate::device::cpu::threads::Threads;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Address;
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 
 /// How a blob is cut.
@@ -79,14 +80,14 @@ pub static KERNELS: Source = Source {
     name: "parts",
     text: r#"
 // Rows of `row` elements of a part, which lie at `offset` in rows of `whole_row` of the whole.
-extern "C" __global__ void place_part(int64 n, const real* part, real* whole, int64 row,
+extern "C" __global__ void place_part(int64 n, const real* part, real* whole, Divisor row,
                                       int64 whole_row, int64 offset) {
-  KERNEL_LOOP(i, n) { whole[i / row * whole_row + offset + i % row] = part[i]; }
+  KERNEL_LOOP(i, n) { whole[over(i, row) * whole_row + offset + rest(i, row)] = part[i]; }
 }
 
-extern "C" __global__ void cut_part(int64 n, const real* whole, real* part, int64 row,
+extern "C" __global__ void cut_part(int64 n, const real* whole, real* part, Divisor row,
                                     int64 whole_row, int64 offset) {
-  KERNEL_LOOP(i, n) { part[i] = whole[i / row * whole_row + offset + i % row]; }
+  KERNEL_LOOP(i, n) { part[i] = whole[over(i, row) * whole_row + offset + rest(i, row)]; }
 }
 "#,
     functions: &["place_part", "cut_part"],
@@ -121,7 +122,7 @@ impl Parts {
         let row = self.extents[i] * self.inner;
         let offset = self.extents[..i].iter().sum::<usize>() * self.inner;
         let whole = self.whole * self.inner;
-        let args = [from.into(), to.into(), row.into(), whole.into(), offset.into()];
+        let args = [from.into(), to.into(), Divisor::new(row).into(), whole.into(), offset.into()];
         cuda.each(&KERNELS, function, self.outer * row, &args)
     }
 }

@@ -159,12 +159,10 @@ impl Level {
         cuda: &CudaRun,
         (function, n): (&'static str, usize),
         args: &[Arg],
-        [height, width]: [usize; 2],
+        image: [usize; 2],
     ) -> Result<()> {
-        let (rows, columns) = self.planes.positions();
-        let [[kh, sh, ph], [kw, sw, pw]] = self.kernels.map(|k| [k.size, k.stride, k.pad]);
-        let windows = [height, width, rows, columns, kh, kw, sh, sw, ph, pw];
-        let windows = windows.map(|size| Arg::Int(size as i32));
+        let axes = self.kernels.map(|k| [k.size, k.stride, k.pad]);
+        let windows = pooling::cuda::windows(image, self.planes.positions(), axes);
         let args: smallvec::SmallVec<[Arg; 16]> = args.iter().chain(&windows).copied().collect();
         cuda.each(&pooling::cuda::KERNELS, function, n, &args)
     }

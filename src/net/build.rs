@@ -151,6 +151,7 @@ impl<'a> Builder<'a> {
             top_has_diff: Vec::new(),
             needs_backward: false,
             loss_weight,
+            turns: [Some(self.nodes.len()); 2],
         });
         Ok(())
     }
@@ -366,7 +367,7 @@ impl<'a> Builder<'a> {
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));
         let floats_on_device = on_device.floats(&store) as usize;
-        Ok(Net {
+        let mut net = Net {
             data_layers: data_layers.map(|(i, _)| i).collect(),
             name: param.name().to_owned(),
             phase: self.options.state.phase(),
@@ -380,7 +381,11 @@ impl<'a> Builder<'a> {
             loss: 0.0,
             loss_scale: 1.0,
             floats_on_device,
-        })
+        };
+        if net.run.cuda().is_some() && !self.options.keep_all {
+            net.fuse_on_device();
+        }
+        Ok(net)
     }
 
     /// First values: each parameter from its filler, keyed by (seed, layer, blob).

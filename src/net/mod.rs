@@ -8,6 +8,7 @@
 mod build;
 mod filter;
 mod finite;
+mod fusion;
 mod gradient_flow;
 mod memory;
 mod memory_data;
@@ -97,6 +98,9 @@ pub struct Node {
     pub needs_backward: bool,
     /// Weight of each top in the loss; 0 for most.
     pub loss_weight: Vec<f32>,
+    /// Which layer runs when it is this one's turn, forward and backward: itself, but where layers do each
+    /// other's work.
+    pub(crate) turns: [Option<usize>; 2],
 }
 
 impl Node {

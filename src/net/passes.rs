@@ -24,7 +24,7 @@ impl Net {
         for index in 0..self.nodes.len() {
             watch.before(Pass::Forward, index);
             self.follow_values(index)?;
-            self.run_layer(index, Pass::Forward)?;
+            self.run_turn(index, Pass::Forward)?;
             loss += self.loss_of(index)?;
             watch.after(Pass::Forward, index, &mut self.params)?;
         }
@@ -50,11 +50,19 @@ impl Net {
         for index in (0..self.nodes.len()).rev() {
             if self.nodes[index].needs_backward {
                 watch.before(Pass::Backward, index);
-                self.run_layer(index, Pass::Backward)?;
+                self.run_turn(index, Pass::Backward)?;
             }
             watch.after(Pass::Backward, index, &mut self.params)?;
         }
         Ok(())
+    }
+
+    /// Runs whoever's turn it is in a layer's place.
+    fn run_turn(&mut self, index: usize, pass: Pass) -> Result<()> {
+        match self.nodes[index].turns[pass as usize] {
+            Some(whose) => self.run_layer(whose, pass),
+            None => Ok(()),
+        }
     }
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {

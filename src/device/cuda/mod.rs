@@ -23,6 +23,7 @@ pub mod cache;
 mod choice;
 pub mod clique;
 pub mod compiler;
+pub mod divisor;
 pub mod emulator;
 mod kind;
 pub mod library;

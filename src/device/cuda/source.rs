@@ -47,6 +47,20 @@ typedef unsigned long long uint64;
   for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; \
        i < (long long)(n); i += (long long)gridDim.x * blockDim.x)
 
+// x where it is positive, else zero; a NaN stays one.
+#define RELU(x) ((x) > 0 ? (x) : (x) * 0.0f)
+
+// n / d and n % d for n and d below 2^31, without a division: the host has made a Divisor of d, which
+// still has d in its lower half.
+typedef uint64 Divisor;
+static __device__ __forceinline__ uint32 over(uint32 n, Divisor d) {
+  return (__umulhi(n, (uint32)(d >> 32)) + n) >> (32 - __clz((int)((uint32)d - 1)));
+}
+#define NUMBER(d) ((int)(uint32)(d))
+static __device__ __forceinline__ uint32 rest(uint32 n, Divisor d) {
+  return n - over(n, d) * (uint32)d;
+}
+
 // The sum of x over the block, for every thread.
 static __device__ __forceinline__ float block_sum(float x) {
   __shared__ float partial[BLOCK];

@@ -1,196 +1,236 @@
-//! BatchNorm on a CUDA device.
+//! BatchNorm on a CUDA device, alone or with the Scale and ReLU behind it in the same kernels: what they
+//! read and write separately is three times as much.
 
 use super::BatchNorm;
+use super::kernels::KERNELS;
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::memory::Scratch;
-use crate::device::cuda::source::Source;
 use crate::layers::dims::Around;
-use crate::layers::per_channel::Channels;
-use crate::layers::{CudaLayer, DeviceIo, Reals};
+use crate::layers::{Behind, CudaLayer, DeviceIo, Reals};
 
-pub(super) static KERNELS: Source = Source {
-    name: "batch_norm",
-    text: r#"
-// Mean and 1 / deviation of each channel, and into the running sums: a block a channel. Less the
-// channel's first value, so that the variance keeps its digits where the mean is large.
-extern "C" __global__ void batch_norm_measure(int64 n, const real* x, float* mean, float* inverse,
-                                              float* means, float* variances, float* weight,
-                                              int64 outer, int64 inner, float fraction, float eps) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
-    int64 count = outer * inner;
-    float shift = x[c * inner], sum = 0.0f, squares = 0.0f;
-    for (int64 i = threadIdx.x; i < count; i += blockDim.x) {
-      float v = x[(i / inner * n + c) * inner + i % inner] - shift;
-      sum += v;
-      squares += v * v;
-    }
-    sum = block_sum(sum) / count;
-    squares = block_sum(squares) / count;
-    if (threadIdx.x == 0) {
-      float variance = fmaxf(squares - sum * sum, 0.0f);
-      mean[c] = shift + sum;
-      inverse[c] = 1 / sqrtf(variance + eps);
-      means[c] = means[c] * fraction + mean[c];
-      float unbiased = count > 1 ? (float)count / (count - 1) : 1.0f;
-      variances[c] = variances[c] * fraction + unbiased * variance;
-      if (c == 0) weight[0] = weight[0] * fraction + 1;
-    }
-  }
-}
-
-extern "C" __global__ void batch_norm_recall(int64 n, const float* means, const float* variances,
-                                             const float* weight, float* mean, float* inverse,
-                                             float eps) {
-  KERNEL_LOOP(c, n) {
-    float factor = weight[0] == 0 ? 0.0f : 1 / weight[0];
-    mean[c] = factor * means[c];
-    inverse[c] = 1 / sqrtf(factor * variances[c] + eps);
-  }
-}
-
-extern "C" __global__ void batch_norm_forward(int64 n, const real* x, const float* mean,
-                                              const float* inverse, real* y, real* kept,
-                                              int64 channels, int64 inner) {
-  KERNEL_LOOP(i, n) {
-    int64 c = i / inner % channels;
-    float value = (x[i] - mean[c]) * inverse[c];
-    kept[i] = value;
-    y[i] = value;
-  }
-}
-
-// The means over each channel of dy and of dy times the normalized values.
-extern "C" __global__ void batch_norm_sums(int64 n, const real* dy, const real* normal, float* a,
-                                           float* b, int64 outer, int64 inner) {
-  for (int64 c = blockIdx.x; c < n; c += gridDim.x) {
-    float sum = 0.0f, product = 0.0f;
-    for (int64 i = threadIdx.x; i < outer * inner; i += blockDim.x) {
-      int64 at = (i / inner * n + c) * inner + i % inner;
-      sum += dy[at];
-      product += dy[at] * normal[at];
-    }
-    sum = block_sum(sum);
-    product = block_sum(product);
-    if (threadIdx.x == 0) {
-      a[c] = sum / (outer * inner);
-      b[c] = product / (outer * inner);
-    }
-  }
-}
-
-extern "C" __global__ void batch_norm_backward(int64 n, const real* dy, const real* normal,
-                                               const float* inverse, const float* a, const float* b,
-                                               real* dx, int64 channels, int64 inner) {
-  KERNEL_LOOP(i, n) {
-    int64 c = i / inner % channels;
-    dx[i] = inverse[c] * (dy[i] - a[c] - normal[i] * b[c]);
-  }
-}
-"#,
-    functions: &[
-        "batch_norm_measure",
-        "batch_norm_recall",
-        "batch_norm_forward",
-        "batch_norm_sums",
-        "batch_norm_backward",
-    ],
-};
+/// Elements that are worth a block of their own.
+const PART: usize = 4096;
+/// Blocks that keep any device busy.
+const BLOCKS: usize = 2048;
 
 /// What the layer keeps on a device.
 #[derive(Default)]
 pub(super) struct OnDevice {
-    /// Per channel: mean, inverse, and the two means of sums.
+    /// Per channel: mean, inverse, and the two means of sums; then the sums of parts.
     channels: Scratch,
-    /// The normalized values, for the gradient.
+    /// In place: the normalized values, for the gradient.
     normal: Scratch,
+    behind: Option<Behind>,
+}
+
+/// A pass's sizes, and its arrays for each channel.
+struct Plan {
+    channels: usize,
+    /// Elements of a channel.
+    count: usize,
+    inner: Divisor,
+    /// Into how many parts a channel's sums are cut.
+    parts: usize,
+    at: Address,
+}
+
+impl Plan {
+    /// Array `i`: mean, inverse, a, b, sums.
+    fn array(&self, i: usize) -> Arg {
+        self.at.plus(i * self.channels).into()
+    }
+
+    fn sizes(&self) -> [Arg; 3] {
+        [self.channels, self.count, self.parts].map(int)
+    }
+}
+
+fn int(number: usize) -> Arg {
+    Arg::Int(number as i32)
+}
+
+fn flag(there: bool) -> Arg {
+    int(usize::from(there))
 }
 
 impl BatchNorm {
-    fn around(&self, shape: &Shape) -> Around {
-        match shape.axes() < 2 {
+    fn plan(&mut self, cuda: &CudaRun, shape: &Shape) -> Result<Plan> {
+        let around = match shape.axes() < 2 {
             true => Around { outer: shape.count(), extent: 1, inner: 1 },
             false => Around::of(shape, 1),
+        };
+        let (channels, count) = (around.extent, around.outer * around.inner);
+        let parts = (count / PART).clamp(1, BLOCKS.div_ceil(channels.max(1)));
+        let floats = (4 + 2 * parts) * channels;
+        let at = self.on_device.channels.room(&cuda.device, floats)?;
+        Ok(Plan { channels, count, inner: Divisor::new(around.inner), parts, at })
+    }
+
+    /// Scale and bias, and whether there are some, and a ReLU.
+    fn behind(&self, io: &DeviceIo<'_>, plan: &Plan) -> Result<([Arg; 2], [Arg; 3])> {
+        let Some(behind) = &self.on_device.behind else {
+            return Ok(([plan.array(0); 2], [flag(false); 3]));
+        };
+        let scale = io.param_of(behind.scale)?;
+        let bias = behind.bias.map(|id| io.param_of(id)).transpose()?;
+        let flags = [true, bias.is_some(), behind.relu].map(flag);
+        Ok(([scale.into(), bias.unwrap_or(scale).into()], flags))
+    }
+
+    /// Where the normalized values are kept, where the layer writes over what they are made of.
+    fn kept(&mut self, cuda: &CudaRun, io: &DeviceIo<'_>) -> Result<Option<Address>> {
+        let used = !self.use_global_stats || self.on_device.behind.is_some();
+        if !(used && io.in_place() && io.propagate_down(0)) {
+            return Ok(None);
         }
+        let floats = cuda.real.floats(io.bottom_shape(0).count());
+        self.on_device.normal.room(&cuda.device, floats).map(Some)
+    }
+
+    /// Mean and 1 / deviation of each channel.
+    fn moments(&self, cuda: &CudaRun, io: &DeviceIo<'_>, plan: &Plan, x: Address) -> Result<()> {
+        let statistic = |i| if self.use_global_stats { io.param(i) } else { io.param_mut(i) };
+        let running = [statistic(0)?, statistic(1)?, statistic(2)?].map(Arg::from);
+        let [means, variances, weight] = running;
+        let (mean, inverse, sums) = (plan.array(0), plan.array(1), plan.array(4));
+        if self.use_global_stats {
+            let args = [means, variances, weight, mean, inverse, self.eps.into()];
+            return cuda.each(&KERNELS, "norm_recall", plan.channels, &args);
+        }
+        let ([channels, count, parts], inner) = (plan.sizes(), Arg::from(plan.inner));
+        let args = [x.into(), sums, channels, count, parts, inner];
+        cuda.rows(&KERNELS, "norm_measure", plan.channels * plan.parts, &args)?;
+        let args = [
+            x.into(),
+            sums,
+            mean,
+            inverse,
+            means,
+            variances,
+            weight,
+            count,
+            parts,
+            inner,
+            self.fraction.into(),
+            self.eps.into(),
+        ];
+        cuda.each(&KERNELS, "norm_moments", plan.channels, &args)
+    }
+
+    /// The means over each channel of the gradients and of these times the normalized values; their sums
+    /// into the gradients of what is behind.
+    fn slopes(
+        &self,
+        cuda: &CudaRun,
+        io: &DeviceIo<'_>,
+        plan: &Plan,
+        (dy, hat, keeps): (Address, Address, bool),
+    ) -> Result<()> {
+        let ([scale, bias], [scaled, biased, relu]) = self.behind(io, plan)?;
+        let ([channels, count, parts], sums) = (plan.sizes(), plan.array(4));
+        let args = [
+            dy.into(),
+            hat.into(),
+            sums,
+            plan.array(0),
+            plan.array(1),
+            scale,
+            bias,
+            channels,
+            count,
+            parts,
+            plan.inner.into(),
+            flag(keeps),
+            scaled,
+            biased,
+            relu,
+        ];
+        cuda.rows(&KERNELS, "norm_slopes", plan.channels * plan.parts, &args)?;
+        let (a, b) = (plan.array(2), plan.array(3));
+        let (mut slopes, mut learns) = ([a; 2], [false; 2]);
+        if let Some(behind) = &self.on_device.behind {
+            for (i, id) in [Some(behind.scale), behind.bias].into_iter().enumerate() {
+                if let Some(id) = id.filter(|_| behind.learns[i]) {
+                    (slopes[i], learns[i]) = (io.param_diff_of(id)?.into(), true);
+                }
+            }
+        }
+        let args =
+            [sums, a, b, slopes[0], slopes[1], count, parts, flag(learns[0]), flag(learns[1])];
+        cuda.each(&KERNELS, "norm_means", plan.channels, &args)
     }
 }
 
 impl CudaLayer for BatchNorm {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let Around { outer, extent: channels, inner } = self.around(io.bottom_shape(0));
-        let n = io.bottom_shape(0).count();
-        let mean = self.on_device.channels.room(&cuda.device, 4 * channels)?;
-        let inverse = mean.plus(channels);
-        let statistic = |i| if self.use_global_stats { io.param(i) } else { io.param_mut(i) };
-        let (means, variances, weight) = (statistic(0)?, statistic(1)?, statistic(2)?);
-        let keeps = io.propagate_down(0) && !self.use_global_stats;
+        let plan = self.plan(cuda, io.bottom_shape(0))?;
+        let kept = self.kept(cuda, &io)?;
         let (x, y) = io.through()?;
-        let kept = if keeps { self.on_device.normal.room(&cuda.device, n)? } else { y };
-        if self.use_global_stats {
-            let args = [
-                means.into(),
-                variances.into(),
-                weight.into(),
-                mean.into(),
-                inverse.into(),
-                self.eps.into(),
-            ];
-            cuda.each(&KERNELS, "batch_norm_recall", channels, &args)?;
-        } else {
-            let args = [
-                x.into(),
-                mean.into(),
-                inverse.into(),
-                means.into(),
-                variances.into(),
-                weight.into(),
-                outer.into(),
-                inner.into(),
-                self.fraction.into(),
-                self.eps.into(),
-            ];
-            cuda.rows(&KERNELS, "batch_norm_measure", channels, &args)?;
-        }
+        self.moments(cuda, &io, &plan, x)?;
+        let ([scale, bias], [scaled, biased, relu]) = self.behind(&io, &plan)?;
         let args = [
             x.into(),
-            mean.into(),
-            inverse.into(),
             y.into(),
-            kept.into(),
-            channels.into(),
-            inner.into(),
+            kept.unwrap_or(y).into(),
+            plan.array(0),
+            plan.array(1),
+            scale,
+            bias,
+            Divisor::new(plan.channels).into(),
+            plan.inner.into(),
+            flag(kept.is_some()),
+            scaled,
+            biased,
+            relu,
         ];
-        cuda.each(&KERNELS, "batch_norm_forward", n, &args)
+        cuda.each(&KERNELS, "norm_forward", io.bottom_shape(0).count(), &args)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         if !io.propagate_down(0) {
             return Ok(());
         }
-        let around = self.around(io.bottom_shape(0));
-        let Around { outer, extent: channels, inner } = around;
-        let n = io.bottom_shape(0).count();
-        let mean = self.on_device.channels.room(&cuda.device, 4 * channels)?;
-        let [inverse, a, b] = [1, 2, 3].map(|i| mean.plus(i * channels));
+        let plan = self.plan(cuda, io.bottom_shape(0))?;
+        let kept = self.kept(cuda, &io)?;
         let (dy, dx) = io.back_through()?;
-        if self.use_global_stats {
-            return Channels::plain(around).scale_on(cuda, dy, (inverse, None), dx, None);
+        // Alone with fixed statistics it does not look at values at all.
+        let hat = match kept {
+            Some(kept) => kept,
+            None if io.in_place() => dy,
+            None => io.bottom(0)?,
+        };
+        if !self.use_global_stats || self.on_device.behind.is_some() {
+            self.slopes(cuda, &io, &plan, (dy, hat, kept.is_some()))?;
         }
-        let normal = self.on_device.normal.room(&cuda.device, n)?;
-        let args = [dy.into(), normal.into(), a.into(), b.into(), outer.into(), inner.into()];
-        cuda.rows(&KERNELS, "batch_norm_sums", channels, &args)?;
+        let ([scale, bias], [scaled, biased, relu]) = self.behind(&io, &plan)?;
         let args = [
             dy.into(),
-            normal.into(),
-            inverse.into(),
-            a.into(),
-            b.into(),
+            hat.into(),
             dx.into(),
-            channels.into(),
-            inner.into(),
+            plan.array(0),
+            plan.array(1),
+            scale,
+            bias,
+            plan.array(2),
+            plan.array(3),
+            Divisor::new(plan.channels).into(),
+            plan.inner.into(),
+            flag(kept.is_some()),
+            scaled,
+            biased,
+            relu,
+            flag(self.use_global_stats),
         ];
-        cuda.each(&KERNELS, "batch_norm_backward", n, &args)
+        cuda.each(&KERNELS, "norm_backward", io.bottom_shape(0).count(), &args)
+    }
+
+    fn take_scale(&mut self, behind: Behind) -> bool {
+        self.on_device.behind = Some(behind);
+        true
     }
 
     fn reals(&self) -> Reals {

@@ -10,6 +10,7 @@
 //! `moving_average_fraction` and adds its own with weight 1.
 
 mod cuda;
+mod kernels;
 
 use caffe_proto::Phase;
 
@@ -21,7 +22,8 @@ use crate::device::Run;
 use crate::device::cpu::threads::Threads;
 use crate::params::ParamDef;
 use crate::{Result, bail};
-use cuda::{KERNELS, OnDevice};
+use cuda::OnDevice;
+use kernels::KERNELS;
 
 /// The layer.
 struct BatchNorm {

@@ -56,6 +56,7 @@ impl OnDevice {
     pub(super) fn forward(
         &self,
         setting: &Setting,
+        relu: bool,
         cuda: &CudaRun,
         io: &DeviceIo<'_>,
     ) -> Result<()> {
@@ -66,7 +67,8 @@ impl OnDevice {
                 true => cuda.device.correlate_back(&self.shape, cuda.real, w, x, y)?,
             }
             if setting.param.bias_term() {
-                setting.channels_of(io.top_shape(i)).add_on(cuda, y, io.param(1)?, y)?;
+                let bias = io.param(1)?;
+                setting.channels_of(io.top_shape(i)).add_then_on(cuda, y, bias, y, relu)?;
             }
         }
         Ok(())
@@ -110,11 +112,17 @@ impl Setting {
 
 impl CudaLayer for Convolution {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.on_device.iter().try_for_each(|on| on.forward(&self.setting, cuda, &io))
+        self.on_device.iter().try_for_each(|on| on.forward(&self.setting, self.relu, cuda, &io))
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
+    }
+
+    fn take_relu(&mut self) -> bool {
+        // With the bias it costs nothing.
+        self.relu = self.tops == 1 && self.setting.param.bias_term();
+        self.relu
     }
 
     fn reals(&self) -> Reals {

@@ -90,7 +90,7 @@ impl Layer for Deconvolution {
 
 impl CudaLayer for Deconvolution {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.on_device.iter().try_for_each(|on| on.forward(&self.setting, cuda, &io))
+        self.on_device.iter().try_for_each(|on| on.forward(&self.setting, false, cuda, &io))
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {

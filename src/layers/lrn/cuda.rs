@@ -4,26 +4,30 @@ use super::Lrn;
 use crate::Result;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Arg;
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::layers::{CudaLayer, DeviceIo, Reals};
 
 pub(super) static KERNELS: Source = Source {
     name: "lrn",
     text: r#"
-#define IMAGE int channels, int height, int width, int within, int reach
+#define IMAGE Divisor channels_, Divisor height_, Divisor width_, Divisor area_, int within, int reach
 
 // The sum of f(j) over the neighbours j of element i.
 #define NEIGHBOURS(i, sum, f)                                                        \
   {                                                                                  \
-    int64 area = (int64)height * width;                                              \
-    int w = i % width, h = i / width % height, c = i / area % channels;              \
     if (within) {                                                                    \
+      int height = NUMBER(height_), width = NUMBER(width_);                          \
+      uint32 line = over(i, width_);                                                 \
+      int w = i - line * width, h = rest(line, height_);                             \
       for (int y_ = max(h - reach, 0); y_ <= min(h + reach, height - 1); ++y_)       \
         for (int x_ = max(w - reach, 0); x_ <= min(w + reach, width - 1); ++x_) {    \
           int64 j = i + (int64)(y_ - h) * width + (x_ - w);                          \
           sum += f;                                                                  \
         }                                                                            \
     } else {                                                                         \
+      int channels = NUMBER(channels_), area = NUMBER(area_);                        \
+      int c = rest(over(i, area_), channels_);                                       \
       for (int c_ = max(c - reach, 0); c_ <= min(c + reach, channels - 1); ++c_) {   \
         int64 j = i + (int64)(c_ - c) * area;                                        \
         sum += f;                                                                    \
@@ -62,11 +66,14 @@ extern "C" __global__ void lrn_backward(int64 n, const real* x, const real* dy, 
 };
 
 impl Lrn {
-    fn image_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 5]> {
+    fn image_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 6]> {
         let [_, channels, height, width] = io.bottom_shape(0).nchw()?;
         let formula = self.plain.formula();
-        let sizes = [channels, height, width, usize::from(formula.within), formula.reach];
-        Ok(sizes.map(|size| Arg::Int(size as i32)))
+        let [channels, height, width, area] =
+            [channels, height, width, height * width].map(|size| Divisor::new(size).into());
+        let [within, reach] =
+            [usize::from(formula.within), formula.reach].map(|size| Arg::Int(size as i32));
+        Ok([channels, height, width, area, within, reach])
     }
 }
 
@@ -75,7 +82,7 @@ impl CudaLayer for Lrn {
         let n = io.bottom_shape(0).count();
         let scale = self.on_device[0].room(&cuda.device, n)?;
         let formula = self.plain.formula();
-        let [channels, height, width, within, reach] = self.image_on(&io)?;
+        let [channels, height, width, area, within, reach] = self.image_on(&io)?;
         let args = [
             io.bottom(0)?.into(),
             io.top_mut(0)?.into(),
@@ -86,6 +93,7 @@ impl CudaLayer for Lrn {
             channels,
             height,
             width,
+            area,
             within,
             reach,
         ];
@@ -103,7 +111,7 @@ impl CudaLayer for Lrn {
         let (x, dy): (Arg, Arg) = (io.bottom(0)?.into(), io.top_diff(0)?.into());
         let (scale, terms): (Arg, Arg) = (scale.into(), terms.into());
         cuda.each(&KERNELS, "lrn_terms", n, &[x, dy, scale, terms, formula.beta.into()])?;
-        let [channels, height, width, within, reach] = self.image_on(&io)?;
+        let [channels, height, width, area, within, reach] = self.image_on(&io)?;
         let args = [
             x,
             dy,
@@ -115,6 +123,7 @@ impl CudaLayer for Lrn {
             channels,
             height,
             width,
+            area,
             within,
             reach,
         ];

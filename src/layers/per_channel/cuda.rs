@@ -5,24 +5,28 @@ use super::Channels;
 use crate::Result;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 
 /// Kernels of Scale, Bias, BatchNorm and the biases of convolutions and inner products.
 pub static KERNELS: Source = Source {
     name: "per_channel",
     text: r#"
-// y = x + b of the channel.
+// y = x + b of the channel; with relu, zero where that is negative.
 extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, real* y,
-                                       int64 channels, int64 inner) {
-  KERNEL_LOOP(i, n) { y[i] = x[i] + b[i / inner % channels]; }
+                                       Divisor channels, Divisor inner, int relu) {
+  KERNEL_LOOP(i, n) {
+    float value = x[i] + b[rest(over(i, inner), channels)];
+    y[i] = relu ? RELU(value) : value;
+  }
 }
 
 // y = s * x + b of the channel; kept = x.
 extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s, const float* b,
-                                         real* y, real* kept, int64 channels, int64 inner,
+                                         real* y, real* kept, Divisor channels, Divisor inner,
                                          int has_b, int keep) {
   KERNEL_LOOP(i, n) {
-    int64 c = i / inner % channels;
+    uint32 c = rest(over(i, inner), channels);
     float value = x[i];
     if (keep) kept[i] = value;
     y[i] = s[c] * value + (has_b ? b[c] : 0.0f);
@@ -65,8 +69,29 @@ impl Channels {
     /// # Errors
     /// A device that failed.
     pub fn add_on(self, cuda: &CudaRun, x: Address, b: Address, y: Address) -> Result<()> {
-        let args = [x.into(), b.into(), y.into(), self.channels.into(), self.inner.into()];
+        self.add_then_on(cuda, x, b, y, false)
+    }
+
+    /// The same, and then perhaps a ReLU.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn add_then_on(
+        self,
+        cuda: &CudaRun,
+        x: Address,
+        b: Address,
+        y: Address,
+        relu: bool,
+    ) -> Result<()> {
+        let [channels, inner] = self.divisors();
+        let relu = Arg::Int(i32::from(relu));
+        let args = [x.into(), b.into(), y.into(), channels, inner, relu];
         cuda.each(&KERNELS, "channel_add", self.elements(), &args)
+    }
+
+    fn divisors(self) -> [Arg; 2] {
+        [self.channels, self.inner].map(|extent| Divisor::new(extent).into())
     }
 
     /// y = s · x + b of the channel, also in place; x into `kept`, where there is one.
@@ -82,14 +107,15 @@ impl Channels {
         kept: Option<Address>,
     ) -> Result<()> {
         let flag = |there: bool| Arg::Int(i32::from(there));
+        let [channels, inner] = self.divisors();
         let args = [
             x.into(),
             s.into(),
             b.unwrap_or(s).into(),
             y.into(),
             kept.unwrap_or(y).into(),
-            self.channels.into(),
-            self.inner.into(),
+            channels,
+            inner,
             flag(b.is_some()),
             flag(kept.is_some()),
         ];

@@ -4,6 +4,7 @@
 use super::{Method, Pooling};
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::layers::{CudaLayer, DeviceIo, Reals};
 use crate::rng::philox_cuda;
@@ -16,14 +17,19 @@ pub(in crate::layers) static KERNELS: Source = Source {
     text: concat!(
         philox_cuda!(),
         r#"
-#define WINDOWS int height, int width, int rows, int columns, int kh, int kw, int sh, int sw, int ph, \
-                int pw
+#define WINDOWS Divisor height_, Divisor width_, Divisor rows_, Divisor columns_, int kh, int kw, int sh, \
+                int sw, int ph, int pw
+#define SIZES                                                                            \
+  int height = NUMBER(height_), width = NUMBER(width_), rows = NUMBER(rows_),            \
+      columns = NUMBER(columns_);
 
 // The window of output i: its plane, and the image's elements in it; `divisor`: its part inside the
 // padded image.
 #define WINDOW(i)                                                                        \
-  int column = i % columns, row = i / columns % rows;                                    \
-  const real* plane = x + i / ((int64)columns * rows) * height * width;                 \
+  SIZES                                                                                  \
+  uint32 line = over(i, columns_), image = over(line, rows_);                            \
+  int column = i - line * columns, row = line - image * rows;                            \
+  const real* plane = x + (int64)image * height * width;                                 \
   int top_padded = min(row * sh + kh, height + 2 * ph);                                  \
   int right_padded = min(column * sw + kw, width + 2 * pw);                              \
   int h0 = min(max(row * sh - ph, 0), height), w0 = min(max(column * sw - pw, 0), width); \
@@ -33,8 +39,10 @@ pub(in crate::layers) static KERNELS: Source = Source {
 
 // The outputs whose windows hold element i of the bottom.
 #define COVER(i)                                                                         \
-  int w = i % width, h = i / width % height;                                             \
-  int64 first = i / ((int64)width * height) * rows * columns;                            \
+  SIZES                                                                                  \
+  uint32 line = over(i, width_), image = over(line, height_);                            \
+  int w = i - line * width, h = line - image * height;                                   \
+  int64 first = (int64)image * rows * columns;                                           \
   int r0 = h + ph < kh ? 0 : (h + ph - kh) / sh + 1, r1 = min((h + ph) / sh + 1, rows);  \
   int c0 = w + pw < kw ? 0 : (w + pw - kw) / sw + 1, c1 = min((w + pw) / sw + 1, columns);
 
@@ -147,17 +155,27 @@ extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOW
     ],
 };
 
+/// The windows as the kernels take them, of images of so many rows and columns; extent, stride and padding
+/// of each axis.
+pub(in crate::layers) fn windows(
+    [height, width]: [usize; 2],
+    (rows, columns): (usize, usize),
+    [[kh, sh, ph], [kw, sw, pw]]: [[usize; 3]; 2],
+) -> [Arg; 10] {
+    let [height, width, rows, columns] =
+        [height, width, rows, columns].map(|size| Divisor::new(size).into());
+    let [kh, kw, sh, sw, ph, pw] = [kh, kw, sh, sw, ph, pw].map(|size| Arg::Int(size as i32));
+    [height, width, rows, columns, kh, kw, sh, sw, ph, pw]
+}
+
 impl Pooling {
     fn windows_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 10]> {
         let [_, _, height, width] = io.bottom_shape(0).nchw()?;
-        let (rows, columns) = self.planes.positions();
-        let whole = [[height, 1, 0], [width, 1, 0]];
-        let [[kh, sh, ph], [kw, sw, pw]] = match &self.kernel {
+        let axes = match &self.kernel {
             Some(kernel) => kernel.each_ref().map(|k| [k.size, k.stride, k.pad]),
-            None => whole,
+            None => [[height, 1, 0], [width, 1, 0]],
         };
-        let sizes = [height, width, rows, columns, kh, kw, sh, sw, ph, pw];
-        Ok(sizes.map(|size| Arg::Int(size as i32)))
+        Ok(windows([height, width], self.planes.positions(), axes))
     }
 
     fn launch(

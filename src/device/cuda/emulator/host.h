@@ -41,6 +41,12 @@ static inline unsigned int __float_as_uint(float x) {
   return bits;
 }
 
+static inline unsigned int __umulhi(unsigned int a, unsigned int b) {
+  return (unsigned long long)a * b >> 32;
+}
+
+static inline int __clz(int bits) { return bits ? __builtin_clz((unsigned int)bits) : 32; }
+
 namespace host {
 
 // Half precision as a float.
