@@ -5,7 +5,7 @@
 //! A case runs on the plain path at the recordings' tolerance, and on the fast path at 1e-3 of each
 //! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
 //! ReLU), and with its four-axis inputs and output gradients handed over in channel blocks.
-//! Once more on a CUDA device, or where there is none on the emulated one (`common::cuda`), in f32 and
+//! Once more on a CUDA device, or where there is none on a simulated one (`common::cuda`), in f32 and
 //! in 16 bits.
 
 #![allow(clippy::unwrap_used, clippy::panic)]

@@ -1,9 +1,11 @@
-//! Training on CUDA devices with the real program. There is no GPU where this is tested: the device is
-//! emulated (`CAFFE_EMULATE_CUDA`), everything around it is real.
+//! Training on CUDA devices with the real program. There is no GPU where this is tested: CUDA's libraries are
+//! simulated (`tests/simulated_cuda`), everything around them is real. With `CAFFE_CUDA=emulated` the device
+//! is emulated instead.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::rc::Rc;
@@ -18,6 +20,8 @@ use caffe_proto::{Datum, Message, Phase, model_from_file};
 /// A folder with databases, net and solver.
 struct Job {
     folder: tempfile::TempDir,
+    /// What makes a device in software of `--gpu`.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 const LAYERS: &str = "
@@ -47,10 +51,12 @@ layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip2' bottom: 'label' top: 
 ";
 
 impl Job {
-    fn new(layers: &str) -> Job {
+    /// `None` where there is no such device.
+    fn new(layers: &str) -> Option<Job> {
+        let environment = common::cuda::environment()?;
         let folder = tempfile::tempdir().unwrap();
         caffe::data::synthetic::write_synthetic(folder.path(), 64, 20, 5).unwrap();
-        let job = Job { folder };
+        let job = Job { folder, environment };
         let data = |phase: &str, set: &str, batch: usize| {
             format!(
                 "layer {{ name: 'data' type: 'Data' top: 'data' top: 'label' include {{ phase: {phase} }}
@@ -68,7 +74,7 @@ impl Job {
             job.path("snap").display()
         );
         std::fs::write(job.path("solver.prototxt"), solver).unwrap();
-        job
+        Some(job)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -76,12 +82,14 @@ impl Job {
     }
 
     fn caffe(&self, arguments: &[&str]) -> Output {
-        let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
-        Command::new(env!("CARGO_BIN_EXE_caffe"))
+        let output = Command::new(env!("CARGO_BIN_EXE_caffe"))
             .args(arguments)
-            .env("CAFFE_EMULATE_CUDA", kernels)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
-            .unwrap()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!log.contains(common::cuda::VIOLATION), "{arguments:?}:\n{log}");
+        output
     }
 
     /// Changes a file.
@@ -104,15 +112,11 @@ impl Job {
     fn weights(&self, flags: &[&str]) -> Vec<f32> {
         let log = self.train(flags).unwrap_or_else(|log| panic!("{flags:?}:\n{log}"));
         let device = flags.iter().any(|flag| flag.starts_with("--gpu"));
-        assert_eq!(log.contains("an emulated CUDA device"), device, "{log}");
+        let named = ["an emulated CUDA device", "on GPU 0"];
+        assert_eq!(named.iter().any(|name| log.contains(name)), device, "{log}");
         let (model, _) = model_from_file(self.path("snap_iter_6.caffemodel")).unwrap();
         model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone()).collect()
     }
-}
-
-/// Where an emulated device can be had.
-fn device() -> bool {
-    common::cuda::device().is_some()
 }
 
 fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
@@ -124,10 +128,7 @@ fn assert_near(ours: &[f32], theirs: &[f32], allowed: f32) {
 
 #[test]
 fn a_device_learns_what_the_cpu_learns() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     let cpu = job.weights(&[]);
     assert_near(&job.weights(&["--gpu=0"]), &cpu, 1e-3);
 }
@@ -148,10 +149,7 @@ fn as_floats(path: &Path) {
 
 #[test]
 fn bytes_and_floats_of_one_value_train_the_same_weights() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     let net = job.path("net.prototxt");
     let text = std::fs::read_to_string(&net).unwrap();
     let transform = "scale: 0.0078125 crop_size: 27 mirror: true mean_value: 99";
@@ -173,12 +171,7 @@ fn bytes_and_floats_of_one_value_train_the_same_weights() {
 
 #[test]
 fn two_devices_in_sync_are_one() {
-    if !device() {
-        return;
-    }
-    // Layers that see a batch as a whole make a difference.
-    let layers: Vec<&str> = LAYERS.lines().filter(|l| !l.contains("BatchNorm")).collect();
-    let job = Job::new(&layers.join("\n"));
+    let Some(job) = separate_records() else { return };
     let one = job.weights(&["--gpu=0", "--mode=sync"]);
     let two = job.weights(&["--gpu=0,0", "--mode=sync", "--batch=global"]);
     assert_near(&two, &one, 1e-4);
@@ -186,10 +179,7 @@ fn two_devices_in_sync_are_one() {
 
 #[test]
 fn different_devices_add_gradients_up_among_themselves() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     for mode in ["sync", "local-sgd"] {
         let mode = format!("--mode={mode}");
         // One device twice goes by way of the host.
@@ -203,26 +193,72 @@ fn different_devices_add_gradients_up_among_themselves() {
 }
 
 #[test]
-fn two_devices_in_hogwild_end_well() {
-    if !device() {
+fn tf32_is_near_and_not_the_same() {
+    let Some(job) = Job::new(LAYERS) else { return };
+    let exact = job.weights(&["--gpu=0"]);
+    let rounded = job.weights(&["--gpu=0", "--precision=tf32"]);
+    assert_near(&rounded, &exact, 0.05);
+    let emulated = job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA");
+    assert!(emulated || rounded != exact, "factors were not rounded");
+}
+
+#[test]
+fn a_job_that_does_not_fit_is_refused_before_its_first_iteration() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
         return;
     }
-    let job = Job::new(LAYERS);
+    let log = job.train(&["--gpu=0"]).unwrap();
+    let (_, forecast) = log.split_once(" MB taken, ").unwrap();
+    let forecast: u64 = forecast.split_once(" MB forecast").unwrap().0.parse().unwrap();
+    for (megabytes, fits) in [(forecast + 1, true), (forecast - 1, false)] {
+        let bytes = (megabytes * 1_000_000).to_string();
+        job.environment.push(("SIMULATED_CUDA_MEMORY", bytes.into()));
+        match job.train(&["--gpu=0"]) {
+            Ok(log) => assert!(fits, "{log}"),
+            Err(log) => {
+                assert!(!fits && log.contains("MB free, but the job needs"), "{log}");
+                assert!(!log.contains("Iteration 0"), "{log}");
+            }
+        }
+    }
+}
+
+#[test]
+fn devices_are_told_of() {
+    let Some(job) = Job::new(LAYERS) else { return };
+    let output = job.caffe(&["device_query"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    if !job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
+        assert!(text.contains("Simulated GPU") && text.contains(simulated_cuda::LIBRARY), "{text}");
+    }
+}
+
+#[test]
+fn it_makes_no_difference_which_stream_comes_first() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    let late = ["--gpu=0", "--gpu=0,1"].map(|gpu| job.weights(&[gpu, "--mode=sync"]));
+    job.environment.push(("SIMULATED_CUDA_ORDER", "others".into()));
+    let others = ["--gpu=0", "--gpu=0,1"].map(|gpu| job.weights(&[gpu, "--mode=sync"]));
+    assert!(late == others, "a stream does not wait for what it needs");
+}
+
+#[test]
+fn two_devices_in_hogwild_end_well() {
+    let Some(job) = Job::new(LAYERS) else { return };
     assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));
 }
 
 /// Without the layers that make a batch more than the sum of its records.
-fn separate_records() -> Job {
+fn separate_records() -> Option<Job> {
     let layers: Vec<&str> = LAYERS.lines().filter(|l| !l.contains("BatchNorm")).collect();
     Job::new(&layers.join("\n"))
 }
 
 #[test]
 fn two_devices_in_bf16_are_one_and_near_the_cpu() {
-    if !device() {
-        return;
-    }
-    let job = separate_records();
+    let Some(job) = separate_records() else { return };
     let cpu = job.weights(&["--mode=sync"]);
     let one = job.weights(&["--gpu=0", "--mode=sync", "--precision=bf16"]);
     let two = job.weights(&["--gpu=0,0", "--mode=sync", "--batch=global", "--precision=bf16"]);
@@ -241,10 +277,7 @@ fn scale_at(job: &Job, iter: u64) -> f32 {
 
 #[test]
 fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(SMALL);
+    let Some(job) = Job::new(SMALL) else { return };
     // The weights that training begins with.
     job.edit("solver.prototxt", "base_lr: 0.01", "base_lr: 0");
     let start = job.weights(&["--gpu=0"]);
@@ -287,10 +320,7 @@ fn an_overflow_drops_the_update_everywhere_and_halves_the_scale() {
 
 #[test]
 fn fp16_trains_and_16_bits_are_for_devices() {
-    if !device() {
-        return;
-    }
-    let job = separate_records();
+    let Some(job) = separate_records() else { return };
     let cpu = job.weights(&["--mode=sync"]);
     let fixed = "--loss-scale=128";
     assert_near(&job.weights(&["--gpu=0", "--precision=fp16", fixed]), &cpu, 5e-3);
@@ -312,10 +342,7 @@ fn fp16_trains_and_16_bits_are_for_devices() {
 
 #[test]
 fn test_and_time_run_on_a_device() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     job.weights(&[]);
     let model = format!("--model={}", job.path("net.prototxt").display());
     let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
@@ -335,10 +362,7 @@ fn test_and_time_run_on_a_device() {
 
 #[test]
 fn workers_and_devices_must_agree() {
-    if !device() {
-        return;
-    }
-    let job = Job::new(LAYERS);
+    let Some(job) = Job::new(LAYERS) else { return };
     let log = job.train(&["--gpu=0,0", "--workers=3"]).unwrap_err();
     assert!(log.contains("--gpu names 2 device(s) for 3 workers"), "{log}");
     let log = job.train(&["--gpu=0", "--device=emulated:total=1ms"]).unwrap_err();

@@ -1,5 +1,5 @@
-//! The solver's update on a CUDA device, and where weights, gradients and histories are meanwhile. The
-//! device is emulated; what it is asked to copy is counted.
+//! The solver's update on a CUDA device, and where weights, gradients and histories are meanwhile. Where
+//! there is no device it is simulated; what it is asked to copy is counted.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

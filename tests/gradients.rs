@@ -1,11 +1,10 @@
 //! Every layer's backward pass against central differences of its forward pass.
 //!
 //! The objective is a random weighting of all tops (losses: their own weight). Every element of
-//! every bottom and parameter that has a gradient is moved both ways (on an emulated device: a dozen
-//! of each). Inputs keep their distance
-//! from each other and from 0, so that no step crosses a kink.
+//! every bottom and parameter that has a gradient is moved both ways (on a device in software: a dozen
+//! of each). Inputs keep their distance from each other and from 0, so that no step crosses a kink.
 //!
-//! Each layer on the host, on its exact and its fast path, and on a CUDA device or the emulated one
+//! Each layer on the host, on its exact and its fast path, and on a CUDA device or a simulated one
 //! (`common::cuda`).
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -77,7 +76,7 @@ impl Place {
     /// dozen of them stand for all.
     fn step(&self, elements: usize) -> usize {
         match self {
-            Place::Cuda(device) if cuda::is_emulated(device) => elements.div_ceil(12).max(1),
+            Place::Cuda(device) if cuda::is_software(device) => elements.div_ceil(12).max(1),
             _ => 1,
         }
     }

@@ -1,11 +1,14 @@
 //! The CUDA device that tests run on, and the layer types that have no code for one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use caffe::Error;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
+use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::nvidia::Nvidia;
 use caffe::device::cuda::{CudaDevice, Math, probe};
 
@@ -16,9 +19,9 @@ const EMULATED: &str = "an emulated CUDA device";
 /// gets some: tests fail when a type has none and is not listed, and when it is listed and has some.
 pub const WITHOUT_CODE: &[&str] = &[];
 
-/// A device of the caller's own: device 0 where there is a driver and a device, else an emulated one.
-/// `CAFFE_CUDA` chooses: `device` (a failure where there is none), `emulated`, or `none`.
-/// `None`, with a printed line, where there is nothing to run on.
+/// A device of the caller's own: device 0 where there is a driver and a device, else a simulated one, which is
+/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` (a failure where
+/// there is none), `simulated`, `emulated`, or `none`. `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
     device_with(Math::F32)
 }
@@ -26,14 +29,16 @@ pub fn device() -> Option<CudaDevice> {
 /// The same, computing with this.
 pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") => real(math).or_else(|why| emulated(math, &format!("{why}, and "))),
+        Err(_) | Ok("") if driver() => real(math),
+        Err(_) | Ok("") => simulated(math).or_else(|why| emulated(math, &format!("{why}, and "))),
+        Ok("simulated") => simulated(math),
         Ok("device") => {
-            let found = real(math);
-            Ok(found.unwrap_or_else(|why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}")))
+            let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
+            Ok(real(math).unwrap_or_else(none))
         }
         Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
-        Ok(other) => panic!("CAFFE_CUDA is device, emulated or none, not `{other}`"),
+        Ok(other) => panic!("CAFFE_CUDA is device, simulated, emulated or none, not `{other}`"),
     };
     match device {
         Ok(device) => {
@@ -47,6 +52,12 @@ pub fn device_with(math: Math) -> Option<CudaDevice> {
     }
 }
 
+/// Whether this machine has a driver. Not by `probe`, which looks once for all.
+fn driver() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| Library::Driver.open_in(&Places::of_process()).is_ok())
+}
+
 fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
     match Nvidia::new(0, math) {
@@ -54,6 +65,63 @@ fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
         Err(why) => Err(why.to_string()),
     }
 }
+
+/// Opens the simulated libraries in this process before anybody looks for others.
+pub fn libraries() -> Result<(), String> {
+    static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
+    let opened = OPENED.get_or_init(|| {
+        let places = Places::default().with(simulated_cuda::install()?);
+        for library in Library::ALL {
+            let found = library.open_in(&places).map_err(|why| why.to_string())?;
+            let file = found.path.file_name();
+            if file.is_none_or(|name| name != simulated_cuda::LIBRARY) {
+                return Err(format!("{} of this machine is in the way", found.path.display()));
+            }
+        }
+        Ok(())
+    });
+    opened.clone()
+}
+
+/// Device 0 of the simulated driver. A call that no correct program makes ends the process.
+pub fn simulated(math: Math) -> Result<Rc<dyn Backend>, String> {
+    libraries()?;
+    let handle = Library::Driver.open().map_err(|why| why.to_string())?.handle;
+    // SAFETY: the function of the simulated library has this type, and no demands.
+    unsafe { handle.get::<unsafe extern "C" fn()>(b"simulated_cuda_be_strict\0").unwrap()() };
+    real(math)
+}
+
+/// What a program needs in its environment so that `--gpu` means a device in software: an emulated one where
+/// `CAFFE_CUDA` says so, else simulated ones. `None`, with a printed line, where there is neither.
+pub fn environment() -> Option<Vec<(&'static str, OsString)>> {
+    if std::env::var("CAFFE_CUDA").is_ok_and(|choice| choice == "emulated") {
+        device()?;
+        return Some(vec![("CAFFE_EMULATE_CUDA", kernels().into())]);
+    }
+    let folder = match simulated_cuda::install() {
+        Ok(folder) => folder,
+        Err(why) => {
+            println!("skipped: no simulated CUDA device ({why})");
+            return None;
+        }
+    };
+    // Found as a user's libraries are, before whatever this machine has.
+    let mut path = folder.clone().into_os_string();
+    if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
+        path.push(":");
+        path.push(others);
+    }
+    let cache = folder.join("cache").into_os_string();
+    Some(vec![
+        ("CAFFE_CUDA_LIBS", folder.into_os_string()),
+        ("LD_LIBRARY_PATH", path),
+        ("CAFFE_CACHE", cache),
+    ])
+}
+
+/// What the simulated libraries say on stderr of a call that no correct program makes.
+pub const VIOLATION: &str = "simulated CUDA: ";
 
 /// `before` stands before what goes wrong.
 fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
@@ -64,8 +132,9 @@ fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
 }
 
 /// Whether a device is software.
-pub fn is_emulated(device: &CudaDevice) -> bool {
-    device.0.describe().starts_with(EMULATED)
+pub fn is_software(device: &CudaDevice) -> bool {
+    let name = device.0.describe();
+    name.starts_with(EMULATED) || name.contains("Simulated")
 }
 
 /// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built

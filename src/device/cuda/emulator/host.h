@@ -2,6 +2,7 @@
 // take turns at every barrier.
 #include <float.h>
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,43 +81,66 @@ const int kThreads = 256;
 const size_t kStack = 64 * 1024;
 
 struct Fiber {
-  ucontext_t context;
+  // Where it goes on.
+  jmp_buf place;
+  int thread;
   bool done;
 };
 
 static thread_local Fiber fibers[kThreads];
-static thread_local ucontext_t scheduler;
+static thread_local jmp_buf scheduler;
 static thread_local int running;
+static thread_local int started;
 static thread_local char* stacks;
 static thread_local void (*body)(void**);
 static thread_local void** arguments;
 
+// Thread after thread, until one waits: its fiber is then that thread's alone.
 static void enter() {
-  body(arguments);
+  while (started < kThreads) {
+    threadIdx.x = fibers[running].thread = started++;
+    body(arguments);
+  }
   fibers[running].done = true;
+  _longjmp(scheduler, 1);
 }
 
-static void barrier() { swapcontext(&fibers[running].context, &scheduler); }
+// Jumps, and not swapcontext: that asks the system for the signal mask each time.
+static void barrier() {
+  if (!_setjmp(fibers[running].place)) _longjmp(scheduler, 1);
+}
+
+// Lets a fiber run until it waits or ends.
+static void go_on(int f, bool first) {
+  running = f;
+  if (_setjmp(scheduler)) return;
+  if (!first) _longjmp(fibers[f].place, 1);
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stacks + f * kStack;
+  context.uc_stack.ss_size = kStack;
+  context.uc_link = 0;
+  makecontext(&context, enter, 0);
+  fibers[f].done = false;
+  setcontext(&context);
+}
 
 // One block; false if some threads ended where others waited.
 static bool block() {
-  for (int t = 0; t < kThreads; ++t) {
-    ucontext_t& context = fibers[t].context;
-    getcontext(&context);
-    context.uc_stack.ss_sp = stacks + t * kStack;
-    context.uc_stack.ss_size = kStack;
-    context.uc_link = &scheduler;
-    makecontext(&context, enter, 0);
-    fibers[t].done = false;
+  started = 0;
+  int waiting = 0;
+  while (started < kThreads) {
+    const int f = waiting;
+    go_on(f, true);
+    waiting += !fibers[f].done;
   }
-  for (int waiting = kThreads; waiting > 0;) {
+  while (waiting > 0) {
     if (waiting != kThreads) return false;
     waiting = 0;
-    for (int t = 0; t < kThreads; ++t) {
-      running = t;
-      threadIdx.x = t;
-      swapcontext(&scheduler, &fibers[t].context);
-      waiting += !fibers[t].done;
+    for (int f = 0; f < kThreads; ++f) {
+      threadIdx.x = fibers[f].thread;
+      go_on(f, false);
+      waiting += !fibers[f].done;
     }
   }
   return true;

@@ -11,8 +11,7 @@
 mod correlation;
 
 use std::cell::RefCell;
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::ffi::{c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,8 +87,8 @@ impl Emulator {
         );
         let mut compiled = self.compiled.borrow_mut();
         let library = match compiled.entry((source.name, kind)) {
-            Slot::Occupied(known) => known.into_mut(),
-            Slot::Vacant(place) => {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(place) => {
                 let path = self.compile(source, kind)?;
                 // SAFETY: a library of kernels, made a moment ago or by an earlier run from the same
                 // text, has no initialisers but those of plain values.

@@ -384,3 +384,50 @@ impl Drop for Convolutions {
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::library::Library;
+
+    fn axis(image: usize, [kernel, stride, pad, dilation]: [usize; 4]) -> Axis {
+        let positions = (image + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+        Axis { image, kernel, stride, pad, dilation, positions }
+    }
+
+    /// Descriptions need no device; the library that the environment has judges them.
+    #[test]
+    fn cudnn_counts_the_positions_that_we_count() {
+        if let Err(missing) = Library::Cudnn.open() {
+            println!("skipped: {missing}");
+            return;
+        }
+        let [plain, odd, dilated] = [[3, 1, 1, 1], [5, 3, 2, 1], [3, 2, 4, 3]];
+        for (groups, list) in [
+            (1, vec![axis(9, plain)]),
+            (2, vec![axis(17, odd), axis(12, plain)]),
+            (1, vec![axis(23, dilated), axis(8, odd)]),
+            (4, vec![axis(5, plain), axis(9, odd), axis(20, dilated)]),
+        ] {
+            let shape = Correlation { images: 3, channels: 8, outputs: 12, groups, axes: list };
+            for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
+                counted(&shape, kind);
+            }
+        }
+    }
+
+    fn counted(shape: &Correlation, kind: Kind) {
+        let of = Shape::new(shape, kind).unwrap();
+        let windows = convolution(shape, sys::cudnnMathType_t::CUDNN_DEFAULT_MATH).unwrap();
+        let axes = axes(shape);
+        let mut sizes = vec![0; 2 + axes.len()];
+        let (count, to) = (sizes.len() as c_int, sizes.as_mut_ptr());
+        // SAFETY: all descriptions are alive; cuDNN writes `count` numbers.
+        let code =
+            unsafe { sys::cudnnGetConvolutionNdForwardOutputDim(windows, of.x, of.w, count, to) };
+        assert_eq!(code, sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS, "{shape:?}");
+        let ours = axes.into_iter().map(|axis| axis.positions as c_int);
+        assert_eq!(sizes, [3, 12].into_iter().chain(ours).collect::<Vec<_>>(), "{shape:?}");
+        release(windows);
+    }
+}

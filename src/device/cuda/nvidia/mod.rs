@@ -1,7 +1,7 @@
 //! A GPU of NVIDIA's, through its driver: memory, kernels, cuBLASLt and cuDNN on one stream.
 //!
-//! Not yet run on a device: what is here compiles, and the kernels that it launches are tested on the
-//! [emulator](super::emulator) and compiled for three architectures.
+//! Not yet run on a device: it is tested on simulated libraries (`tests/simulated_cuda`), and its kernels
+//! are compiled for three architectures.
 
 mod block;
 mod convolution;

@@ -43,7 +43,7 @@ impl Plan {
     }
 }
 
-/// What cuBLAS takes an address to be a multiple of, unless it is told: more than ours are.
+/// What cuBLAS takes an address to be a multiple of, unless it is told: more than parts of ours are.
 const ALIGNED: u64 = 256;
 
 fn key(g: &Gemm, kinds: [Kind; 2], at: [Address; 3]) -> Key {
@@ -210,5 +210,36 @@ impl Drop for Products {
             }
             let _ = cublaslt::destroy_handle(self.handle);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::library::Library;
+
+    /// Descriptions need no device; the library that the environment has judges them.
+    #[test]
+    fn cublas_takes_our_descriptions() {
+        if let Err(missing) = Library::CublasLt.open() {
+            println!("skipped: {missing}");
+            return;
+        }
+        let layout = layout(Kind::Bf16, 5, 7, 9).unwrap();
+        let preference = cublaslt::create_matmul_pref().unwrap();
+        // SAFETY: alive; each is destroyed once.
+        unsafe {
+            prefer(preference, [256, 4, 16]).unwrap();
+            cublaslt::destroy_matmul_pref(preference).unwrap();
+            cublaslt::destroy_matrix_layout(layout).unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_are_multiples_of_what_is_said() {
+        let of = |address| {
+            key(&Gemm::dense(false, false, 1, 1, 1), [Kind::F32; 2], [Address(address); 3]).2[0]
+        };
+        assert_eq!([0, 1024, 256 + 64, 12, 4].map(of), [256, 256, 64, 4, 4]);
     }
 }

@@ -1,0 +1,95 @@
+//! Devices that add arrays up among themselves, through NCCL as `tests/simulated_cuda` has it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::sync::{Arc, Barrier, mpsc};
+
+use caffe::Result;
+use caffe::device::cuda::clique::Clique;
+use caffe::device::cuda::memory::Memory;
+use caffe::device::cuda::{Choice, Math};
+
+/// Two devices; `None`, with a printed line, where none can be simulated.
+fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {
+    if let Err(why) = common::cuda::simulated(Math::F32) {
+        println!("skipped: {why}");
+        return None;
+    }
+    let choices = [0, 1].map(|id| Choice::Gpu { id, math: Math::F32 });
+    Some((Clique::of(&choices).unwrap()?, choices))
+}
+
+/// Brings arrays of `start`, `start + 1`, … to as many sums; the values after each. Counts as there until
+/// `end` returns.
+fn member(
+    clique: &Arc<Clique>,
+    choice: &Choice,
+    number: usize,
+    (start, sums): (f32, usize),
+    end: impl FnOnce(),
+) -> Result<Vec<f32>> {
+    let attendance = clique.attend();
+    let device = choice.open()?.0;
+    attendance.join(&*device, number)?;
+    let memory = Memory::new(&device, 3)?;
+    let mut after = Vec::new();
+    for i in 0..sums {
+        memory.upload(&[start + i as f32; 3])?;
+        device.sum_into_first(memory.at(), 3)?;
+        let mut values = [0.0; 3];
+        memory.download(&mut values)?;
+        after.push(values[2]);
+    }
+    end();
+    Ok(after)
+}
+
+#[test]
+fn the_first_has_the_sums_and_the_others_what_they_brought() {
+    let Some((clique, choices)) = clique() else { return };
+    let both = Barrier::new(2);
+    let run = |number: usize, start| {
+        let end = || {
+            both.wait();
+        };
+        member(&clique, &choices[number], number, (start, 40), end).unwrap()
+    };
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| run(1, 10.0));
+        (run(0, 1.0), second.join().unwrap())
+    });
+    assert_eq!(first, (0..40).map(|i| (11 + 2 * i) as f32).collect::<Vec<_>>());
+    assert_eq!(second, (0..40).map(|i| (10 + i) as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_has_gone() {
+    let Some((clique, choices)) = clique() else { return };
+    let error = std::thread::scope(|scope| {
+        // It brings one array fewer, and ends.
+        let second = scope.spawn(|| member(&clique, &choices[1], 1, (10.0, 2), || ()));
+        let first = member(&clique, &choices[0], 0, (1.0, 3), || ());
+        assert_eq!(second.join().unwrap().unwrap(), [10.0, 11.0]);
+        first.unwrap_err().to_string()
+    });
+    assert!(error.contains("has ended"), "{error}");
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_never_joins() {
+    let Some((clique, choices)) = clique() else { return };
+    let (leave, left) = mpsc::channel::<()>();
+    let error = std::thread::scope(|scope| {
+        let clique = &clique;
+        scope.spawn(move || {
+            let attendance = clique.attend();
+            left.recv().unwrap();
+            drop(attendance);
+        });
+        let first = scope.spawn(|| member(clique, &choices[0], 0, (1.0, 1), || ()));
+        leave.send(()).unwrap();
+        first.join().unwrap().unwrap_err().to_string()
+    });
+    assert!(error.contains("has ended"), "{error}");
+}

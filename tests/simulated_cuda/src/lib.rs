@@ -1,0 +1,51 @@
+//! CUDA's libraries in software: the driver, NVRTC, cuBLASLt, cuDNN and NCCL as one shared library that
+//! computes on the host. For tests where there is no GPU: the program opens it in the place of NVIDIA's and every
+//! call it makes is executed and checked. Not part of the product, and nothing about speed.
+//!
+//! * Calls are judged by the interface as NVIDIA documents it: a handle that was never made or is gone, a
+//!   size that does not fit, a thread without a context answer with the interface's error, and a line on stderr
+//!   names the call. [`simulated_cuda_violations`]
+//!   counts them; after [`simulated_cuda_be_strict`] the first ends the process. What may happen to a correct program (no
+//!   memory left, an event that is not done) is an error, but no violation.
+//! * Memory is full of NaN when allocated and when freed; around each allocation lies a guard.
+//! * A stream's work runs as late as the interface allows: when somebody waits for it. What is read without a
+//!   wait is old, or NaN. `SIMULATED_CUDA_ORDER=others` runs all other streams first instead.
+//! * Kernels are compiled as C++ with the engine's `emulator/host.h`; a block's threads are fibers. A barrier that
+//!   some threads miss is a failed launch. Blocks have 256 threads.
+//! * cuBLASLt and cuDNN compute from their descriptions alone.
+//!
+//! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device; `SIMULATED_CUDA_DEVICES`, their number.
+//! [`install`] makes a folder in which a program finds the libraries under their usual names.
+
+#![allow(non_snake_case)]
+
+mod convolution;
+mod cublaslt;
+mod cudnn;
+mod driver;
+mod events;
+mod graph;
+mod install;
+mod kernels;
+mod matmul;
+mod memory;
+mod nccl;
+mod numbers;
+mod nvrtc;
+mod places;
+mod stream;
+mod world;
+
+pub use install::{LIBRARY, install};
+
+/// From now on a violation ends the process, after its line on stderr.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_be_strict() {
+    world::lock().strict = true;
+}
+
+/// Violations of the interface so far, of all threads.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_violations() -> u64 {
+    world::lock().violations
+}
