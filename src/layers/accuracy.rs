@@ -131,7 +131,7 @@ extern "C" __global__ void accuracy_count(int64 n, const float* hits, const floa
                                           float factor, int accumulate) {
   for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     float mine = 0.0f, good = 0.0f;
-    ROW_PART(i, count, b % parts, parts) {
+    PART_LOOP(i, count, b % parts, parts) {
       if (hits[i] >= 0.0f && (of_all || (int)labels[i] == b / parts)) {
         mine += 1.0f;
         good += hits[i];

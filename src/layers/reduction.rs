@@ -103,7 +103,7 @@ extern "C" __global__ void reduce(int64 n, const float* x, int64 len, int kind, 
   for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
     const float* row = x + b / parts * len;
     float sum = 0.0f;
-    ROW_PART(i, len, b % parts, parts) {
+    PART_LOOP(i, len, b % parts, parts) {
       float v = row[i];
       sum += kind == 0 ? v : kind == 1 ? fabsf(v) : v * v;
     }

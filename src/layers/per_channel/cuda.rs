@@ -58,7 +58,7 @@ extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, in
     int64 c = i % channels, part = i / channels, end = (part + 1) * each;
     float sum = 0.0f;
     for (int64 r = part * each; r < (end < rows ? end : rows); ++r) {
-      int64 at = r * NUMBER(channels) + c;
+      int64 at = r * channels + c;
       sum += weighted ? x[at] * w[at] : x[at];
     }
     put_sum(sums + c * parts + part, factor * sum, accumulate);
@@ -144,7 +144,7 @@ impl Channels {
         let size = (self.channels, self.per_channel());
         let to = Sums { at: sums, each: 1, factor: 1.0, accumulate };
         if self.inner == 1 {
-            let args = [x, w, channels, count.into(), weighted];
+            let args = [x, w, channels, outer, weighted];
             return cuda.sums((&KERNELS, "column_sums", By::Thread), size, &args, to);
         }
         let args = [x, w, channels, outer, Divisor::new(self.inner).into(), weighted];
