@@ -231,7 +231,7 @@ layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: '
         solver.forward_backward(batches, step, &mut Unwatched).unwrap();
         solver.update(iter).unwrap();
     }
-    if common::cuda::is_emulated(device) {
+    if device.0.describe().contains("emulated") {
         let taken = device.0.taken().unwrap();
         assert!(taken <= forecast.block, "{taken} bytes taken, {forecast:?}");
     }
