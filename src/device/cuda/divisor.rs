@@ -18,7 +18,7 @@ impl Divisor {
         // The least power of two that is not below d.
         let power = d.next_power_of_two();
         let magic = ((power - d) << 32) / d + 1;
-        Divisor(magic << 32 | d)
+        Divisor((magic << 32) | d)
     }
 }
 
@@ -36,7 +36,7 @@ mod tests {
     fn over(n: u32, Divisor(d): Divisor) -> u32 {
         let (magic, number) = (d >> 32, d as u32);
         let shift = 32 - (number - 1).leading_zeros();
-        let high = (u64::from(n) * magic >> 32) as u32;
+        let high = ((u64::from(n) * magic) >> 32) as u32;
         ((u64::from(high) + u64::from(n)) >> shift) as u32
     }
 
