@@ -1,7 +1,7 @@
-//! GPUs of one process that add arrays up by NCCL: [`Invitation`], made once, and a [`Member`] for each.
+//! GPUs of one process that add arrays up by NCCL: [`Invitation`], made once, and a `Member` for each.
 //!
 //! Nothing here waits for the others without looking whether they are still there
-//! ([`Clique::check`]): a kernel of NCCL's that waits for a device that never comes is aborted.
+//! (`Clique::check`): a kernel of NCCL's that waits for a device that never comes is aborted.
 
 mod ffi;
 
