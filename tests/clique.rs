@@ -30,7 +30,7 @@ fn member(
     end: impl FnOnce(),
 ) -> Result<Vec<f32>> {
     let attendance = clique.attend();
-    let device = choice.open()?.0;
+    let device = choice.open(false)?.0;
     attendance.join(&*device, number)?;
     let memory = Memory::new(&device, 3)?;
     let mut after = Vec::new();

@@ -245,6 +245,21 @@ fn it_makes_no_difference_which_stream_comes_first() {
 }
 
 #[test]
+fn exactly_means_algorithms_that_repeat_their_sums() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
+        return;
+    }
+    // By how much sums are off whose order is not fixed.
+    let mut run = |shake: &str, flags: &[&str]| {
+        job.environment.push(("SIMULATED_CUDA_SHAKE", shake.into()));
+        job.weights(&[&["--gpu=0"], flags].concat())
+    };
+    assert!(run("0", &[]) != run("1e-5", &[]), "nothing was shaken");
+    assert!(run("0", &["--exact"]) == run("1e-5", &["--exact"]));
+}
+
+#[test]
 fn two_devices_in_hogwild_end_well() {
     let Some(job) = Job::new(LAYERS) else { return };
     assert!(job.weights(&["--gpu=0,0", "--mode=hogwild"]).iter().all(|w| w.is_finite()));

@@ -101,7 +101,7 @@ impl ModelArgs {
             log.info("caffe.cpp:281", "Use CPU.");
             return Ok(None);
         };
-        let device = choice.open()?;
+        let device = choice.open(self.exact)?;
         log.info("caffe.cpp:276", format!("Use {device:?}"));
         Ok(Some(device))
     }

@@ -87,3 +87,50 @@ fn is_relu(node: &Node) -> bool {
     node.def.type_name == "ReLU"
         && node.param.relu_param.as_ref().is_none_or(|param| param.negative_slope() == 0.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use caffe_proto::Phase;
+
+    use super::*;
+    use crate::device::cuda::CudaDevice;
+    use crate::device::cuda::meter::Meter;
+    use crate::net::{NetOptions, Origin};
+
+    /// Whose work is done at each layer's turn, forward and backward.
+    fn turns(layers: &str, keep_all: bool) -> Vec<[Option<usize>; 2]> {
+        let text = format!(
+            "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }} \
+             layer {{ name: 'c' type: 'Convolution' bottom: 'x' top: 'y' convolution_param {{ num_output: 3 \
+             kernel_size: 1 }} }} {layers} layer {{ name: 'l' type: 'Reduction' bottom: 'y' top: 'l' loss_weight: 1 }}"
+        );
+        let options = NetOptions {
+            cuda: Some(CudaDevice(Rc::new(Meter::default()))),
+            keep_all,
+            ..NetOptions::new(Phase::Train)
+        };
+        let param = caffe_proto::text::parse("net", &text).unwrap();
+        let net = Net::new(&param, &Origin::default(), &options).unwrap();
+        net.nodes[1..net.nodes.len() - 1].iter().map(|node| node.turns).collect()
+    }
+
+    const NORM: &str = "layer { name: 'n' type: 'BatchNorm' bottom: 'y' top: 'y' } \
+        layer { name: 's' type: 'Scale' bottom: 'y' top: 'y' } ";
+    const RELU: &str = "layer { name: 'r' type: 'ReLU' bottom: 'y' top: 'y' } ";
+
+    #[test]
+    fn who_works_when() {
+        let own = |i| [Some(i); 2];
+        let (first, none) = ([Some(2), None], [None; 2]);
+        let last = [None, Some(2)];
+        assert_eq!(turns(&[NORM, RELU].concat(), false), [own(1), first, none, last]);
+        assert_eq!(turns(NORM, false), [own(1), first, last]);
+        assert_eq!(turns(RELU, false), [own(1), [None, Some(2)]]);
+        assert_eq!(turns(&[NORM, RELU].concat(), true), [own(1), own(2), own(3), own(4)]);
+        // A ReLU behind a ReLU is its own.
+        let two = [RELU, &RELU.replace("'r'", "'q'")].concat();
+        assert_eq!(turns(&two, false), [own(1), [None, Some(2)], own(3)]);
+    }
+}

@@ -14,6 +14,7 @@ mod buckets;
 mod device_memory;
 mod emulation;
 mod equivalence;
+mod fences;
 mod guard;
 mod identity;
 mod job;

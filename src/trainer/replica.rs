@@ -3,23 +3,21 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use caffe_actors::trace::{Kind, NameId, Span, Tracer};
+use caffe_actors::trace::{NameId, Tracer};
 use caffe_actors::{
     Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
 };
 
 use super::buckets::{self, Bucket};
+use super::fences::Fences;
 use super::guard::Guard;
 use super::job::Job;
 use super::record_log::RecordLog;
 use super::team::Team;
 use crate::data::Batch;
-use crate::device::cpu::threads::Threads;
-use crate::device::cuda::Choice;
-use crate::net::{Pass, Watch, all_finite};
-use crate::params::ParamArena;
+use crate::net::all_finite;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Forecast, Optimizer, Solver, SolverOptions, forward_backward};
+use crate::solver::{Forecast, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
@@ -54,7 +52,7 @@ impl SolverReplica {
             threads: place.threads,
             exact: job.exact,
             seed: job.seed,
-            cuda: job.cuda.get(place.local).map(Choice::open).transpose()?,
+            cuda: job.cuda.get(place.local).map(|choice| choice.open(job.exact)).transpose()?,
             cpu_fallback: job.cpu_fallback,
             loss_scale: Some(job.loss_scale),
             blank: false,
@@ -143,21 +141,11 @@ impl SolverReplica {
         let unscale = if self.alone { 1.0 } else { 1.0 / self.solver.scaler().scale() };
         let (net, optimizer) = self.solver.parts();
         let threads = net.run().threads();
-        let mut watch = Fences {
-            buckets: &self.buckets,
-            next: if step.last() { 0 } else { self.buckets.len() },
-            gives: !self.alone,
-            unscale,
-            team: self.team.as_ref(),
-            iter: step.iter,
-            ready,
-            solving: solving.then_some((optimizer, step.iter, threads)),
-            tracer: &self.tracer,
-            names: &self.layer_names,
-            pass: None,
-            span: None,
-            layer: None,
-        };
+        let next = if step.last() { 0 } else { self.buckets.len() };
+        let trace = (&self.tracer, &self.layer_names[..]);
+        let mut watch = Fences::new(&self.buckets, next, step.iter, ready, trace);
+        (watch.gives, watch.unscale, watch.team) = (!self.alone, unscale, self.team.as_ref());
+        watch.solving = solving.then_some((optimizer, step.iter, threads));
         let done = forward_backward(net, batch, at, &mut watch);
         let next = watch.next;
         let checked = match done {
@@ -389,84 +377,5 @@ impl Replica for SolverReplica {
             taken.write(Some(writer))?;
             Ok(job.keeper.written(iter)?)
         }))
-    }
-}
-
-/// Watches backward and gives each bucket away when its last layer has run.
-struct Fences<'a, 'r> {
-    buckets: &'a [Bucket],
-    next: usize,
-    /// Whether anybody wants the gradients.
-    gives: bool,
-    /// Takes the loss scale out of a gradient that others get.
-    unscale: f32,
-    team: Option<&'a Team>,
-    iter: u64,
-    ready: &'a mut Ready<'r>,
-    /// What makes updates of gradients, where updates are wanted.
-    solving: Option<(&'a mut Optimizer, u64, Threads)>,
-    tracer: &'a Tracer,
-    names: &'a [NameId],
-    pass: Option<Pass>,
-    span: Option<Span>,
-    layer: Option<Span>,
-}
-
-impl Watch for Fences<'_, '_> {
-    fn before(&mut self, pass: Pass, index: usize) {
-        if self.pass != Some(pass) {
-            self.pass = Some(pass);
-            self.span = None;
-            self.span = Some(self.tracer.span(match pass {
-                Pass::Forward => Kind::Forward,
-                Pass::Backward => Kind::Backward,
-            }));
-        }
-        self.layer = self.tracer.layer(self.names[index]);
-    }
-
-    fn after(&mut self, pass: Pass, index: usize, params: &mut ParamArena) -> Result<()> {
-        self.layer = None;
-        while pass == Pass::Backward
-            && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
-        {
-            let range = self.buckets[self.next].range.clone();
-            if !self.gives && self.solving.is_none() && params.gradient_is_away() {
-                // It stays on the device, where the solver looks at it.
-                self.next += 1;
-                continue;
-            }
-            if self.unscale != 1.0 {
-                params.multiply_diff(range.clone(), self.unscale)?;
-            }
-            if let Some(team) = self.team
-                && !team.sum(params, &range)?
-            {
-                (self.ready)(self.next, &[]);
-                self.next += 1;
-                continue;
-            }
-            let gradient = params.diff_in(range.clone())?;
-            // Here it is about to be read, so looking at it costs next to nothing.
-            if !all_finite(gradient) {
-                let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
-                if self.gives {
-                    // Here, as a team has added it up already and must not be asked again.
-                    let gradient = params.diff_in_mut(range)?;
-                    gradient.fill(f32::NAN);
-                    (self.ready)(self.next, gradient);
-                    self.next += 1;
-                }
-                return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
-            }
-            if let Some((optimizer, iter, threads)) = &mut self.solving {
-                optimizer.solve_part(params, range.clone(), *iter, *threads)?;
-            }
-            if self.gives {
-                (self.ready)(self.next, params.diff_in(range)?);
-            }
-            self.next += 1;
-        }
-        Ok(())
     }
 }

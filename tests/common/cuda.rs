@@ -60,7 +60,7 @@ fn driver() -> bool {
 
 fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
-    match Nvidia::new(0, math) {
+    match Nvidia::new(0, math, false) {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(why.to_string()),
     }

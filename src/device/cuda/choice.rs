@@ -39,13 +39,13 @@ impl Choice {
         }
     }
 
-    /// Opens the device, for this thread.
+    /// Opens the device, for this thread. `exact`: the same sums in every run, where that costs something.
     ///
     /// # Errors
     /// A device or library that is not there; the message says what to do.
-    pub fn open(&self) -> Result<CudaDevice> {
+    pub fn open(&self, exact: bool) -> Result<CudaDevice> {
         Ok(CudaDevice(match self {
-            Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math)?),
+            Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math, exact)?),
             Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
         }))
     }

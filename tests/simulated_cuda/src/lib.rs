@@ -15,6 +15,7 @@
 //! * cuBLASLt and cuDNN compute from their descriptions alone.
 //!
 //! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device; `SIMULATED_CUDA_DEVICES`, their number.
+//! `SIMULATED_CUDA_SHAKE`, by what part of themselves convolutions are off by algorithms whose sums differ from run to run.
 //! [`install`] makes a folder in which a program finds the libraries under their usual names.
 
 #![allow(non_snake_case)]

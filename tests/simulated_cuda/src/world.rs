@@ -153,6 +153,8 @@ pub struct World {
     pub violations: u64,
     /// Whether the first of them ends the process.
     pub strict: bool,
+    /// How far off convolutions are, in parts of themselves, by algorithms that do not repeat their sums.
+    pub shake: f32,
     /// Whether the other streams run before the one that is waited for.
     pub others_first: bool,
 }
@@ -187,6 +189,10 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
         cliques: Cliques::default(),
         violations: 0,
         strict: false,
+        shake: std::env::var("SIMULATED_CUDA_SHAKE")
+            .ok()
+            .and_then(|by| by.parse().ok())
+            .unwrap_or(0.0),
         others_first: std::env::var("SIMULATED_CUDA_ORDER").is_ok_and(|order| order == "others"),
     })
 });

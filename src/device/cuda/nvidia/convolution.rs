@@ -31,6 +31,8 @@ fn data_type(kind: Kind) -> sys::cudnnDataType_t {
 pub(super) struct Convolutions {
     handle: sys::cudnnHandle_t,
     math: Math,
+    /// Whether sums have to come out the same each time.
+    exact: bool,
     shapes: Vec<(Correlation, Kind, Shape)>,
 }
 
@@ -139,20 +141,27 @@ fn convolution(
     Ok(convolution)
 }
 
-/// The first (cuDNN sorts by time) that works within the limit.
+/// The first (cuDNN sorts by time) that works within the limit. Exactly: of those whose sums come out the
+/// same each time the one with the lowest number, as times differ from run to run and from rank to rank.
 macro_rules! best {
-    ($results:expr, $shape:expr, $direction:literal) => {{
-        let fits = $results.iter().find(|r| {
+    ($results:expr, $shape:expr, $direction:literal, $exact:expr) => {{
+        let mut fits = $results.iter().filter(|r| {
             r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && r.memory <= WORKSPACE
         });
-        match fits {
+        let repeats = sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC;
+        let fit = match $exact {
+            false => fits.next(),
+            true => fits.filter(|r| r.determinism == repeats).min_by_key(|r| r.algo as u32),
+        };
+        match fit {
             Some(found) => Choice {
                 algorithm: found.algo,
                 bytes: found.memory,
                 convolution: convolution($shape, found.mathType)?,
             },
             None => bail!(
-                "cuDNN has no algorithm for the {} of {:?} within {} MB",
+                "cuDNN has no {}algorithm for the {} of {:?} within {} MB",
+                if $exact { "exact " } else { "" },
                 $direction,
                 $shape,
                 WORKSPACE >> 20
@@ -198,7 +207,7 @@ macro_rules! choice {
             let $trial = convolution(shape, self.math_type(kind))?;
             let results = tried!($find, $perf, (self.handle, $($order),*));
             release($trial);
-            let choice = best!(results, shape, $direction);
+            let choice = best!(results, shape, $direction, self.exact);
             self.shapes[place].2.$field = Some(choice);
             Ok((place, choice))
         }
@@ -206,12 +215,12 @@ macro_rules! choice {
 }
 
 impl Convolutions {
-    pub(super) fn new(stream: &Arc<CudaStream>, math: Math) -> Result<Convolutions> {
+    pub(super) fn new(stream: &Arc<CudaStream>, math: Math, exact: bool) -> Result<Convolutions> {
         let handle = result::create_handle().map_err(failed("starting cuDNN"))?;
         // SAFETY: both are alive; the stream outlives this object.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(failed("giving cuDNN its stream"))?;
-        Ok(Convolutions { handle, math, shapes: Vec::new() })
+        Ok(Convolutions { handle, math, exact, shapes: Vec::new() })
     }
 
     /// Place of a shape's descriptions, made when it is first asked for.

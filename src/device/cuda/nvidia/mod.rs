@@ -71,11 +71,11 @@ fn driver(what: &'static str) -> impl Fn(cudarc::driver::DriverError) -> Error {
 }
 
 impl Nvidia {
-    /// Device number `id`, as `caffe device_query` counts.
+    /// Device number `id`, as `caffe device_query` counts. `exact`: the same sums in every run.
     ///
     /// # Errors
     /// A library that is missing, with what to install; a device that is not there or refuses.
-    pub fn new(id: usize, math: Math) -> Result<Nvidia> {
+    pub fn new(id: usize, math: Math, exact: bool) -> Result<Nvidia> {
         let missing = |missing: super::library::Missing| Error::Invalid(missing.to_string());
         for library in [Library::Driver, Library::Nvrtc, Library::CublasLt, Library::Cudnn] {
             library.open().map_err(missing)?;
@@ -101,7 +101,7 @@ impl Nvidia {
             kind: math.kind(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
-            convolutions: RefCell::new(Convolutions::new(&stream, math)?),
+            convolutions: RefCell::new(Convolutions::new(&stream, math, exact)?),
             workspace: RefCell::default(),
             block: RefCell::default(),
             member: RefCell::default(),

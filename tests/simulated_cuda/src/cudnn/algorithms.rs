@@ -22,7 +22,7 @@ pub struct Choice {
     pub number: c_int,
     pub works: bool,
     pub bytes: usize,
-    repeats: bool,
+    pub repeats: bool,
 }
 
 /// More working memory than anybody allows.

@@ -16,7 +16,7 @@ impl Library {
         world: &mut World,
         handle: u64,
         number: c_int,
-        convolution: Convolution,
+        mut convolution: Convolution,
     ) -> Result<(), Fault> {
         let Convolution { direction, windows, tensors, workspace, .. } = &convolution;
         let stream = self.here(world, handle)?;
@@ -28,6 +28,9 @@ impl Library {
         if workspace.1 < choice.bytes {
             let why = format!("{} bytes of workspace for {}", workspace.1, choice.bytes);
             return Err(bad(why));
+        }
+        if !choice.repeats {
+            convolution.alpha *= 1.0 + world.shake;
         }
         convolution.check(&world.memory).map_err(|fault| bad(fault.why))?;
         let work = move |world: &mut World| convolution.run(&world.memory);
