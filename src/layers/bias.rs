@@ -13,7 +13,7 @@ use caffe_proto::BiasParameter;
 
 use super::dims::Around;
 use super::per_channel::{Channels, cuda::KERNELS};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup, dims};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -99,14 +99,16 @@ impl Layer for Bias {
 
 impl CudaLayer for Bias {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        let channels =
+            Channels::plain(Around::on(io.order(), io.bottom_shape(0), self.axes.clone()));
         let b = if self.from_bottom { io.bottom(1)? } else { io.param(0)? };
         let (x, y) = io.through()?;
         channels.add_on(cuda, x, b, y)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        let channels =
+            Channels::plain(Around::on(io.order(), io.bottom_shape(0), self.axes.clone()));
         let dy = io.top_diff(0)?;
         if self.from_bottom && io.propagate_down(1) {
             channels.sums_on(cuda, dy, None, (io.bottom_diff_mut(1)?, false))?;
@@ -121,6 +123,10 @@ impl CudaLayer for Bias {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Channels::orders(&self.axes)
     }
 }
 

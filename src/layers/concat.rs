@@ -6,7 +6,7 @@
 //! Along the channels of blocked blobs it copies blocks, where the bottoms' channels fill them.
 
 use super::parts::{KERNELS, Parts};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup, dims};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -59,17 +59,23 @@ impl Layer for Concat {
 impl CudaLayer for Concat {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let y = io.top_mut(0)?;
-        (0..io.bottoms()).try_for_each(|i| self.parts.place_on(cuda, i, io.bottom(i)?, y))
+        (0..io.bottoms())
+            .try_for_each(|i| self.parts.place_on((cuda, io.order()), i, io.bottom(i)?, y))
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let dy = io.top_diff(0)?;
         let mut wanted = (0..io.bottoms()).filter(|&i| io.propagate_down(i));
-        wanted.try_for_each(|i| self.parts.cut_on(cuda, i, dy, io.bottom_diff_mut(i)?))
+        wanted
+            .try_for_each(|i| self.parts.cut_on((cuda, io.order()), i, dy, io.bottom_diff_mut(i)?))
     }
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

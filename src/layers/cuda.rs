@@ -1,17 +1,18 @@
 //! Layers on a CUDA device: [`CudaLayer`], and [`DeviceIo`], a layer's window on its blobs there.
 //!
 //! The counterpart of `Layer::forward` and `backward` with [`Io`]: the same names, but addresses in
-//! device memory instead of slices, always in plain order. What only the host has is copied to the
-//! device when it is asked for, and the other way round.
+//! device memory instead of slices. What only the host has is copied to the device when it is asked for,
+//! and the other way round.
 //!
 //! On a device of 16 bits a layer gets its blobs as f32 unless it says by [`CudaLayer::reals`] that its
-//! kernels take them as `real`; blobs between layers that differ in this are converted.
+//! kernels take them as `real`. Those blobs come in the order of [`CudaLayer::orders`], the others plain.
+//! Blobs between layers that differ in either are converted.
 
 use super::Io;
 use crate::Result;
 use crate::blob::{BlobId, Shape};
 use crate::device::cuda::backend::Address;
-use crate::device::cuda::{CudaRun, Kind};
+use crate::device::cuda::{CudaRun, Form, Kind, Order};
 use crate::params::{ParamId, Use};
 
 /// Which blobs of a list.
@@ -61,15 +62,24 @@ impl Reals {
         if self == Reals::NONE { Kind::F32 } else { kind }
     }
 
-    /// What bottom `i` is on a device of this kind.
-    pub(crate) fn bottom(self, i: usize, kind: Kind) -> Kind {
-        if self.bottoms.holds(i) { kind } else { Kind::F32 }
+    /// What bottom `i` is where those that are taken as `real` have this form.
+    pub(crate) fn bottom(self, i: usize, form: Form) -> Form {
+        if self.bottoms.holds(i) { form } else { Form::default() }
     }
 
-    /// What top `i` is on a device of this kind.
-    pub(crate) fn top(self, i: usize, kind: Kind) -> Kind {
-        if self.tops.holds(i) { kind } else { Kind::F32 }
+    /// What top `i` is where those that are taken as `real` have this form.
+    pub(crate) fn top(self, i: usize, form: Form) -> Form {
+        if self.tops.holds(i) { form } else { Form::default() }
     }
+}
+
+/// In which order a layer's kernels take the blobs that [`Reals`] names, with their gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orders {
+    /// In this one.
+    Only(Order),
+    /// In whatever order bottom 0 has.
+    Bottoms,
 }
 
 /// A Scale, and perhaps a ReLU behind it, that work in place on what a layer makes.
@@ -114,6 +124,16 @@ pub trait CudaLayer {
     fn reals(&self) -> Reals {
         Reals::NONE
     }
+
+    /// In which order it takes them; the answer does not change once there are shapes.
+    fn orders(&self) -> Orders {
+        Orders::Only(Order::Plain)
+    }
+
+    /// Whether its first parameter is wanted with the channels last, as a copy.
+    fn turns_weights(&self) -> bool {
+        false
+    }
 }
 
 /// The blobs and parameters of one layer, in device memory, for the length of one pass.
@@ -121,12 +141,13 @@ pub struct DeviceIo<'a> {
     io: Io<'a>,
     cuda: &'a CudaRun,
     reals: Reals,
+    order: Order,
 }
 
 impl<'a> DeviceIo<'a> {
     /// The same window on another device.
-    pub(crate) fn new(io: Io<'a>, cuda: &'a CudaRun, reals: Reals) -> Self {
-        DeviceIo { io, cuda, reals }
+    pub(crate) fn new(io: Io<'a>, cuda: &'a CudaRun, reals: Reals, order: Order) -> Self {
+        DeviceIo { io, cuda, reals, order }
     }
 }
 
@@ -140,39 +161,44 @@ impl<'a> std::ops::Deref for DeviceIo<'a> {
 }
 
 impl DeviceIo<'_> {
+    /// Order of the blobs that the layer takes as `real`.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
     /// Values of bottom `i`.
     pub fn bottom(&self, i: usize) -> Result<Address> {
-        self.read(self.io.bottom[i], false, self.bottom_kind(i))
+        self.read(self.io.bottom[i], false, self.bottom_form(i))
     }
 
     /// Values of top `i`.
     pub fn top(&self, i: usize) -> Result<Address> {
-        self.read(self.io.top[i], false, self.top_kind(i))
+        self.read(self.io.top[i], false, self.top_form(i))
     }
 
     /// Top `i` to be written.
     pub fn top_mut(&self, i: usize) -> Result<Address> {
-        self.write(self.io.top[i], false, self.top_kind(i))
+        self.write(self.io.top[i], false, self.top_form(i))
     }
 
     /// Top `i` with its present values, to be changed (in-place layers: the bottom).
     pub fn top_update(&self, i: usize) -> Result<Address> {
-        self.update(self.io.top[i], false, self.top_kind(i))
+        self.update(self.io.top[i], false, self.top_form(i))
     }
 
     /// Gradient of top `i`.
     pub fn top_diff(&self, i: usize) -> Result<Address> {
-        self.read(self.io.top[i], true, self.top_kind(i))
+        self.read(self.io.top[i], true, self.top_form(i))
     }
 
     /// Gradient of bottom `i` to be written.
     pub fn bottom_diff_mut(&self, i: usize) -> Result<Address> {
-        self.write(self.io.bottom[i], true, self.bottom_kind(i))
+        self.write(self.io.bottom[i], true, self.bottom_form(i))
     }
 
     /// Gradient of bottom `i` with its present values (in-place layers: the top's gradient).
     pub fn bottom_diff_update(&self, i: usize) -> Result<Address> {
-        self.update(self.io.bottom[i], true, self.bottom_kind(i))
+        self.update(self.io.bottom[i], true, self.bottom_form(i))
     }
 
     /// Bottom 0 and top 0 of a forward pass, which are the same when the layer works in place.
@@ -205,6 +231,11 @@ impl DeviceIo<'_> {
         }
     }
 
+    /// The same with the channels last: weights of this shape, whose two orders differ.
+    pub fn turned_weights(&self, i: usize, shape: &Shape) -> Result<Address> {
+        self.io.params.lend_turned_on(self.io.param[i], &self.cuda.device, shape)
+    }
+
     /// Values of parameter `i`, which the layer itself maintains, to be changed.
     pub fn param_mut(&self, i: usize) -> Result<Address> {
         self.io.params.lend_on(self.io.param[i], &self.cuda.device, Use::Change)
@@ -230,26 +261,26 @@ impl DeviceIo<'_> {
         (&self.io.store.slabs[if diff { blob.diff } else { blob.data }], &blob.shape)
     }
 
-    fn bottom_kind(&self, i: usize) -> Kind {
-        self.reals.bottom(i, self.cuda.device.kind())
+    fn bottom_form(&self, i: usize) -> Form {
+        self.reals.bottom(i, Form { kind: self.cuda.device.kind(), order: self.order })
     }
 
-    fn top_kind(&self, i: usize) -> Kind {
-        self.reals.top(i, self.cuda.device.kind())
+    fn top_form(&self, i: usize) -> Form {
+        self.reals.top(i, Form { kind: self.cuda.device.kind(), order: self.order })
     }
 
-    fn read(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
+    fn read(&self, id: BlobId, diff: bool, form: Form) -> Result<Address> {
         let (slab, shape) = self.slab(id, diff);
-        slab.read_on((&self.cuda.device, kind), self.io.now, shape, self.io.threads)
+        slab.read_on((&self.cuda.device, form), self.io.now, shape, self.io.threads)
     }
 
-    fn write(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
+    fn write(&self, id: BlobId, diff: bool, form: Form) -> Result<Address> {
         let (slab, shape) = self.slab(id, diff);
-        slab.write_on((&self.cuda.device, kind), self.io.now, shape)
+        slab.write_on((&self.cuda.device, form), self.io.now, shape)
     }
 
-    fn update(&self, id: BlobId, diff: bool, kind: Kind) -> Result<Address> {
+    fn update(&self, id: BlobId, diff: bool, form: Form) -> Result<Address> {
         let (slab, shape) = self.slab(id, diff);
-        slab.update_on((&self.cuda.device, kind), self.io.now, shape, self.io.threads)
+        slab.update_on((&self.cuda.device, form), self.io.now, shape, self.io.threads)
     }
 }

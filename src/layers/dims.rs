@@ -6,6 +6,7 @@ use std::ops::Range;
 use caffe_proto::BlobShape;
 
 use crate::blob::{Layout, Shape};
+use crate::device::cuda::Order;
 use crate::{Result, bail, ensure};
 
 /// A shape as three extents: everything before an axis, the axis, everything behind it.
@@ -31,6 +32,17 @@ impl Around {
             outer: shape.count_to(axes.start),
             extent: shape.count_of(axes.clone()),
             inner: shape.count_from(axes.end),
+        }
+    }
+
+    /// The same on a device where blobs have this order.
+    pub fn on(order: Order, shape: &Shape, axes: Range<usize>) -> Around {
+        match order {
+            Order::ChannelsLast if axes == (1..2) => {
+                let extent = shape[1];
+                Around { outer: shape.count_to(1) * shape.count_from(2), extent, inner: 1 }
+            }
+            _ => Around::over(shape, axes),
         }
     }
 

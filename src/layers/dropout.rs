@@ -9,13 +9,13 @@
 
 use caffe_proto::Phase;
 
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::{CudaRun, Order};
 use crate::rng::{Philox, philox_cuda};
 use crate::{Result, ensure};
 
@@ -188,6 +188,11 @@ impl CudaLayer for Dropout {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    /// The mask goes by plain order: in another one neighbours would not share a call of the generator.
+    fn orders(&self) -> Orders {
+        if self.train { Orders::Only(Order::Plain) } else { Orders::Bottoms }
     }
 }
 

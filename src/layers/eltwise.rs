@@ -11,7 +11,7 @@
 use caffe_proto::eltwise_parameter::EltwiseOp;
 use smallvec::SmallVec;
 
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -306,6 +306,10 @@ impl CudaLayer for Eltwise {
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

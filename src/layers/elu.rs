@@ -9,7 +9,7 @@
 
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -86,6 +86,10 @@ impl CudaLayer for Elu {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

@@ -8,7 +8,7 @@
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
 use super::exp::ln_base;
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -75,6 +75,10 @@ impl CudaLayer for Log {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

@@ -77,7 +77,7 @@ mod tile;
 mod window_data;
 
 pub(crate) use convolution::geometry::settings as convolution_settings;
-pub use cuda::{Behind, CudaLayer, DeviceIo, Reals, Which};
+pub use cuda::{Behind, CudaLayer, DeviceIo, Orders, Reals, Which};
 pub use io::Io;
 pub(crate) use pooling::Kernel;
 pub use registry::{LAYERS, by_type_name};

@@ -8,10 +8,10 @@ use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::cpu::channels::{self, Images};
 use crate::device::cpu::threads::Threads;
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
+use crate::device::cuda::{CudaRun, Order};
 
 /// How a blob is cut.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct Parts {
     inner: usize,
     /// Indices of the axes before.
     outer: usize,
+    /// `outer` and `inner` on a device where the channels are last.
+    last: [usize; 2],
     /// Whether the axis is the channel axis of images.
     of_images: bool,
 }
@@ -31,7 +33,12 @@ impl Parts {
     /// Blobs of these shapes, one behind the other along `axis`.
     pub fn new(axis: usize, shapes: &[Shape]) -> Parts {
         let extents: Vec<usize> = shapes.iter().map(|s| s[axis]).collect();
+        let (extents_last, place) = (
+            Order::ChannelsLast.extents(&shapes[0]),
+            Order::ChannelsLast.place(axis, shapes[0].axes()),
+        );
         Parts {
+            last: [extents_last.count_to(place), extents_last.count_from(place + 1)],
             whole: extents.iter().sum(),
             extents,
             inner: shapes[0].count_from(axis + 1),
@@ -93,36 +100,52 @@ extern "C" __global__ void cut_part(int64 n, const real* whole, real* part, Divi
     functions: &["place_part", "cut_part"],
 };
 
-/// On a CUDA device, in plain order.
+/// On a CUDA device.
 impl Parts {
     /// The part into its place in the whole.
     ///
     /// # Errors
     /// A device that failed.
-    pub fn place_on(&self, cuda: &CudaRun, i: usize, part: Address, whole: Address) -> Result<()> {
-        self.copy_on(cuda, "place_part", i, part, whole)
+    pub fn place_on(
+        &self,
+        (cuda, order): (&CudaRun, Order),
+        i: usize,
+        part: Address,
+        whole: Address,
+    ) -> Result<()> {
+        self.copy_on((cuda, order), "place_part", i, part, whole)
     }
 
     /// The part out of its place in the whole.
     ///
     /// # Errors
     /// A device that failed.
-    pub fn cut_on(&self, cuda: &CudaRun, i: usize, whole: Address, part: Address) -> Result<()> {
-        self.copy_on(cuda, "cut_part", i, whole, part)
+    pub fn cut_on(
+        &self,
+        (cuda, order): (&CudaRun, Order),
+        i: usize,
+        whole: Address,
+        part: Address,
+    ) -> Result<()> {
+        self.copy_on((cuda, order), "cut_part", i, whole, part)
     }
 
     fn copy_on(
         &self,
-        cuda: &CudaRun,
+        (cuda, order): (&CudaRun, Order),
         function: &'static str,
         i: usize,
         from: Address,
         to: Address,
     ) -> Result<()> {
-        let row = self.extents[i] * self.inner;
-        let offset = self.extents[..i].iter().sum::<usize>() * self.inner;
-        let whole = self.whole * self.inner;
+        let [outer, inner] = match order {
+            Order::Plain => [self.outer, self.inner],
+            Order::ChannelsLast => self.last,
+        };
+        let row = self.extents[i] * inner;
+        let offset = self.extents[..i].iter().sum::<usize>() * inner;
+        let whole = self.whole * inner;
         let args = [from.into(), to.into(), Divisor::new(row).into(), whole.into(), offset.into()];
-        cuda.each(&KERNELS, function, self.outer * row, &args)
+        cuda.each(&KERNELS, function, outer * row, &args)
     }
 }

@@ -9,7 +9,7 @@
 
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From};
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -103,6 +103,10 @@ impl CudaLayer for Power {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

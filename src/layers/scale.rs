@@ -14,7 +14,7 @@ use caffe_proto::{FillerParameter, ScaleParameter};
 use super::dims::Around;
 use super::per_channel::cuda::KERNELS;
 use super::per_channel::{Channels, Sums};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup, dims};
 use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
@@ -172,7 +172,8 @@ impl Layer for Scale {
 
 impl Scale {
     fn on_device(&self, io: &DeviceIo<'_>) -> Result<(Channels, Address)> {
-        let channels = Channels::plain(Around::over(io.bottom_shape(0), self.axes.clone()));
+        let channels =
+            Channels::plain(Around::on(io.order(), io.bottom_shape(0), self.axes.clone()));
         Ok((channels, if self.from_bottom { io.bottom(1)? } else { io.param(0)? }))
     }
 }
@@ -227,6 +228,10 @@ impl CudaLayer for Scale {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Channels::orders(&self.axes)
     }
 }
 

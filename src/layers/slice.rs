@@ -6,7 +6,7 @@
 //! ```
 
 use super::parts::{KERNELS, Parts};
-use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup, dims};
+use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup, dims};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
@@ -98,7 +98,7 @@ impl Layer for Slice {
 impl CudaLayer for Slice {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let x = io.bottom(0)?;
-        (0..io.tops()).try_for_each(|i| self.parts.cut_on(cuda, i, x, io.top_mut(i)?))
+        (0..io.tops()).try_for_each(|i| self.parts.cut_on((cuda, io.order()), i, x, io.top_mut(i)?))
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
@@ -110,11 +110,15 @@ impl CudaLayer for Slice {
             cuda.zero(dx, io.bottom_shape(0).count())?;
         }
         let mut live = (0..io.tops()).filter(|&i| io.top_has_diff(i));
-        live.try_for_each(|i| self.parts.place_on(cuda, i, io.top_diff(i)?, dx))
+        live.try_for_each(|i| self.parts.place_on((cuda, io.order()), i, io.top_diff(i)?, dx))
     }
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

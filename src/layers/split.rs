@@ -8,7 +8,7 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::dims::first_blocked;
-use super::{Alias, Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{Alias, Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -127,6 +127,10 @@ impl CudaLayer for Split {
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

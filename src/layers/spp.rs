@@ -162,7 +162,7 @@ impl Level {
         image: [usize; 2],
     ) -> Result<()> {
         let axes = self.kernels.map(|k| [k.size, k.stride, k.pad]);
-        let windows = pooling::cuda::windows(image, self.planes.positions(), axes);
+        let windows = pooling::cuda::windows(image, self.planes.positions(), axes, 1);
         let args: smallvec::SmallVec<[Arg; 16]> = args.iter().chain(&windows).copied().collect();
         cuda.each(&pooling::cuda::KERNELS, function, n, &args)
     }
@@ -189,7 +189,7 @@ impl CudaLayer for Spp {
                 }
                 Method::Ave => level.launch(cuda, ("pool_mean", n), &[x, to], [height, width])?,
             }
-            self.parts.place_on(cuda, i, pooled, y)?;
+            self.parts.place_on((cuda, io.order()), i, pooled, y)?;
         }
         Ok(())
     }
@@ -203,7 +203,7 @@ impl CudaLayer for Spp {
         let pooled = self.pooled_on(cuda, images)?;
         let share = self.share_on_device.room(&cuda.device, n)?;
         for (i, level) in self.levels.iter_mut().enumerate() {
-            self.parts.cut_on(cuda, i, dy, pooled)?;
+            self.parts.cut_on((cuda, io.order()), i, dy, pooled)?;
             let to = if i == 0 { dx } else { share };
             match self.method {
                 Method::Max => {

@@ -8,7 +8,7 @@
 use super::elementwise::cuda::{Unary, Value, unary_kernels};
 use super::elementwise::{self, AtZero, From, Kept};
 use super::sigmoid::sigmoid;
-use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::Run;
@@ -71,6 +71,10 @@ impl CudaLayer for Swish {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

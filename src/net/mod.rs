@@ -30,6 +30,7 @@ use caffe_proto::{LayerParameter, Phase};
 
 use crate::blob::{BlobId, Epoch, Layout, Store};
 use crate::data::Batch;
+use crate::device::cuda::Order;
 use crate::device::{Run, Step};
 use crate::layers::{Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
@@ -101,6 +102,8 @@ pub struct Node {
     /// Which layer runs when it is this one's turn, forward and backward: itself, but where layers do each
     /// other's work.
     pub(crate) turns: [Option<usize>; 2],
+    /// On a device: the order of the blobs that it takes as `real`.
+    pub(crate) order: Order,
 }
 
 impl Node {

@@ -1,89 +1,141 @@
-//! In which kinds a net's slabs will be in device memory: what its layers say they take.
+//! In which forms a net's slabs will be in device memory: what its layers say they take, and the order in which
+//! those work that take whatever they get.
 
 use std::rc::Rc;
 
 use super::Node;
 use crate::Result;
 use crate::blob::{BlobId, Store};
-use crate::device::cuda::Kind;
 use crate::device::cuda::backend::Backend;
-use crate::layers::{Alias, Reals};
+use crate::device::cuda::{Form, Kind, Order};
+use crate::layers::{Alias, Orders, Reals};
+use crate::params::{ParamArena, ParamId};
 
-/// For each slab, whether it is needed as f32 and in the device's kind of 16 bits.
+/// For each slab, whether it is needed as f32 and in the device's kind of 16 bits; both in plain order, then
+/// both with channels last.
 pub(super) struct OnDevice {
-    kind: Kind,
-    needs: Vec<[bool; 2]>,
+    form: Form,
+    needs: Vec<[bool; 4]>,
+    /// The order of each blob where it was written last.
+    orders: Vec<Order>,
+    /// Weights that are wanted with their channels last.
+    turned: Vec<ParamId>,
 }
 
 impl OnDevice {
-    /// For a device of this kind; `None`: for no device.
+    /// For a device of this kind whose convolutions want this order; `None`: for no device. Tells the layers
+    /// their orders.
     pub(super) fn of(
         nodes: &mut [Node],
         store: &Store,
         outputs: &[BlobId],
-        kind: Option<Kind>,
+        form: Option<Form>,
     ) -> OnDevice {
-        let mut needs =
-            OnDevice { kind: kind.unwrap_or_default(), needs: vec![[false; 2]; store.slabs.len()] };
-        if kind.is_some() {
+        let present = form.unwrap_or_default();
+        let mut needs = OnDevice {
+            form: present,
+            needs: vec![[false; 4]; store.slabs.len()],
+            // What the host makes has none on the device yet: it gets the one that convolutions want.
+            orders: vec![present.order; store.blobs.len()],
+            turned: Vec::new(),
+        };
+        if form.is_some() {
             nodes.iter_mut().for_each(|node| needs.add_node(node, store));
             // They are looked at on the host, which is given f32.
-            outputs.iter().for_each(|&id| needs.add(store, id, Kind::F32, false));
+            outputs.iter().for_each(|&id| needs.add(store, id, Form::default(), false));
+            // Layers may share weights.
+            needs.turned.sort_unstable();
+            needs.turned.dedup();
         }
         needs
     }
 
     fn add_node(&mut self, node: &mut Node, store: &Store) {
+        let host = node.bottom.is_empty();
         let reals = match node.layer.cuda() {
-            Some(layer) => layer.reals(),
-            // It computes nothing.
-            None if node.def.alias == Alias::Both => return,
+            Some(layer) => {
+                node.order = match (layer.orders(), node.bottom.first()) {
+                    (Orders::Only(order), _) => order,
+                    (Orders::Bottoms, first) => first.map_or(Order::Plain, |&id| self.orders[id]),
+                };
+                if layer.turns_weights() {
+                    self.turned.extend(node.params.first());
+                }
+                layer.reals()
+            }
+            // It computes nothing; another shape is read through plain order.
+            None if node.def.alias == Alias::Both => {
+                node.top.iter().for_each(|&id| self.orders[id] = Order::Plain);
+                return;
+            }
             // On the host, which the device exchanges f32 with.
             None => Reals::NONE,
         };
+        let form = Form { order: node.order, ..self.form };
         for (i, &id) in node.bottom.iter().enumerate() {
-            self.add(store, id, reals.bottom(i, self.kind), node.propagate_down[i]);
+            self.add(store, id, reals.bottom(i, form), node.propagate_down[i]);
         }
         for (i, &id) in node.top.iter().enumerate() {
             let has_diff = node.top_has_diff[i] || node.loss_weight[i] != 0.0;
-            self.add(store, id, reals.top(i, self.kind), has_diff);
+            let form = reals.top(i, form);
+            self.add(store, id, form, has_diff);
+            self.orders[id] = if host { self.form.order } else { form.order };
         }
     }
 
-    fn add(&mut self, store: &Store, id: BlobId, kind: Kind, diff: bool) {
+    fn add(&mut self, store: &Store, id: BlobId, form: Form, diff: bool) {
         let blob = &store.blobs[id];
-        let place = usize::from(kind != Kind::F32);
+        let form = form.of(&blob.shape);
+        let last = form.order == Order::ChannelsLast;
+        let place = usize::from(form.kind != Kind::F32) + 2 * usize::from(last);
         self.needs[blob.data][place] = true;
         self.needs[blob.diff][place] |= diff;
     }
 
-    fn kinds(&self, slab: usize) -> impl Iterator<Item = Kind> {
-        let [floats, halves] = self.needs[slab];
-        let kinds = [(floats, Kind::F32), (halves, self.kind)];
-        kinds.into_iter().filter(|(needed, _)| *needed).map(|(_, kind)| kind)
-    }
-
-    /// Whether the device has a kind of 16 bits.
-    pub(super) fn has_halves(&self) -> bool {
-        self.kind != Kind::F32
+    fn forms(&self, slab: usize) -> impl Iterator<Item = Form> {
+        let orders = [Order::Plain, Order::ChannelsLast];
+        let forms =
+            orders.map(|order| [Kind::F32, self.form.kind].map(|kind| Form { kind, order }));
+        let needed = self.needs[slab].into_iter().zip(forms.into_iter().flatten());
+        needed.filter(|(needed, _)| *needed).map(|(_, form)| form)
     }
 
     /// Floats of device memory for all slabs together.
     pub(super) fn floats(&self, store: &Store) -> u128 {
         let slab = |(i, capacity): (usize, usize)| {
-            self.kinds(i).map(|kind| kind.floats(capacity) as u128).sum::<u128>()
+            self.forms(i).map(|form| form.kind.floats(capacity) as u128).sum::<u128>()
         };
         store.slabs.iter().map(|slab| slab.capacity()).enumerate().map(slab).sum()
     }
 
-    /// Takes that memory.
+    /// Floats of device memory for copies of parameters: all in 16 bits, and weights with channels last.
+    pub(super) fn copies(&self, params: &ParamArena) -> usize {
+        let kind = self.form.kind;
+        let halves = if kind == Kind::F32 { 0 } else { kind.floats(params.floats()) };
+        let turned = self.turned.iter().map(|&id| kind.floats(params.params()[id].range.len()));
+        halves + turned.sum::<usize>()
+    }
+
+    /// Takes the memory of the slabs.
     ///
     /// # Errors
     /// When there is not enough.
     pub(super) fn reserve(&self, store: &Store, device: &Rc<dyn Backend>) -> Result<()> {
         for (i, slab) in store.slabs.iter().enumerate() {
-            self.kinds(i).try_for_each(|kind| slab.reserve_on(device, kind))?;
+            self.forms(i).try_for_each(|form| slab.reserve_on(device, form))?;
         }
         Ok(())
+    }
+
+    /// Takes the memory of the weights that have their channels last.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub(super) fn reserve_turned(
+        &self,
+        params: &ParamArena,
+        device: &Rc<dyn Backend>,
+    ) -> Result<()> {
+        self.turned.iter().try_for_each(|&id| params.reserve_turned_on(id, device))
     }
 }

@@ -66,13 +66,14 @@ impl Net {
     }
 
     fn run_layer(&mut self, index: usize, pass: Pass) -> Result<()> {
+        let order = self.nodes[index].order;
         self.with_layer(index, |layer, run, io| {
             if let Some(cuda) = run.cuda_mut()
                 && let Some(layer) = layer.cuda()
             {
                 let reals = layer.reals();
                 cuda.real = reals.real(cuda.device.kind());
-                let io = DeviceIo::new(io, cuda, reals);
+                let io = DeviceIo::new(io, cuda, reals, order);
                 let done = match pass {
                     Pass::Forward => layer.forward(cuda, io),
                     Pass::Backward => layer.backward(cuda, io),

@@ -9,10 +9,12 @@
 //! A net on a CUDA device has its arena on both sides, parameter by parameter wherever it was changed
 //! last ([`Mirrored`]): whoever asks on the host gets the present values, and an error when the device
 //! has failed; while nobody asks, weights and gradients stay on the device. A device of 16 bits has a
-//! copy of the values in them, made once after each change.
+//! copy of the values in them, and weights that convolutions want with their channels last have one more
+//! (`turned.rs`); each is made once after a change.
 
 mod mirrored;
 mod on_device;
+mod turned;
 
 pub use mirrored::{Mirrored, Use};
 
@@ -22,6 +24,7 @@ use std::rc::Rc;
 
 use caffe_proto::{FillerParameter, ParamSpec};
 
+use self::turned::Turned;
 use crate::blob::{Epoch, Lent, Shape};
 use crate::device::cuda::backend::Backend;
 use crate::device::cuda::memory::Memory;
@@ -90,6 +93,8 @@ pub struct ParamArena {
     /// The values in a device's kind of 16 bits, and the version they are a copy of.
     halves: OnceCell<Memory>,
     halved: Cell<u64>,
+    /// Of each parameter, the values with their channels last.
+    turned: Vec<Turned>,
 }
 
 /// A parameter before the arena is laid out.
@@ -142,6 +147,7 @@ impl ParamArena {
             lent: params.iter().map(|_| Default::default()).collect(),
             data: array(),
             diff: array(),
+            turned: params.iter().map(|_| Turned::default()).collect(),
             params,
             learnable,
             version: Cell::new(1),

@@ -15,7 +15,7 @@ use crate::data::Batch;
 use crate::device::Step;
 use crate::device::cuda::backend::WORKSPACE;
 use crate::device::cuda::meter::Meter;
-use crate::device::cuda::{CudaDevice, Kind};
+use crate::device::cuda::{CudaDevice, Kind, Order};
 use crate::net::{Net, Unwatched};
 use crate::{Result, bail};
 
@@ -28,7 +28,7 @@ const LIBRARIES: u64 = 512 << 20;
 pub struct Forecast {
     /// The train net's blobs and their gradients.
     pub blobs: u64,
-    /// Its parameters, their gradients, and their copy in 16 bits where there is one.
+    /// Its parameters, their gradients, and their copies in 16 bits and with channels last where there are some.
     pub parameters: u64,
     /// All test nets' blobs and parameters.
     pub tests: u64,
@@ -54,15 +54,15 @@ impl Forecast {
         updates: bool,
     ) -> Result<Forecast> {
         let kind = options.cuda.as_ref().map_or(Kind::F32, |device| device.0.kind());
-        let meter = Rc::new(Meter::default().storing(kind));
+        let order = options.cuda.as_ref().map_or(Order::Plain, |device| device.0.order());
+        let meter = Rc::new(Meter::default().storing(kind).ordered(order));
         let options =
             SolverOptions { cuda: Some(CudaDevice(meter.clone())), blank: true, ..options.clone() };
         let mut solver = Solver::new(param, nets, &options)?;
         let net = solver.train_net();
         let floats = |count: usize| (count * size_of::<f32>()) as u64;
         let blobs = floats(net.floats_on_device());
-        let copy = if kind == Kind::F32 { 0 } else { kind.floats(net.arena().floats()) };
-        let parameters = floats(2 * net.arena().floats() + copy);
+        let parameters = floats(2 * net.arena().floats() + net.arena().copies());
         let built = meter.held();
         step(&mut solver, updates)?;
         Ok(Forecast {

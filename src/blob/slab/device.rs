@@ -1,4 +1,5 @@
-//! A slab in device memory: plain, as f32 and in the device's kind of 16 bits, where it has one.
+//! A slab in device memory: in up to four forms, f32 and the device's kind of 16 bits, each in plain order and
+//! with its channels last.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,11 +8,12 @@ use super::{Epoch, Lent, Slab};
 use crate::Result;
 use crate::blob::{Layout, Shape};
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::Kind;
 use crate::device::cuda::backend::{Address, Backend};
 use crate::device::cuda::memory::Memory;
-use crate::device::cuda::{Kind, convert};
+use crate::device::cuda::order::{self, Form, Order};
 
-/// One kind of numbers.
+/// One form.
 #[derive(Default)]
 struct Rep {
     memory: RefCell<Option<Memory>>,
@@ -19,58 +21,93 @@ struct Rep {
     lent: Lent,
 }
 
+/// What the host exchanges with the device.
+const HOSTS: Form = Form::of_kind(Kind::F32);
+
 /// The representations in device memory.
 #[derive(Default)]
 pub(super) struct DeviceRep {
-    floats: Rep,
-    halves: Rep,
+    /// f32 and 16 bits in plain order, then both with channels last.
+    forms: [Rep; 4],
+    /// The shape that what has its channels last was written with: as another one of the alias group it is
+    /// read through plain order.
+    last_shape: RefCell<Shape>,
 }
 
 impl DeviceRep {
-    fn of(&self, kind: Kind) -> &Rep {
-        if kind == Kind::F32 { &self.floats } else { &self.halves }
+    fn of(&self, form: Form) -> &Rep {
+        let [halves, last] = [form.kind != Kind::F32, form.order == Order::ChannelsLast];
+        &self.forms[usize::from(halves) + 2 * usize::from(last)]
     }
 
     /// What is there is old.
     pub(super) fn invalidate(&self) {
-        self.floats.valid.set(false);
-        self.halves.valid.set(false);
+        self.forms.iter().for_each(|rep| rep.valid.set(false));
+    }
+
+    /// Whether any form is not old.
+    fn is_valid(&self) -> bool {
+        self.forms.iter().any(|rep| rep.valid.get())
+    }
+
+    /// The form to make this one of, for a device of this kind: best one of the same numbers, then one of the
+    /// same order.
+    fn source(&self, form: Form, kind: Kind) -> Option<Form> {
+        let kinds = [form.kind, if form.kind == Kind::F32 { kind } else { Kind::F32 }];
+        let orders = match form.order {
+            Order::Plain => [Order::Plain, Order::ChannelsLast],
+            Order::ChannelsLast => [Order::ChannelsLast, Order::Plain],
+        };
+        let forms = kinds.into_iter().flat_map(|kind| orders.map(|order| Form { kind, order }));
+        forms.into_iter().find(|form| self.of(*form).valid.get())
+    }
+
+    /// Marks a form as good, for a blob of this shape.
+    fn becomes(&self, form: Form, shape: &Shape) {
+        if form.order == Order::ChannelsLast && *self.last_shape.borrow() != *shape {
+            let last = self.forms[2..].iter();
+            last.for_each(|rep| rep.valid.set(false));
+            self.last_shape.replace(shape.clone());
+        }
+        self.of(form).valid.set(true);
     }
 }
 
 impl Slab {
-    /// The blob in device memory, plain, to be read as this kind.
+    /// The blob in device memory, to be read in this form.
     ///
     /// # Errors
     /// [`Error::Borrow`](crate::Error::Borrow) when it is lent for writing in this call; a device that failed.
     pub fn read_on(
         &self,
-        (device, kind): (&Rc<dyn Backend>, Kind),
+        (device, form): (&Rc<dyn Backend>, Form),
         now: Epoch,
         shape: &Shape,
         threads: Threads,
     ) -> Result<Address> {
-        self.bring(device, kind, now, shape, threads)?;
-        self.device.of(kind).lent.read(now, "a blob")?;
-        self.room_on(device, kind, shape.count())
+        let form = form.of(shape);
+        self.bring(device, form, now, shape, threads)?;
+        self.device.of(form).lent.read(now, "a blob")?;
+        self.room_on(device, form, shape.count())
     }
 
-    /// The blob in device memory, to be written as this kind; what was in it is unspecified.
+    /// The blob in device memory, to be written in this form; what was in it is unspecified.
     ///
     /// # Errors
     /// [`Error::Borrow`](crate::Error::Borrow) when it is lent in this call; a device without memory.
     pub fn write_on(
         &self,
-        (device, kind): (&Rc<dyn Backend>, Kind),
+        (device, form): (&Rc<dyn Backend>, Form),
         now: Epoch,
         shape: &Shape,
     ) -> Result<Address> {
-        self.device.of(kind).lent.write(now, "a blob")?;
-        let at = self.room_on(device, kind, shape.count())?;
+        let form = form.of(shape);
+        self.device.of(form).lent.write(now, "a blob")?;
+        let at = self.room_on(device, form, shape.count())?;
         self.plain.valid.set(false);
         self.blocked.valid.set(false);
         self.device.invalidate();
-        self.device.of(kind).valid.set(true);
+        self.device.becomes(form, shape);
         Ok(at)
     }
 
@@ -80,57 +117,65 @@ impl Slab {
     /// As [`read_on`](Slab::read_on).
     pub fn update_on(
         &self,
-        (device, kind): (&Rc<dyn Backend>, Kind),
+        (device, form): (&Rc<dyn Backend>, Form),
         now: Epoch,
         shape: &Shape,
         threads: Threads,
     ) -> Result<Address> {
-        self.bring(device, kind, now, shape, threads)?;
-        self.write_on((device, kind), now, shape)
+        self.bring(device, form.of(shape), now, shape, threads)?;
+        self.write_on((device, form), now, shape)
     }
 
-    /// Takes the device memory that the slab will need as this kind.
+    /// Takes the device memory that the slab will need in this form.
     ///
     /// # Errors
     /// When there is not enough.
-    pub fn reserve_on(&self, device: &Rc<dyn Backend>, kind: Kind) -> Result<()> {
+    pub fn reserve_on(&self, device: &Rc<dyn Backend>, form: Form) -> Result<()> {
         if self.capacity > 0 {
-            self.room_on(device, kind, self.capacity)?;
+            self.room_on(device, form, self.capacity)?;
         }
         Ok(())
     }
 
-    /// Makes a kind valid: from the other one, or from the host.
+    /// Makes a form valid: from another one, or from the host.
     fn bring(
         &self,
         device: &Rc<dyn Backend>,
-        kind: Kind,
+        form: Form,
         now: Epoch,
         shape: &Shape,
         threads: Threads,
     ) -> Result<()> {
-        if self.device.of(kind).valid.get() {
-            return Ok(());
+        if !self.device.is_valid() {
+            self.upload(device, now, shape, threads)?;
         }
-        if kind == Kind::F32 && !self.device.halves.valid.get() {
-            return self.upload(device, now, shape, threads);
+        let Some(source) = self.device.source(form, device.kind()) else { return Ok(()) };
+        let last = form.order == Order::ChannelsLast && source.order == Order::ChannelsLast;
+        if last && *self.device.last_shape.borrow() != *shape {
+            let between = Form { order: Order::Plain, ..source };
+            self.change(device, source, between, shape)?;
+            return self.change(device, between, form, shape);
         }
-        let other = if kind == Kind::F32 { device.kind() } else { Kind::F32 };
-        self.bring(device, other, now, shape, threads)?;
-        self.change(device, other, kind, shape)
+        if source == form { Ok(()) } else { self.change(device, source, form, shape) }
     }
 
-    /// One kind → the other, on the device.
-    fn change(&self, device: &Rc<dyn Backend>, from: Kind, to: Kind, shape: &Shape) -> Result<()> {
+    /// One form → another, on the device.
+    fn change(&self, device: &Rc<dyn Backend>, from: Form, to: Form, shape: &Shape) -> Result<()> {
         let n = shape.count();
         let (source, target) = (self.room_on(device, from, n)?, self.room_on(device, to, n)?);
-        convert(&**device, (from, source), target, n)?;
-        self.device.of(to).valid.set(true);
+        match from.order {
+            Order::Plain => order::change(&**device, shape, (from, source), (to, target))?,
+            Order::ChannelsLast => {
+                let written = self.device.last_shape.borrow();
+                order::change(&**device, &written, (from, source), (to, target))?;
+            }
+        }
+        self.device.becomes(to, shape);
         self.reorders.set(self.reorders.get() + 1);
         Ok(())
     }
 
-    /// host → f32 on the device.
+    /// host → plain f32 on the device.
     fn upload(
         &self,
         device: &Rc<dyn Backend>,
@@ -139,14 +184,14 @@ impl Slab {
         threads: Threads,
     ) -> Result<()> {
         self.make_valid(now, Layout::Plain, shape, threads)?;
-        self.room_on(device, Kind::F32, shape.count())?;
+        self.room_on(device, HOSTS, shape.count())?;
         // SAFETY: whoever writes the plain memory makes the device's copy stale, so no writer of this
         // call can come after; one that came before has been told to write first.
         let values = unsafe { self.plain.slice(shape.count()) };
-        if let Some(memory) = &*self.device.floats.memory.borrow() {
+        if let Some(memory) = &*self.device.of(HOSTS).memory.borrow() {
             memory.upload(values)?;
         }
-        self.device.floats.valid.set(true);
+        self.device.becomes(HOSTS, shape);
         self.reorders.set(self.reorders.get() + 1);
         Ok(())
     }
@@ -155,16 +200,21 @@ impl Slab {
     pub(super) fn fetch(&self, now: Epoch, shape: &Shape) -> Result<()> {
         let there = &self.device;
         let host = self.plain.valid.get() || self.blocked.valid.get();
-        if host || !(there.floats.valid.get() || there.halves.valid.get()) {
+        if host || !there.is_valid() {
             return Ok(());
         }
-        if !there.floats.valid.get() {
-            let device = there.halves.memory.borrow().as_ref().map(|m| m.device().clone());
-            if let Some(device) = device {
-                self.change(&device, device.kind(), Kind::F32, shape)?;
+        if !there.of(HOSTS).valid.get() {
+            let memory = there.forms.iter().filter(|rep| rep.valid.get());
+            let device = memory
+                .flat_map(|rep| rep.memory.borrow().as_ref().map(|m| m.device().clone()))
+                .next();
+            if let Some(device) = device
+                && let Some(source) = there.source(HOSTS, device.kind())
+            {
+                self.change(&device, source, HOSTS, shape)?;
             }
         }
-        let memory = there.floats.memory.borrow();
+        let memory = there.of(HOSTS).memory.borrow();
         let Some(memory) = &*memory else { return Ok(()) };
         self.plain.lent.write(now, "a blob")?;
         self.plain.reserve(shape.count(), self.capacity);
@@ -176,12 +226,12 @@ impl Slab {
         Ok(())
     }
 
-    fn room_on(&self, device: &Rc<dyn Backend>, kind: Kind, n: usize) -> Result<Address> {
-        let mut memory = self.device.of(kind).memory.borrow_mut();
+    fn room_on(&self, device: &Rc<dyn Backend>, form: Form, n: usize) -> Result<Address> {
+        let mut memory = self.device.of(form).memory.borrow_mut();
         match &*memory {
-            Some(memory) if memory.floats() >= kind.floats(n) => Ok(memory.at()),
+            Some(memory) if memory.floats() >= form.kind.floats(n) => Ok(memory.at()),
             _ => {
-                let fresh = Memory::new(device, kind.floats(n.max(self.capacity)))?;
+                let fresh = Memory::new(device, form.kind.floats(n.max(self.capacity)))?;
                 Ok(memory.insert(fresh).at())
             }
         }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use super::clique::Clique;
 use super::kind::Kind;
+use super::order::Order;
 use super::source::Source;
+use crate::blob::Shape;
 use crate::device::cpu::gemm::Gemm;
 use crate::{Result, bail};
 
@@ -101,7 +103,7 @@ pub struct Axis {
 }
 
 /// y_o = Σ_c w_oc ∗ x_c over the channels of o's group: x is (images, channels, image…), w is (outputs,
-/// channels / groups, kernel…), y is (images, outputs, positions…), all in plain order.
+/// channels / groups, kernel…), y is (images, outputs, positions…), all in one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correlation {
     /// Number of images.
@@ -114,6 +116,8 @@ pub struct Correlation {
     pub groups: usize,
     /// The spatial axes, one to three.
     pub axes: Vec<Axis>,
+    /// Order of x, w and y, and of their gradients; the gradient of w is added to a plain one.
+    pub order: Order,
 }
 
 impl Correlation {
@@ -121,6 +125,17 @@ impl Correlation {
     pub fn weights(&self) -> usize {
         let kernel: usize = self.axes.iter().map(|axis| axis.kernel).product();
         self.outputs * (self.channels / self.groups) * kernel
+    }
+
+    /// Whether w's gradient in the order of w is another array than in plain order.
+    pub fn turns_weights(&self) -> bool {
+        self.order.of(&self.weights_shape()) != Order::Plain
+    }
+
+    /// (outputs, channels / groups, kernel…).
+    pub fn weights_shape(&self) -> Shape {
+        let first = [self.outputs, self.channels / self.groups];
+        Shape::new(first.into_iter().chain(self.axes.iter().map(|a| a.kernel)).collect::<Vec<_>>())
     }
 }
 
@@ -131,6 +146,11 @@ pub trait Backend {
 
     /// What it stores activations and their gradients as.
     fn kind(&self) -> Kind;
+
+    /// How activations lie best for its convolutions.
+    fn order(&self) -> Order {
+        Order::Plain
+    }
 
     /// Bytes of memory that are free; `None` where nobody counts.
     ///
@@ -255,7 +275,7 @@ pub trait Backend {
         dx: Address,
     ) -> Result<()>;
 
-    /// dw ← dw + the gradient of w, of x and dy of this kind; dw is f32.
+    /// dw ← dw + the gradient of w, of x and dy of this kind; dw is f32 and plain.
     ///
     /// # Errors
     /// As [`correlate`](Backend::correlate).

@@ -1,5 +1,7 @@
 //! [`Kind`]: what a device stores numbers as; [`Math`]: what it computes products with.
 
+use super::order::Order;
+
 /// A format of floating-point numbers in device memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -68,6 +70,11 @@ impl Math {
             Math::Bf16 => Kind::Bf16,
             Math::F16 => Kind::F16,
         }
+    }
+
+    /// How activations lie best: tensor cores' convolutions are made for channels last.
+    pub fn order(self) -> Order {
+        if self == Math::F32 { Order::Plain } else { Order::ChannelsLast }
     }
 
     /// Its name on the command line.

@@ -97,6 +97,12 @@ impl Scratch {
             }
         }
     }
+
+    /// Its length in floats.
+    pub fn floats(&self) -> usize {
+        self.0.as_ref().map_or(0, Memory::floats)
+    }
+
     /// The numbers as `int`s, in place of what was there.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 
 use super::backend::{Address, Arg, Backend, Correlation};
 use super::kind::Kind;
+use super::order::Order;
 use super::pool::Pool;
 use super::source::Source;
 use crate::device::cpu::gemm::Gemm;
@@ -19,9 +20,10 @@ pub struct Meter {
     works: Cell<bool>,
     /// Bytes of the largest correlation's arrays together.
     largest: Cell<u64>,
-    /// Bytes of the largest gradient of weights that is made in 16 bits.
+    /// Bytes of the largest gradient of weights that is made in 16 bits or in another order.
     gradient: Cell<u64>,
     kind: Kind,
+    order: Order,
 }
 
 impl Default for Meter {
@@ -32,6 +34,7 @@ impl Default for Meter {
             largest: Cell::new(0),
             gradient: Cell::new(0),
             kind: Kind::F32,
+            order: Order::Plain,
         }
     }
 }
@@ -40,6 +43,11 @@ impl Meter {
     /// The same with activations of this kind.
     pub fn storing(self, kind: Kind) -> Meter {
         Meter { kind, ..self }
+    }
+
+    /// The same with convolutions that want this order.
+    pub fn ordered(self, order: Order) -> Meter {
+        Meter { order, ..self }
     }
 
     /// Bytes held now.
@@ -62,7 +70,8 @@ impl Meter {
         self.largest.get()
     }
 
-    /// Bytes of the largest gradient of weights that is made in 16 bits, beside an algorithm's workspace.
+    /// Bytes of the largest gradient of weights that is made in 16 bits or in another order, beside an
+    /// algorithm's workspace.
     pub fn largest_gradient(&self) -> u64 {
         self.gradient.get()
     }
@@ -87,6 +96,10 @@ impl Backend for Meter {
 
     fn kind(&self) -> Kind {
         self.kind
+    }
+
+    fn order(&self) -> Order {
+        self.order
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
@@ -179,7 +192,7 @@ impl Backend for Meter {
         _dy: Address,
         _dw: Address,
     ) -> Result<()> {
-        if kind != Kind::F32 {
+        if kind != Kind::F32 || shape.turns_weights() {
             let bytes = (shape.weights() * kind.bytes()) as u64;
             self.gradient.set(self.gradient.get().max(bytes));
         }

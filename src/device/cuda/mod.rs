@@ -7,7 +7,7 @@
 //!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
-//! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
+//! * [`Kind`]: what numbers are stored as, [`Order`]: how they lie, [`Form`]: both; [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
@@ -30,6 +30,7 @@ pub mod library;
 pub mod memory;
 pub mod meter;
 pub mod nvidia;
+pub mod order;
 pub mod pool;
 mod run;
 pub mod source;
@@ -37,6 +38,7 @@ pub mod sums;
 
 pub use choice::Choice;
 pub use kind::{Kind, Math};
+pub use order::{Form, Order};
 pub use run::{CudaDevice, CudaRun, add_to_f32, convert, multiply};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -121,7 +123,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY, source::CONVERT, source::MULTIPLY, sums::KERNELS]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY, order::KERNELS, sums::KERNELS]
 }
 
 /// Looks for the driver and its devices.

@@ -52,7 +52,7 @@ impl CudaRun {
         if n == 0 {
             return Ok(());
         }
-        self.run(source, function, n.div_ceil(BLOCK).min(MOST), n, args)
+        self.run(source, function, n.div_ceil(BLOCK), n, args)
     }
 
     /// Runs a kernel with one block for each of `n` rows. Its first parameter is `long long n`, its
@@ -70,7 +70,7 @@ impl CudaRun {
         if n == 0 {
             return Ok(());
         }
-        self.run(source, function, n.min(MOST), n, args)
+        self.run(source, function, n, n, args)
     }
 
     fn run(
@@ -123,7 +123,8 @@ impl CudaRun {
     }
 }
 
-fn launch(
+/// Runs a kernel on at most so many blocks.
+pub(super) fn launch(
     device: &dyn Backend,
     source: &'static Source,
     real: Kind,
@@ -134,11 +135,11 @@ fn launch(
     let mut all = smallvec::SmallVec::<[Arg; 20]>::new();
     all.push(Arg::from(n));
     all.extend_from_slice(args);
-    device.launch(source, real, function, blocks, &all)
+    device.launch(source, real, function, blocks.min(MOST), &all)
 }
 
 /// Runs a kernel over `n` numbers outside of a layer's pass.
-fn over(
+pub(super) fn over(
     device: &dyn Backend,
     source: &'static Source,
     real: Kind,
@@ -148,7 +149,7 @@ fn over(
 ) -> Result<()> {
     match n {
         0 => Ok(()),
-        _ => launch(device, source, real, (function, n.div_ceil(BLOCK).min(MOST)), n, args),
+        _ => launch(device, source, real, (function, n.div_ceil(BLOCK)), n, args),
     }
 }
 

@@ -4,14 +4,13 @@
 use super::BatchNorm;
 use super::kernels::KERNELS;
 use crate::Result;
-use crate::blob::Shape;
 use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::sums::{By, Sums};
 use crate::layers::dims::Around;
-use crate::layers::{Behind, CudaLayer, DeviceIo, Reals};
+use crate::layers::{Behind, CudaLayer, DeviceIo, Orders, Reals};
 
 /// What the layer keeps on a device.
 #[derive(Default)]
@@ -29,6 +28,8 @@ struct Plan {
     /// Elements of a channel.
     count: usize,
     inner: Divisor,
+    /// Whether elements of different channels lie side by side.
+    columns: bool,
     at: Address,
 }
 
@@ -39,10 +40,17 @@ impl Plan {
     }
 
     /// Both means of a kernel's two sums over each channel.
-    fn means(&self, cuda: &CudaRun, function: &'static str, args: &[Arg]) -> Result<()> {
+    fn means(
+        &self,
+        cuda: &CudaRun,
+        [by_block, by_thread]: [&'static str; 2],
+        args: &[Arg],
+    ) -> Result<()> {
         let factor = 1.0 / self.count.max(1) as f32;
         let to = Sums { at: self.at.plus(2 * self.channels), each: 2, factor, accumulate: false };
-        cuda.sums((&KERNELS, function, By::Block), (self.channels, self.count), args, to)
+        let (function, by) =
+            if self.columns { (by_thread, By::Thread) } else { (by_block, By::Block) };
+        cuda.sums((&KERNELS, function, by), (self.channels, self.count), args, to)
     }
 }
 
@@ -55,14 +63,16 @@ fn flag(there: bool) -> Arg {
 }
 
 impl BatchNorm {
-    fn plan(&mut self, cuda: &CudaRun, shape: &Shape) -> Result<Plan> {
+    fn plan(&mut self, cuda: &CudaRun, io: &DeviceIo<'_>) -> Result<Plan> {
+        let shape = io.bottom_shape(0);
         let around = match shape.axes() < 2 {
             true => Around { outer: shape.count(), extent: 1, inner: 1 },
-            false => Around::of(shape, 1),
+            false => Around::on(io.order(), shape, 1..2),
         };
         let (channels, count) = (around.extent, around.outer * around.inner);
         let at = self.on_device.channels.room(&cuda.device, 4 * channels)?;
-        Ok(Plan { channels, count, inner: Divisor::new(around.inner), at })
+        let columns = around.inner == 1 && channels > 1;
+        Ok(Plan { channels, count, inner: Divisor::new(around.inner), columns, at })
     }
 
     /// Scale and bias, and whether there are some, and a ReLU.
@@ -97,7 +107,11 @@ impl BatchNorm {
             return cuda.each(&KERNELS, "norm_recall", plan.channels, &args);
         }
         let (x, inner) = (Arg::from(x), Arg::from(plan.inner));
-        plan.means(cuda, "norm_measure", &[x, plan.channels.into(), plan.count.into(), inner])?;
+        plan.means(
+            cuda,
+            ["norm_measure", "norm_measure_columns"],
+            &[x, plan.channels.into(), plan.count.into(), inner],
+        )?;
         let args = [
             x,
             plan.array(2),
@@ -139,7 +153,7 @@ impl BatchNorm {
             biased,
             relu,
         ];
-        plan.means(cuda, "norm_slopes", &args)?;
+        plan.means(cuda, ["norm_slopes", "norm_slopes_columns"], &args)?;
         let Some(behind) = &self.on_device.behind else { return Ok(()) };
         let means = plan.array(2);
         let (mut slopes, mut learns) = ([means; 2], [false; 2]);
@@ -159,7 +173,7 @@ impl BatchNorm {
 
 impl CudaLayer for BatchNorm {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let plan = self.plan(cuda, io.bottom_shape(0))?;
+        let plan = self.plan(cuda, &io)?;
         let kept = self.kept(cuda, &io)?;
         let (x, y) = io.through()?;
         self.moments(cuda, &io, &plan, x)?;
@@ -186,7 +200,7 @@ impl CudaLayer for BatchNorm {
         if !io.propagate_down(0) {
             return Ok(());
         }
-        let plan = self.plan(cuda, io.bottom_shape(0))?;
+        let plan = self.plan(cuda, &io)?;
         let kept = self.kept(cuda, &io)?;
         let (dy, dx) = io.back_through()?;
         // Alone with fixed statistics it does not look at values at all.
@@ -227,5 +241,9 @@ impl CudaLayer for BatchNorm {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }

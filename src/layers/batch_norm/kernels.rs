@@ -7,27 +7,49 @@ use crate::device::cuda::source::Source;
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
-// Sums of a channel's values and of their squares: a block a part of a channel. Less the channel's first
-// value, so that the variance keeps its digits where the mean is large.
-extern "C" __global__ void norm_measure(int64 n, const real* x, int64 channels, int64 count,
-                                        Divisor inner, int64 parts, float* sums, float factor,
-                                        int accumulate) {
-  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
-    int c = b / parts;
-    float shift = x[channel_element(0, c, channels, inner)], sum = 0.0f, squares = 0.0f;
-    PART_LOOP(i, count, b % parts, parts) {
-      float v = x[channel_element(i, c, channels, inner)] - shift;
-      sum += v;
-      squares += v * v;
-    }
-    sum = block_sum(sum);
-    squares = block_sum(squares);
-    if (threadIdx.x == 0) {
-      put_sum(sums + b, factor * sum, accumulate);
-      put_sum(sums + n + b, factor * squares, accumulate);
-    }
+// Two sums over a part of each channel: a block a part, or where a channel's elements lie far apart (inner is
+// 1) a thread a part beside those of other channels. `before` is said once for channel c, `each` for its
+// element at `at`.
+#define TWO_SUMS(name, parameters, a, b, before, each)                                             \
+  extern "C" __global__ void name parameters {                                                     \
+    for (int64 part = blockIdx.x; part < n; part += gridDim.x) {                                   \
+      int c = part / parts;                                                                        \
+      float a = 0.0f, b = 0.0f;                                                                    \
+      before;                                                                                      \
+      PART_LOOP(i, count, part % parts, parts) {                                                   \
+        uint32 at = channel_element(i, c, channels, inner);                                        \
+        each;                                                                                      \
+      }                                                                                            \
+      a = block_sum(a);                                                                            \
+      b = block_sum(b);                                                                            \
+      if (threadIdx.x == 0) {                                                                      \
+        put_sum(sums + part, factor * a, accumulate);                                              \
+        put_sum(sums + n + part, factor * b, accumulate);                                          \
+      }                                                                                            \
+    }                                                                                              \
+  }                                                                                                \
+  extern "C" __global__ void name##_columns parameters {                                           \
+    int64 rows = (count + parts - 1) / parts;                                                      \
+    KERNEL_LOOP(i, n) {                                                                            \
+      int64 part = i / channels, c = i - part * channels, end = (part + 1) * rows;                 \
+      float a = 0.0f, b = 0.0f;                                                                    \
+      before;                                                                                      \
+      for (int64 r = part * rows; r < (end < count ? end : count); ++r) {                          \
+        uint32 at = r * channels + c;                                                              \
+        each;                                                                                      \
+      }                                                                                            \
+      put_sum(sums + c * parts + part, factor * a, accumulate);                                    \
+      put_sum(sums + n + c * parts + part, factor * b, accumulate);                                \
+    }                                                                                              \
   }
-}
+
+// Of a channel's values and of their squares. Less the channel's first value, so that the variance keeps its
+// digits where the mean is large.
+TWO_SUMS(norm_measure,
+         (int64 n, const real* x, int64 channels, int64 count, Divisor inner, int64 parts,
+          float* sums, float factor, int accumulate),
+         sum, squares, float shift = x[channel_element(0, c, channels, inner)],
+         float v = x[at] - shift; sum += v; squares += v * v)
 
 // Mean and 1 / deviation of each channel out of the means of both, and into the running sums.
 extern "C" __global__ void norm_moments(int64 n, const real* x, const float* measured, float* mean,
@@ -78,30 +100,14 @@ extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* k
 #define HAT(i, c) (keeps ? (float)hat[i] : (hat[i] - mean[c]) * inverse[c])
 #define PAST_RELU(v, slope, c) (relu && !(SCALED(v, c) > 0) ? 0.0f : (slope))
 
-// Sums of a channel's gradients, and of these times v^: a block a part of a channel.
-extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, const float* mean,
-                                       const float* inverse, const float* scale, const float* bias,
-                                       int64 channels, int64 count, Divisor inner, int keeps,
-                                       int scaled, int biased, int relu, int64 parts, float* sums,
-                                       float factor, int accumulate) {
-  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
-    int c = b / parts;
-    float sum = 0.0f, product = 0.0f;
-    PART_LOOP(i, count, b % parts, parts) {
-      uint32 at = channel_element(i, c, channels, inner);
-      float v = HAT(at, c), slope = dy[at];
-      slope = PAST_RELU(v, slope, c);
-      sum += slope;
-      product += slope * v;
-    }
-    sum = block_sum(sum);
-    product = block_sum(product);
-    if (threadIdx.x == 0) {
-      put_sum(sums + b, factor * sum, accumulate);
-      put_sum(sums + n + b, factor * product, accumulate);
-    }
-  }
-}
+// Of a channel's gradients, and of these times v^.
+TWO_SUMS(norm_slopes,
+         (int64 n, const real* dy, const real* hat, const float* mean, const float* inverse,
+          const float* scale, const float* bias, int64 channels, int64 count, Divisor inner,
+          int keeps, int scaled, int biased, int relu, int64 parts, float* sums, float factor,
+          int accumulate),
+         sum, product, , float v = HAT(at, c), slope = dy[at]; slope = PAST_RELU(v, slope, c);
+         sum += slope; product += slope * v)
 
 // Out of the means of both the gradients of bias and scale, which are sums.
 extern "C" __global__ void norm_learn(int64 n, const float* means, float* scale_slope,
@@ -130,10 +136,12 @@ extern "C" __global__ void norm_backward(int64 n, const real* dy, const real* ha
 "#,
     functions: &[
         "norm_measure",
+        "norm_measure_columns",
         "norm_moments",
         "norm_recall",
         "norm_forward",
         "norm_slopes",
+        "norm_slopes_columns",
         "norm_learn",
         "norm_backward",
     ],

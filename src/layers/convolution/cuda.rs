@@ -3,24 +3,30 @@
 use super::geometry::Axis;
 use super::{Convolution, Setting};
 use crate::blob::Shape;
-use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::{Axis as DeviceAxis, Correlation};
+use crate::device::cuda::backend::{Address, Axis as DeviceAxis, Correlation};
+use crate::device::cuda::{CudaRun, Order};
 use crate::layers::dims::Around;
 use crate::layers::per_channel::Channels;
-use crate::layers::{CudaLayer, DeviceIo, Reals};
+use crate::layers::{CudaLayer, DeviceIo, Orders, Reals};
 use crate::{Result, ensure};
 
 /// Most spatial axes that devices have code for.
 const MOST_AXES: usize = 3;
+/// Channels of a group have to be a multiple of this to be last: numbers of 16 bits that tensor cores' code
+/// reads at once. With fewer, as where each channel is a group, cuDNN is not sure to have any.
+const GROUP: usize = 8;
 
 /// A convolution on a device, or its transpose: the same correlation with top and bottom exchanged.
 pub(super) struct OnDevice {
     shape: Correlation,
     transposed: bool,
+    /// The weights' shape where they have to have their channels last, and that is another array.
+    turned: Option<Shape>,
 }
 
 impl OnDevice {
-    /// For `images` images; of a transposed convolution `axes` are those of its top.
+    /// For `images` images, in this order where it can be; of a transposed convolution `axes` are those of
+    /// its top.
     ///
     /// # Errors
     /// More axes than a device has code for.
@@ -28,6 +34,7 @@ impl OnDevice {
         setting: &Setting,
         images: usize,
         axes: &[Axis],
+        order: Order,
         transposed: bool,
     ) -> Result<OnDevice> {
         ensure!(
@@ -49,8 +56,25 @@ impl OnDevice {
         let Setting { channels, outputs, groups, .. } = *setting;
         let [channels, outputs] =
             if transposed { [outputs, channels] } else { [channels, outputs] };
-        let shape = Correlation { images, channels, outputs, groups, axes };
-        Ok(OnDevice { shape, transposed })
+        let order = setting.order(order);
+        let shape = Correlation { images, channels, outputs, groups, axes, order };
+        let turned = shape.turns_weights().then(|| shape.weights_shape());
+        Ok(OnDevice { shape, transposed, turned })
+    }
+
+    pub(super) fn orders(on: Option<&OnDevice>) -> Orders {
+        Orders::Only(on.map_or(Order::Plain, |on| on.shape.order))
+    }
+
+    pub(super) fn turns_weights(on: Option<&OnDevice>) -> bool {
+        on.is_some_and(|on| on.turned.is_some())
+    }
+
+    fn weights(&self, io: &DeviceIo<'_>) -> Result<Address> {
+        match &self.turned {
+            Some(shape) => io.turned_weights(0, shape),
+            None => io.weights(0),
+        }
     }
 
     pub(super) fn forward(
@@ -61,14 +85,14 @@ impl OnDevice {
         io: &DeviceIo<'_>,
     ) -> Result<()> {
         for i in 0..io.tops() {
-            let (x, w, y) = (io.bottom(i)?, io.weights(0)?, io.top_mut(i)?);
+            let (x, w, y) = (io.bottom(i)?, self.weights(io)?, io.top_mut(i)?);
             match self.transposed {
                 false => cuda.device.correlate(&self.shape, cuda.real, x, w, y)?,
                 true => cuda.device.correlate_back(&self.shape, cuda.real, w, x, y)?,
             }
             if setting.param.bias_term() {
                 let bias = io.param(1)?;
-                setting.channels_of(io.top_shape(i)).add_then_on(cuda, y, bias, y, relu)?;
+                setting.channels_of(io, i).add_then_on(cuda, y, bias, y, relu)?;
             }
         }
         Ok(())
@@ -84,7 +108,7 @@ impl OnDevice {
             let dy = io.top_diff(i)?;
             if io.param_needs_diff(1) {
                 let db = io.param_diff_mut(1)?;
-                setting.channels_of(io.top_shape(i)).sums_on(cuda, dy, None, (db, true))?;
+                setting.channels_of(io, i).sums_on(cuda, dy, None, (db, true))?;
             }
             if io.param_needs_diff(0) {
                 let x = io.bottom(i)?;
@@ -93,7 +117,7 @@ impl OnDevice {
                 cuda.device.correlate_weights(&self.shape, cuda.real, image, result, dw)?;
             }
             if io.propagate_down(i) {
-                let (w, dx) = (io.weights(0)?, io.bottom_diff_mut(i)?);
+                let (w, dx) = (self.weights(io)?, io.bottom_diff_mut(i)?);
                 match self.transposed {
                     false => cuda.device.correlate_back(&self.shape, cuda.real, w, dy, dx)?,
                     true => cuda.device.correlate(&self.shape, cuda.real, dy, w, dx)?,
@@ -105,8 +129,19 @@ impl OnDevice {
 }
 
 impl Setting {
-    fn channels_of(&self, shape: &Shape) -> Channels {
-        Channels::plain(Around::of(shape, self.axis))
+    /// The channels of top `i`.
+    fn channels_of(&self, io: &DeviceIo<'_>, i: usize) -> Channels {
+        let axes = self.axis..self.axis + 1;
+        Channels::plain(Around::on(io.order(), io.top_shape(i), axes))
+    }
+
+    /// The order to work in where the device prefers this one: of images, whose groups of channels fill what
+    /// tensor cores take at a time.
+    fn order(&self, preferred: Order) -> Order {
+        let images = self.axis == 1 && (1..=2).contains(&self.spatial.len());
+        let fills = |channels: usize| (channels / self.groups).is_multiple_of(GROUP);
+        let groups = self.groups == 1 || (fills(self.channels) && fills(self.outputs));
+        if images && groups { preferred } else { Order::Plain }
     }
 }
 
@@ -127,5 +162,13 @@ impl CudaLayer for Convolution {
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        OnDevice::orders(self.on_device.as_ref())
+    }
+
+    fn turns_weights(&self) -> bool {
+        OnDevice::turns_weights(self.on_device.as_ref())
     }
 }

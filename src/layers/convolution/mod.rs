@@ -161,8 +161,9 @@ impl Layer for Convolution {
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.positions));
         top.check_size()?;
         let images = bottoms[0].count_to(setting.axis);
-        if run.cuda().is_some() {
-            self.on_device = Some(OnDevice::new(setting, images, &axes, false)?);
+        if let Some(cuda) = run.cuda() {
+            let order = cuda.device.order();
+            self.on_device = Some(OnDevice::new(setting, images, &axes, order, false)?);
             return Ok(vec![top; bottoms.len()]);
         }
         self.fast = match run.cpu()?.onednn {

@@ -17,7 +17,7 @@ use crate::blob::Shape;
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
 use crate::layers::per_channel::cuda::KERNELS;
-use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
+use crate::layers::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Orders, Reals, Setup};
 use crate::params::ParamDef;
 
 /// The layer.
@@ -46,8 +46,9 @@ impl Layer for Deconvolution {
         let top = setting.shape(&bottoms[0], setting.outputs, axes.iter().map(|a| a.image));
         top.check_size()?;
         let images = bottoms[0].count_to(setting.axis);
-        if run.cuda().is_some() {
-            self.on_device = Some(OnDevice::new(setting, images, &axes, true)?);
+        if let Some(cuda) = run.cuda() {
+            let order = cuda.device.order();
+            self.on_device = Some(OnDevice::new(setting, images, &axes, order, true)?);
         } else {
             let patches = Patches { channels: setting.outputs, axes };
             self.plain.reshape(images, patches, setting.channels, setting.groups)?;
@@ -99,6 +100,14 @@ impl CudaLayer for Deconvolution {
 
     fn reals(&self) -> Reals {
         Reals::ALL
+    }
+
+    fn orders(&self) -> Orders {
+        OnDevice::orders(self.on_device.as_ref())
+    }
+
+    fn turns_weights(&self) -> bool {
+        OnDevice::turns_weights(self.on_device.as_ref())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::Arg;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo, Reals};
+use crate::layers::{CudaLayer, DeviceIo, Orders, Reals};
 
 /// Kernels `NAME_forward` and `NAME_backward` out of an expression of `x` for the top, and one of
 /// `v` (the bottom or the top) and `dy` for the gradient of the bottom; both may use the layer's
@@ -64,6 +64,10 @@ impl<L: UnaryLayer> CudaLayer for L {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Bottoms
     }
 }
 

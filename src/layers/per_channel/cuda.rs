@@ -1,13 +1,16 @@
-//! The same on a CUDA device, for blobs in plain order: element i belongs to channel
-//! i / inner mod channels.
+//! The same on a CUDA device: element i belongs to channel i / inner mod channels. Where channels are last,
+//! inner is 1.
+
+use std::ops::Range;
 
 use super::Channels;
 use crate::Result;
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::device::cuda::sums::{By, Sums};
+use crate::device::cuda::{CudaRun, Order};
+use crate::layers::Orders;
 
 /// Kernels of Scale, Bias, BatchNorm and the biases of convolutions and inner products.
 pub static KERNELS: Source = Source {
@@ -69,6 +72,11 @@ extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, in
 };
 
 impl Channels {
+    /// The orders in which layers with values along these axes take their blobs.
+    pub fn orders(axes: &Range<usize>) -> Orders {
+        if *axes == (1..2) { Orders::Bottoms } else { Orders::Only(Order::Plain) }
+    }
+
     /// y = x + b of the channel, also in place.
     ///
     /// # Errors

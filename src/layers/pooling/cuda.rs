@@ -2,34 +2,35 @@
 //! means divide by something else, and it tells no places.
 
 use super::{Method, Pooling};
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo, Reals};
+use crate::device::cuda::{CudaRun, Order};
+use crate::layers::{CudaLayer, DeviceIo, Orders, Reals};
 use crate::rng::philox_cuda;
 use crate::{Result, bail};
 
 /// Every kernel takes the windows as height, width, rows, columns, then extent, stride and padding of
-/// each axis. Outputs and inputs look for their counterparts, so nothing is added by two threads.
+/// each axis, and lanes: images whose windows lie beside each other, one in plain order, the channels where
+/// these are last. Outputs and inputs look for their counterparts, so nothing is added by two threads.
 pub(in crate::layers) static KERNELS: Source = Source {
     name: "pooling",
     text: concat!(
         philox_cuda!(),
         r#"
 #define WINDOWS Divisor height_, Divisor width_, Divisor rows_, Divisor columns_, int kh, int kw, int sh, \
-                int sw, int ph, int pw
+                int sw, int ph, int pw, Divisor lanes_
 #define SIZES                                                                            \
   int height = NUMBER(height_), width = NUMBER(width_), rows = NUMBER(rows_),            \
-      columns = NUMBER(columns_);
+      columns = NUMBER(columns_), lanes = NUMBER(lanes_);
 
-// The window of output i: its plane, and the image's elements in it; `divisor`: its part inside the
-// padded image.
+// The window of output i: its plane, and the image's elements in it, `lanes` apart; `divisor`: its part
+// inside the padded image.
 #define WINDOW(i)                                                                        \
   SIZES                                                                                  \
-  uint32 line = over(i, columns_), image = over(line, rows_);                            \
-  int column = i - line * columns, row = line - image * rows;                            \
-  const real* plane = x + (int64)image * height * width;                                 \
+  uint32 at = over(i, lanes_), line = over(at, columns_), image = over(line, rows_);     \
+  int column = at - line * columns, row = line - image * rows;                           \
+  const real* plane = x + (int64)image * height * width * lanes + (i - at * lanes);      \
   int top_padded = min(row * sh + kh, height + 2 * ph);                                  \
   int right_padded = min(column * sw + kw, width + 2 * pw);                              \
   int h0 = min(max(row * sh - ph, 0), height), w0 = min(max(column * sw - pw, 0), width); \
@@ -40,9 +41,9 @@ pub(in crate::layers) static KERNELS: Source = Source {
 // The outputs whose windows hold element i of the bottom.
 #define COVER(i)                                                                         \
   SIZES                                                                                  \
-  uint32 line = over(i, width_), image = over(line, height_);                            \
-  int w = i - line * width, h = line - image * height;                                   \
-  int64 first = (int64)image * rows * columns;                                           \
+  uint32 spot = over(i, lanes_), line = over(spot, width_), image = over(line, height_); \
+  int w = spot - line * width, h = line - image * height;                                \
+  int64 first = (int64)image * rows * columns * lanes + (i - spot * lanes);              \
   int r0 = h + ph < kh ? 0 : (h + ph - kh) / sh + 1, r1 = min((h + ph) / sh + 1, rows);  \
   int c0 = w + pw < kw ? 0 : (w + pw - kw) / sw + 1, c1 = min((w + pw) / sw + 1, columns);
 
@@ -53,8 +54,8 @@ extern "C" __global__ void pool_max(int64 n, const real* x, real* y, int* places
     int place = -1;
     for (int h = h0; h < h1; ++h)
       for (int w = w0; w < w1; ++w)
-        if (plane[h * width + w] > best) {
-          best = plane[h * width + w];
+        if (plane[(h * width + w) * lanes] > best) {
+          best = plane[(h * width + w) * lanes];
           place = h * width + w;
         }
     y[i] = best;
@@ -71,7 +72,7 @@ extern "C" __global__ void pool_mean(int64 n, const real* x, real* y, WINDOWS) {
     WINDOW(i)
     float sum = 0.0f;
     for (int h = h0; h < h1; ++h)
-      for (int w = w0; w < w1; ++w) sum += plane[h * width + w];
+      for (int w = w0; w < w1; ++w) sum += plane[(h * width + w) * lanes];
     y[i] = sum / divisor;
   }
 }
@@ -83,7 +84,7 @@ extern "C" __global__ void pool_draw(int64 n, const real* x, real* y, int* place
     WINDOW(i)
     float sum = 0.0f;
     for (int h = h0; h < h1; ++h)
-      for (int w = w0; w < w1; ++w) sum += plane[h * width + w];
+      for (int w = w0; w < w1; ++w) sum += plane[(h * width + w) * lanes];
     uint32 words[4];
     philox((uint64)(first + i), key0, key1, stream0, stream1, words);
     float threshold = unit(words[0]) * sum, passed = 0.0f, chosen = 0.0f;
@@ -91,7 +92,7 @@ extern "C" __global__ void pool_draw(int64 n, const real* x, real* y, int* place
     for (int h = h0; h < h1 && !(passed > threshold); ++h)
       for (int w = w0; w < w1 && !(passed > threshold); ++w) {
         place = h * width + w;
-        chosen = plane[place];
+        chosen = plane[place * lanes];
         passed += chosen;
       }
     y[i] = chosen;
@@ -106,7 +107,7 @@ extern "C" __global__ void pool_expect(int64 n, const real* x, real* y, WINDOWS)
     float sum = 0.0f, squares = 0.0f;
     for (int h = h0; h < h1; ++h)
       for (int w = w0; w < w1; ++w) {
-        float v = plane[h * width + w];
+        float v = plane[(h * width + w) * lanes];
         sum += v;
         squares += v * v;
       }
@@ -122,7 +123,7 @@ extern "C" __global__ void pool_to_places(int64 n, const real* dy, const int* pl
     float sum = 0.0f;
     for (int r = r0; r < r1; ++r)
       for (int c = c0; c < c1; ++c) {
-        int64 at = first + (int64)r * columns + c;
+        int64 at = first + ((int64)r * columns + c) * lanes;
         if (places[at] == place) sum += dy[at];
       }
     dx[i] = sum;
@@ -137,7 +138,7 @@ extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOW
       for (int c = c0; c < c1; ++c) {
         int tall = min(r * sh + kh, height + 2 * ph) - r * sh;
         int wide = min(c * sw + kw, width + 2 * pw) - c * sw;
-        sum += dy[first + (int64)r * columns + c] / max(tall * wide, 1);
+        sum += dy[first + ((int64)r * columns + c) * lanes] / max(tall * wide, 1);
       }
     dx[i] = sum;
   }
@@ -155,27 +156,29 @@ extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOW
     ],
 };
 
-/// The windows as the kernels take them, of images of so many rows and columns; extent, stride and padding
-/// of each axis.
+/// The windows as the kernels take them, of images of so many rows and columns, so many beside each other;
+/// extent, stride and padding of each axis.
 pub(in crate::layers) fn windows(
     [height, width]: [usize; 2],
     (rows, columns): (usize, usize),
     [[kh, sh, ph], [kw, sw, pw]]: [[usize; 3]; 2],
-) -> [Arg; 10] {
-    let [height, width, rows, columns] =
-        [height, width, rows, columns].map(|size| Divisor::new(size).into());
+    lanes: usize,
+) -> [Arg; 11] {
+    let [height, width, rows, columns, lanes] =
+        [height, width, rows, columns, lanes].map(|size| Divisor::new(size).into());
     let [kh, kw, sh, sw, ph, pw] = [kh, kw, sh, sw, ph, pw].map(|size| Arg::Int(size as i32));
-    [height, width, rows, columns, kh, kw, sh, sw, ph, pw]
+    [height, width, rows, columns, kh, kw, sh, sw, ph, pw, lanes]
 }
 
 impl Pooling {
-    fn windows_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 10]> {
-        let [_, _, height, width] = io.bottom_shape(0).nchw()?;
+    fn windows_on(&self, io: &DeviceIo<'_>) -> Result<[Arg; 11]> {
+        let [_, channels, height, width] = io.bottom_shape(0).nchw()?;
         let axes = match &self.kernel {
             Some(kernel) => kernel.each_ref().map(|k| [k.size, k.stride, k.pad]),
             None => [[height, 1, 0], [width, 1, 0]],
         };
-        Ok(windows([height, width], self.planes.positions(), axes))
+        let lanes = if io.order() == Order::Plain { 1 } else { channels };
+        Ok(windows([height, width], self.planes.positions(), axes, lanes))
     }
 
     fn launch(
@@ -183,7 +186,7 @@ impl Pooling {
         cuda: &CudaRun,
         (function, n): (&'static str, usize),
         args: &[Arg],
-        windows: [Arg; 10],
+        windows: [Arg; 11],
     ) -> Result<()> {
         let args: smallvec::SmallVec<[Arg; 20]> = args.iter().chain(&windows).copied().collect();
         cuda.each(&KERNELS, function, n, &args)
@@ -248,5 +251,13 @@ impl CudaLayer for Pooling {
 
     fn reals(&self) -> Reals {
         Reals::FIRST
+    }
+
+    /// Random numbers go by plain order, and so do places that are asked for.
+    fn orders(&self) -> Orders {
+        match self.method {
+            Method::Max | Method::Ave if self.tops == 1 => Orders::Bottoms,
+            _ => Orders::Only(Order::Plain),
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::Builder;
 use crate::Result;
 use crate::blob::{BlobId, BlobInfo, Layout, Slab, Store};
 use crate::data::readers::reads_records;
+use crate::device::cuda::Form;
 use crate::filler;
 use crate::net::on_device::OnDevice;
 use crate::net::{Net, gradient_flow, memory};
@@ -33,12 +34,13 @@ impl Builder<'_> {
             Some(free) => free,
             None => self.options.memory,
         };
-        let on_device = OnDevice::of(&mut self.nodes, &store, &outputs, place.map(|d| d.kind()));
+        let form = place.map(|device| Form { kind: device.kind(), order: device.order() });
+        let on_device = OnDevice::of(&mut self.nodes, &store, &outputs, form);
         let blobs = if place.is_some() { on_device.floats(&store) } else { memory::floats(&store) };
         let parameters: usize = learned.sum();
-        let copy = if on_device.has_halves() { parameters.div_ceil(2) } else { 0 };
-        memory::check(param.name(), blobs + (2 * parameters + copy) as u128, limit)?;
         let mut params = ParamArena::new(&self.declared);
+        let copies = on_device.copies(&params);
+        memory::check(param.name(), blobs + (2 * parameters + copies) as u128, limit)?;
         if !self.options.blank {
             self.fill(&mut params)?;
         }
@@ -47,6 +49,7 @@ impl Builder<'_> {
             on_device.reserve(&store, &cuda.device)?;
             let learns = self.nodes.iter().any(|node| node.needs_backward);
             params.reserve_on(&cuda.device, learns)?;
+            on_device.reserve_turned(&params, &cuda.device)?;
         }
         let data_layers = self.nodes.iter().enumerate();
         let data_layers = data_layers.filter(|(_, node)| reads_records(node.def.type_name));

@@ -13,7 +13,7 @@ use super::{Net, NetOptions, Node, Origin, memory};
 use crate::blob::{BlobId, Shape};
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
-use crate::device::cuda::{CudaRun, Kind};
+use crate::device::cuda::{CudaRun, Kind, Order};
 use crate::layers::{Alias, Count, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamDef, ParamId};
 use crate::{Error, Result, bail, ensure};
@@ -155,6 +155,7 @@ impl<'a> Builder<'a> {
             needs_backward: false,
             loss_weight,
             turns: [Some(self.nodes.len()); 2],
+            order: Order::default(),
         });
         Ok(())
     }

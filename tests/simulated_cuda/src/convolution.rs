@@ -25,6 +25,16 @@ impl Tensor {
         Tensor { kind, sizes, strides }
     }
 
+    /// One without gaps, its channels (axis 1) the fastest, then the axes in space.
+    pub fn channels_last(kind: Kind, sizes: Vec<usize>) -> Tensor {
+        let moved = [&sizes[..1], &sizes[2..], &sizes[1..2]].concat();
+        let mut strides = Tensor::packed(kind, moved).strides;
+        if let Some(last) = strides.pop() {
+            strides.insert(1, last);
+        }
+        Tensor { kind, sizes, strides }
+    }
+
     /// Bytes from the first element to the last.
     pub fn bytes(&self) -> usize {
         let steps = self.sizes.iter().zip(&self.strides);

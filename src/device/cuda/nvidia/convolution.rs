@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::CudaStream;
 
-use super::{Kind, Math, WORKSPACE, failed};
+use super::{Kind, Math, Order, WORKSPACE, failed};
 use crate::device::cuda::backend::{Address, Axis, Correlation};
 use crate::{Result, bail};
 
@@ -16,8 +16,15 @@ const MOST: usize = 16;
 
 /// What sums are in, whatever the numbers are.
 const SUMS: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
-const NCHW: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
 const CROSS: sys::cudnnConvolutionMode_t = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+
+/// Order of weights: (K, C, R, S) or (K, R, S, C).
+fn format(order: Order) -> sys::cudnnTensorFormat_t {
+    match order {
+        Order::Plain => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
+        Order::ChannelsLast => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
+    }
+}
 
 fn data_type(kind: Kind) -> sys::cudnnDataType_t {
     match kind {
@@ -62,11 +69,18 @@ fn axes(shape: &Correlation) -> Vec<Axis> {
     std::iter::repeat_n(point, missing).chain(shape.axes.iter().copied()).collect()
 }
 
-fn tensor(kind: Kind, sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
+/// Of an array of these extents (images, channels, space…), whatever its order.
+fn tensor((kind, order): (Kind, Order), sizes: &[usize]) -> Result<sys::cudnnTensorDescriptor_t> {
     let dims: Vec<c_int> = sizes.iter().map(|size| *size as c_int).collect();
+    // From the fastest axis to the slowest.
+    let mut axes: Vec<usize> = (0..dims.len()).rev().collect();
+    if order == Order::ChannelsLast {
+        axes.retain(|axis| *axis != 1);
+        axes.insert(0, 1);
+    }
     let mut strides: Vec<c_int> = vec![1; dims.len()];
-    for i in (0..dims.len() - 1).rev() {
-        strides[i] = strides[i + 1] * dims[i + 1];
+    for pair in axes.windows(2) {
+        strides[pair[1]] = strides[pair[0]] * dims[pair[0]];
     }
     let tensor = result::create_tensor_descriptor().map_err(failed("describing an image"))?;
     let count = dims.len() as c_int;
@@ -96,13 +110,25 @@ impl Shape {
         let count = kernel.len() as c_int;
         // SAFETY: the description is alive, and the list has `count` numbers.
         unsafe {
-            result::set_filternd_descriptor(w, data_type(kind), NCHW, count, kernel.as_ptr())
+            result::set_filternd_descriptor(
+                w,
+                data_type(kind),
+                format(shape.order),
+                count,
+                kernel.as_ptr(),
+            )
         }
         .map_err(failed("describing weights"))?;
         Ok(Shape {
-            x: tensor(kind, &sizes([shape.images, shape.channels], |axis| axis.image))?,
+            x: tensor(
+                (kind, shape.order),
+                &sizes([shape.images, shape.channels], |axis| axis.image),
+            )?,
             w,
-            y: tensor(kind, &sizes([shape.images, shape.outputs], |axis| axis.positions))?,
+            y: tensor(
+                (kind, shape.order),
+                &sizes([shape.images, shape.outputs], |axis| axis.positions),
+            )?,
             forward: None,
             back: None,
             weights: None,
@@ -418,9 +444,14 @@ mod tests {
             (1, vec![axis(23, dilated), axis(8, odd)]),
             (4, vec![axis(5, plain), axis(9, odd), axis(20, dilated)]),
         ] {
-            let shape = Correlation { images: 3, channels: 8, outputs: 12, groups, axes: list };
+            let (images, channels, outputs, axes) = (3, 8, 12, list);
+            let order = Order::Plain;
+            let mut shape = Correlation { images, channels, outputs, groups, axes, order };
             for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
-                counted(&shape, kind);
+                for order in [Order::Plain, Order::ChannelsLast] {
+                    shape.order = order;
+                    counted(&shape, kind);
+                }
             }
         }
     }

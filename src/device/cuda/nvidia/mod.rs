@@ -24,8 +24,9 @@ use self::product::Products;
 use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
 use super::clique::Clique;
 use super::library::Library;
+use super::order::add_to_plain;
 use super::source::{BLOCK, Source};
-use super::{Kind, Math, add_to_f32};
+use super::{Kind, Math, Order, add_to_f32};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Error, Result, ensure};
 
@@ -39,6 +40,7 @@ const BF16: (i32, i32) = (8, 0);
 pub struct Nvidia {
     name: String,
     kind: Kind,
+    order: Order,
     kernels: RefCell<Kernels>,
     products: RefCell<Products>,
     convolutions: RefCell<Convolutions>,
@@ -99,6 +101,7 @@ impl Nvidia {
                 math => format!("CUDA device {id} ({name}) in {}", math.name()),
             },
             kind: math.kind(),
+            order: math.order(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
             convolutions: RefCell::new(Convolutions::new(&stream, math, exact)?),
@@ -109,6 +112,12 @@ impl Nvidia {
             stream,
             context,
         })
+    }
+
+    /// The same with activations in this order, whatever its convolutions do best with.
+    pub fn ordered(mut self, order: Order) -> Nvidia {
+        self.order = order;
+        self
     }
 
     /// Waits for all work; not for that of a member of the clique that has gone.
@@ -180,6 +189,10 @@ impl Backend for Nvidia {
 
     fn kind(&self) -> Kind {
         self.kind
+    }
+
+    fn order(&self) -> Order {
+        self.order
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
@@ -327,15 +340,19 @@ impl Backend for Nvidia {
         let mut convolutions = self.convolutions.borrow_mut();
         let choice = convolutions.weights_choice(shape, kind)?;
         let bytes = choice.1.bytes;
-        if kind == Kind::F32 {
+        let turns = shape.turns_weights();
+        if kind == Kind::F32 && !turns {
             return convolutions.weights(choice, [x, dy, dw], self.workspace(bytes)?, true);
         }
-        // cuDNN's gradient has the factors' kind: into working memory, behind the algorithm's own.
+        // cuDNN's gradient has the factors' kind and order: into working memory, behind the algorithm's own.
         let own = bytes.next_multiple_of(ALIGNED);
         let weights = shape.weights();
         let workspace = self.workspace(own + weights * kind.bytes())?;
         let scratch = Address(workspace as u64 + own as u64);
         convolutions.weights(choice, [x, dy, scratch], workspace, false)?;
-        add_to_f32(self, (kind, scratch), dw, weights)
+        match turns {
+            true => add_to_plain(self, &shape.weights_shape(), (kind, scratch), dw),
+            false => add_to_f32(self, (kind, scratch), dw, weights),
+        }
     }
 }

@@ -86,16 +86,7 @@ extern "C" fn cudnnSetFilterNdDescriptor(
         let sizes = numbers(sizes, count, 1)?;
         let tensor = match format {
             0 => Tensor::packed(kind(of)?, sizes),
-            1 => {
-                // Channels are the fastest, then the axes in space.
-                let channels = sizes[1];
-                let moved = [&sizes[..1], &sizes[2..], &[channels]].concat();
-                let mut strides = Tensor::packed(kind(of)?, moved).strides;
-                if let Some(last) = strides.pop() {
-                    strides.insert(1, last);
-                }
-                Tensor { kind: kind(of)?, sizes, strides }
-            }
+            1 => Tensor::channels_last(kind(of)?, sizes),
             _ => return Err(unsupported(format!("format {format}"))),
         };
         *library.filters.get_mut(filter).map_err(bad)? = Some(tensor);

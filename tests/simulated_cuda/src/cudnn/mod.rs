@@ -142,6 +142,23 @@ extern "C" fn cudnnGetErrorString(_code: c_int) -> *const c_char {
     c"a status of the simulated cuDNN".as_ptr()
 }
 
+/// cuDNN's convolutions take packed arrays, all of them plain or all with their channels last; where both are
+/// the same memory the description's strides say which.
+fn one_order(tensors: [&Tensor; 3]) -> Result<(), Fault> {
+    let plain =
+        tensors.iter().all(|of| of.strides == Tensor::packed(of.kind, of.sizes.clone()).strides);
+    let last = tensors
+        .iter()
+        .all(|of| of.strides == Tensor::channels_last(of.kind, of.sizes.clone()).strides);
+    match plain || last {
+        true => Ok(()),
+        false => {
+            let strides = tensors.map(|of| &of.strides);
+            Err(unsupported(format!("arrays that are not all NCHW or all NHWC: {strides:?}")))
+        }
+    }
+}
+
 fn made<T>(found: Result<&Option<T>, String>) -> Result<&T, Fault> {
     found.map_err(bad)?.as_ref().ok_or_else(|| bad("a description that was never set"))
 }
@@ -159,6 +176,7 @@ impl Library {
         if x.kind != w.kind || x.kind != y.kind {
             return Err(unsupported("several data types"));
         }
+        one_order([x, w, y])?;
         Ok((windows.clone(), [x.clone(), w.clone(), y.clone()]))
     }
 
