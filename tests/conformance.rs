@@ -6,7 +6,7 @@
 //! array's largest value: with all memory kept, as a training net plans it (shared memory, fused
 //! ReLU), and with its four-axis inputs and output gradients handed over in channel blocks.
 //! Once more on a CUDA device, or where there is none on a simulated one (`common::cuda`), in f32 and
-//! in 16 bits.
+//! in 16 bits; with channels last in f32 and bf16, in plain order in f32 and fp16.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use caffe::Result;
 use caffe::blob::{BlobId, Layout, SlabId};
 use caffe::device::cpu::threads::Threads;
-use caffe::device::cuda::{CudaDevice, Kind, Math};
+use caffe::device::cuda::{CudaDevice, Kind, Math, Order};
 use caffe::net::{Net, NetOptions, Origin};
 use caffe_proto::{NetParameter, Phase};
 
@@ -286,9 +286,9 @@ fn layers_do_on_cuda_what_caffe_does() {
     }
 }
 
-/// Every case in a kind of 16 bits.
-fn run_in(math: Math) {
-    let Some(device) = cuda::device_with(math) else { return };
+/// Every case with such numbers in such an order.
+fn run_in(math: Math, order: Order) {
+    let Some(device) = cuda::device_in(math, order) else { return };
     let mut folders = definitions();
     folders.extend(
         common::cases("CAFFE_CONFORMANCE_LAYERS", "conformance/layers").unwrap_or_default(),
@@ -297,11 +297,16 @@ fn run_in(math: Math) {
 }
 
 #[test]
+fn layers_on_cuda_do_the_same_with_channels_last() {
+    run_in(Math::F32, Order::ChannelsLast);
+}
+
+#[test]
 fn layers_on_cuda_in_bf16_stay_within_its_roundings() {
-    run_in(Math::Bf16);
+    run_in(Math::Bf16, Order::ChannelsLast);
 }
 
 #[test]
 fn layers_on_cuda_in_fp16_stay_within_its_roundings() {
-    run_in(Math::F16);
+    run_in(Math::F16, Order::Plain);
 }

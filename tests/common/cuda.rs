@@ -10,7 +10,7 @@ use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::nvidia::Nvidia;
-use caffe::device::cuda::{CudaDevice, Math, probe};
+use caffe::device::cuda::{CudaDevice, Math, Order, probe};
 
 /// What the emulator says it is, with its precision.
 const EMULATED: &str = "an emulated CUDA device";
@@ -26,15 +26,22 @@ pub fn device() -> Option<CudaDevice> {
     device_with(Math::F32)
 }
 
-/// The same, computing with this.
+/// The same, computing with this, in the order that it prefers.
 pub fn device_with(math: Math) -> Option<CudaDevice> {
+    device_in(math, math.order())
+}
+
+/// The same in this order (not on an emulated device, which has no other than the plain one).
+pub fn device_in(math: Math, order: Order) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") if driver() => real(math),
-        Err(_) | Ok("") => simulated(math).or_else(|why| emulated(math, &format!("{why}, and "))),
-        Ok("simulated") => simulated(math),
+        Err(_) | Ok("") if driver() => real(math, order),
+        Err(_) | Ok("") => {
+            simulated_in(math, order).or_else(|why| emulated(math, &format!("{why}, and ")))
+        }
+        Ok("simulated") => simulated_in(math, order),
         Ok("device") => {
             let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
-            Ok(real(math).unwrap_or_else(none))
+            Ok(real(math, order).unwrap_or_else(none))
         }
         Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
@@ -58,10 +65,10 @@ fn driver() -> bool {
     *FOUND.get_or_init(|| Library::Driver.open_in(&Places::of_process()).is_ok())
 }
 
-fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
+fn real(math: Math, order: Order) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
     match Nvidia::new(0, math, false) {
-        Ok(device) => Ok(Rc::new(device)),
+        Ok(device) => Ok(Rc::new(device.ordered(order))),
         Err(why) => Err(why.to_string()),
     }
 }
@@ -85,11 +92,15 @@ pub fn libraries() -> Result<(), String> {
 
 /// Device 0 of the simulated driver. A call that no correct program makes ends the process.
 pub fn simulated(math: Math) -> Result<Rc<dyn Backend>, String> {
+    simulated_in(math, math.order())
+}
+
+fn simulated_in(math: Math, order: Order) -> Result<Rc<dyn Backend>, String> {
     libraries()?;
     let handle = Library::Driver.open().map_err(|why| why.to_string())?.handle;
     // SAFETY: the function of the simulated library has this type, and no demands.
     unsafe { handle.get::<unsafe extern "C" fn()>(b"simulated_cuda_be_strict\0").unwrap()() };
-    real(math)
+    real(math, order)
 }
 
 /// What a program needs in its environment so that `--gpu` means a device in software: an emulated one where

@@ -107,25 +107,37 @@ pub static KERNELS: Source = Source {
 #define TILE 32
 
 // A block a tile: both sides are read and written along their rows.
-#define TURN(name, from, to)                                                                    \
-  extern "C" __global__ void name(int64 n, const from* x, to* y, Divisor tiles, Divisor across, \
-                                  int rows, int columns) {                                      \
-    __shared__ float tile[TILE * (TILE + 1)];                                                   \
-    int lane = threadIdx.x % TILE, line = threadIdx.x / TILE;                                   \
-    for (int64 b = blockIdx.x; b < n; b += gridDim.x) {                                         \
-      uint32 image = over(b, tiles), t = rest(b, tiles), down = over(t, across);                \
-      int row = TILE * down, column = TILE * (t - down * NUMBER(across));                       \
-      int64 first = (int64)image * rows * columns;                                              \
-      for (int k = line; k < TILE; k += BLOCK / TILE)                                           \
-        if (row + k < rows && column + lane < columns)                                          \
-          tile[k * (TILE + 1) + lane] = x[first + (int64)(row + k) * columns + column + lane];  \
-      __syncthreads();                                                                          \
-      for (int k = line; k < TILE; k += BLOCK / TILE)                                           \
-        if (column + k < columns && row + lane < rows)                                          \
-          y[first + (int64)(column + k) * rows + row + lane] = tile[lane * (TILE + 1) + k];     \
-      __syncthreads();                                                                          \
-    }                                                                                           \
+template <typename From, typename To>
+static __device__ __forceinline__ void turn_tiles(int64 n, const From* x, To* y, Divisor tiles,
+                                                  Divisor across, int rows, int columns) {
+  __shared__ float tile[TILE * (TILE + 1)];
+  int lane = threadIdx.x % TILE, line = threadIdx.x / TILE;
+  for (int64 b = blockIdx.x; b < n; b += gridDim.x) {
+    uint32 image = over(b, tiles), t = rest(b, tiles), down = over(t, across);
+    int row = TILE * down, column = TILE * (t - down * NUMBER(across));
+    int64 first = (int64)image * rows * columns;
+    for (int k = line; k < TILE; k += BLOCK / TILE)
+      if (row + k < rows && column + lane < columns)
+        tile[k * (TILE + 1) + lane] = x[first + (int64)(row + k) * columns + column + lane];
+    __syncthreads();
+    for (int k = line; k < TILE; k += BLOCK / TILE)
+      if (column + k < columns && row + lane < rows)
+        y[first + (int64)(column + k) * rows + row + lane] = tile[lane * (TILE + 1) + k];
+    __syncthreads();
   }
+}
+extern "C" __global__ void turn(int64 n, const real* x, real* y, Divisor tiles, Divisor across,
+                                int rows, int columns) {
+  turn_tiles(n, x, y, tiles, across, rows, columns);
+}
+extern "C" __global__ void turn_to_real(int64 n, const float* x, real* y, Divisor tiles,
+                                        Divisor across, int rows, int columns) {
+  turn_tiles(n, x, y, tiles, across, rows, columns);
+}
+extern "C" __global__ void turn_to_float(int64 n, const real* x, float* y, Divisor tiles,
+                                         Divisor across, int rows, int columns) {
+  turn_tiles(n, x, y, tiles, across, rows, columns);
+}
 
 // Where the element of x lies that is element i of y.
 static __device__ __forceinline__ uint32 turned(uint32 i, Divisor rows, Divisor columns) {
@@ -133,18 +145,17 @@ static __device__ __forceinline__ uint32 turned(uint32 i, Divisor rows, Divisor 
   return (image * NUMBER(rows) + (i - line * NUMBER(rows))) * NUMBER(columns) +
          (line - image * NUMBER(columns));
 }
-
-#define PICK(name, from, to)                                                                   \
-  extern "C" __global__ void name(int64 n, const from* x, to* y, Divisor rows, Divisor columns) { \
-    KERNEL_LOOP(i, n) { y[i] = x[turned(i, rows, columns)]; }                                  \
-  }
-
-TURN(turn, real, real)
-TURN(turn_to_real, float, real)
-TURN(turn_to_float, real, float)
-PICK(pick, real, real)
-PICK(pick_to_real, float, real)
-PICK(pick_to_float, real, float)
+extern "C" __global__ void pick(int64 n, const real* x, real* y, Divisor rows, Divisor columns) {
+  KERNEL_LOOP(i, n) { y[i] = (float)x[turned(i, rows, columns)]; }
+}
+extern "C" __global__ void pick_to_real(int64 n, const float* x, real* y, Divisor rows,
+                                        Divisor columns) {
+  KERNEL_LOOP(i, n) { y[i] = x[turned(i, rows, columns)]; }
+}
+extern "C" __global__ void pick_to_float(int64 n, const real* x, float* y, Divisor rows,
+                                         Divisor columns) {
+  KERNEL_LOOP(i, n) { y[i] = x[turned(i, rows, columns)]; }
+}
 
 extern "C" __global__ void add_turned(int64 n, const real* x, float* y, Divisor rows,
                                       Divisor columns) {

@@ -7,49 +7,59 @@ use crate::device::cuda::source::Source;
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
-// Two sums over a part of each channel: a block a part, or where a channel's elements lie far apart (inner is
-// 1) a thread a part beside those of other channels. `before` is said once for channel c, `each` for its
-// element at `at`.
-#define TWO_SUMS(name, parameters, a, b, before, each)                                             \
-  extern "C" __global__ void name parameters {                                                     \
-    for (int64 part = blockIdx.x; part < n; part += gridDim.x) {                                   \
-      int c = part / parts;                                                                        \
-      float a = 0.0f, b = 0.0f;                                                                    \
-      before;                                                                                      \
-      PART_LOOP(i, count, part % parts, parts) {                                                   \
-        uint32 at = channel_element(i, c, channels, inner);                                        \
-        each;                                                                                      \
-      }                                                                                            \
-      a = block_sum(a);                                                                            \
-      b = block_sum(b);                                                                            \
-      if (threadIdx.x == 0) {                                                                      \
-        put_sum(sums + part, factor * a, accumulate);                                              \
-        put_sum(sums + n + part, factor * b, accumulate);                                          \
-      }                                                                                            \
-    }                                                                                              \
-  }                                                                                                \
-  extern "C" __global__ void name##_columns parameters {                                           \
-    int64 rows = (count + parts - 1) / parts;                                                      \
-    KERNEL_LOOP(i, n) {                                                                            \
-      int64 part = i / channels, c = i - part * channels, end = (part + 1) * rows;                 \
-      float a = 0.0f, b = 0.0f;                                                                    \
-      before;                                                                                      \
-      for (int64 r = part * rows; r < (end < count ? end : count); ++r) {                          \
-        uint32 at = r * channels + c;                                                              \
-        each;                                                                                      \
-      }                                                                                            \
-      put_sum(sums + c * parts + part, factor * a, accumulate);                                    \
-      put_sum(sums + n + c * parts + part, factor * b, accumulate);                                \
-    }                                                                                              \
+// Two sums over parts of channels, `each` for the element at `at` of channel c: a block a part, or where
+// elements of different channels lie side by side a thread a part.
+#define SUMS_BY_BLOCK(c, a, b, each)                                              \
+  {                                                                               \
+    float a = 0.0f, b = 0.0f;                                                     \
+    PART_LOOP(i, count, part % parts, parts) {                                    \
+      uint32 at = channel_element(i, c, channels, inner);                         \
+      each;                                                                       \
+    }                                                                             \
+    a = block_sum(a);                                                             \
+    b = block_sum(b);                                                             \
+    if (threadIdx.x == 0) {                                                       \
+      put_sum(sums + part, factor * a, accumulate);                               \
+      put_sum(sums + n + part, factor * b, accumulate);                           \
+    }                                                                             \
+  }
+#define SUMS_BY_THREAD(c, a, b, each)                                             \
+  {                                                                               \
+    float a = 0.0f, b = 0.0f;                                                     \
+    int64 rows = (count + parts - 1) / parts, end = (part + 1) * rows;            \
+    for (int64 r = part * rows; r < (end < count ? end : count); ++r) {           \
+      uint32 at = r * channels + c;                                               \
+      each;                                                                       \
+    }                                                                             \
+    put_sum(sums + c * parts + part, factor * a, accumulate);                     \
+    put_sum(sums + n + c * parts + part, factor * b, accumulate);                 \
   }
 
 // Of a channel's values and of their squares. Less the channel's first value, so that the variance keeps its
 // digits where the mean is large.
-TWO_SUMS(norm_measure,
-         (int64 n, const real* x, int64 channels, int64 count, Divisor inner, int64 parts,
-          float* sums, float factor, int accumulate),
-         sum, squares, float shift = x[channel_element(0, c, channels, inner)],
-         float v = x[at] - shift; sum += v; squares += v * v)
+#define MEASURE               \
+  float v = x[at] - shift;    \
+  sum += v;                   \
+  squares += v * v
+
+extern "C" __global__ void norm_measure(int64 n, const real* x, int64 channels, int64 count,
+                                        Divisor inner, int64 parts, float* sums, float factor,
+                                        int accumulate) {
+  for (int64 part = blockIdx.x; part < n; part += gridDim.x) {
+    int c = part / parts;
+    float shift = x[channel_element(0, c, channels, inner)];
+    SUMS_BY_BLOCK(c, sum, squares, MEASURE)
+  }
+}
+extern "C" __global__ void norm_measure_columns(int64 n, const real* x, int64 channels, int64 count,
+                                                Divisor inner, int64 parts, float* sums,
+                                                float factor, int accumulate) {
+  KERNEL_LOOP(i, n) {
+    int64 part = i / channels, c = i - part * channels;
+    float shift = x[c];
+    SUMS_BY_THREAD(c, sum, squares, MEASURE)
+  }
+}
 
 // Mean and 1 / deviation of each channel out of the means of both, and into the running sums.
 extern "C" __global__ void norm_moments(int64 n, const real* x, const float* measured, float* mean,
@@ -101,13 +111,33 @@ extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* k
 #define PAST_RELU(v, slope, c) (relu && !(SCALED(v, c) > 0) ? 0.0f : (slope))
 
 // Of a channel's gradients, and of these times v^.
-TWO_SUMS(norm_slopes,
-         (int64 n, const real* dy, const real* hat, const float* mean, const float* inverse,
-          const float* scale, const float* bias, int64 channels, int64 count, Divisor inner,
-          int keeps, int scaled, int biased, int relu, int64 parts, float* sums, float factor,
-          int accumulate),
-         sum, product, , float v = HAT(at, c), slope = dy[at]; slope = PAST_RELU(v, slope, c);
-         sum += slope; product += slope * v)
+#define SLOPES                          \
+  float v = HAT(at, c), slope = dy[at]; \
+  slope = PAST_RELU(v, slope, c);       \
+  sum += slope;                         \
+  product += slope * v
+
+extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, const float* mean,
+                                       const float* inverse, const float* scale, const float* bias,
+                                       int64 channels, int64 count, Divisor inner, int keeps,
+                                       int scaled, int biased, int relu, int64 parts, float* sums,
+                                       float factor, int accumulate) {
+  for (int64 part = blockIdx.x; part < n; part += gridDim.x) {
+    int c = part / parts;
+    SUMS_BY_BLOCK(c, sum, product, SLOPES)
+  }
+}
+extern "C" __global__ void norm_slopes_columns(int64 n, const real* dy, const real* hat,
+                                               const float* mean, const float* inverse,
+                                               const float* scale, const float* bias,
+                                               int64 channels, int64 count, Divisor inner, int keeps,
+                                               int scaled, int biased, int relu, int64 parts,
+                                               float* sums, float factor, int accumulate) {
+  KERNEL_LOOP(i, n) {
+    int64 part = i / channels, c = i - part * channels;
+    SUMS_BY_THREAD(c, sum, product, SLOPES)
+  }
+}
 
 // Out of the means of both the gradients of bias and scale, which are sums.
 extern "C" __global__ void norm_learn(int64 n, const float* means, float* scale_slope,
