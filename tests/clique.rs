@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use caffe::Result;
 use caffe::device::cuda::clique::Clique;
 use caffe::device::cuda::memory::Memory;
-use caffe::device::cuda::{Choice, Math};
+use caffe::device::cuda::{Choice, Math, Order};
 
 /// Two devices; `None`, with a printed line, where none can be simulated.
 fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {
@@ -16,7 +16,7 @@ fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {
         println!("skipped: {why}");
         return None;
     }
-    let choices = [0, 1].map(|id| Choice::Gpu { id, math: Math::F32 });
+    let choices = [0, 1].map(|id| Choice::Gpu { id, math: Math::F32, order: Order::Plain });
     Some((Clique::of(&choices).unwrap()?, choices))
 }
 

@@ -5,7 +5,7 @@
 //! of each). Inputs keep their distance from each other and from 0, so that no step crosses a kink.
 //!
 //! Each layer on the host, on its exact and its fast path, and on a CUDA device or a simulated one
-//! (`common::cuda`).
+//! (`common::cuda`), in plain order and with channels last.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use caffe::Result;
 use caffe::blob::BlobId;
-use caffe::device::cuda::CudaDevice;
+use caffe::device::cuda::{CudaDevice, Math, Order};
 use caffe::net::{Net, NetOptions};
 use caffe_proto::Phase;
 use common::cuda;
@@ -260,7 +260,14 @@ impl Checks {
     }
 
     fn on_cuda(&self) {
-        let Some(device) = cuda::device() else { return };
+        for order in [Order::Plain, Order::ChannelsLast] {
+            if let Some(device) = cuda::device_in(Math::F32, order) {
+                self.on_device(device);
+            }
+        }
+    }
+
+    fn on_device(&self, device: CudaDevice) {
         match self.run(&Place::Cuda(device)) {
             met if met.is_empty() => {
                 let listed = cuda::WITHOUT_CODE.contains(&self.kind);
@@ -334,10 +341,12 @@ gradients! {
     lrn: "LRN", ["lrn_param { local_size: 3 alpha: 0.9 }", "lrn_param { local_size: 5 alpha: 0.5 beta: 0.6 k: 2 }", "lrn_param { local_size: 3 alpha: 0.9 norm_region: WITHIN_CHANNEL }"], [["2 5 3 4"]];
     inner_product: "InnerProduct", ["inner_product_param { num_output: 4 weight_filler { type: 'gaussian' std: 1 } bias_filler { value: 0.3 } }", "inner_product_param { num_output: 3 bias_term: false transpose: true weight_filler { type: 'gaussian' std: 1 } }", "inner_product_param { num_output: 2 axis: -1 weight_filler { type: 'gaussian' std: 1 } }"], [["3 5"], ["2 3 2 2"]];
     convolution: "Convolution", ["convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 4 group: 2 kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 0 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 2 kernel_size: 2 dilation: 2 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 4 5 4"]];
+    convolution_of_large_groups: "Convolution", ["convolution_param { num_output: 16 group: 2 kernel_size: 2 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.1 } }"], [["2 16 3 4"]];
     convolution_of_other_dimensions: "Convolution", ["convolution_param { num_output: 3 kernel_size: 2 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 4 3"], ["2 3 6"]];
     convolution_without_spatial_axes: "Convolution", ["convolution_param { axis: -1 num_output: 4 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { axis: -1 num_output: 6 group: 2 kernel_size: 1 bias_term: false weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 3 4"], ["5 2"]];
     two_convolutions_of_one_layer: "Convolution", ["top: 'a' top: 'b' convolution_param { num_output: 2 kernel_size: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 3", "2 2 3 3"]];
     deconvolution: "Deconvolution", ["convolution_param { num_output: 4 group: 2 kernel_size: 4 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.5 } }", "convolution_param { num_output: 3 kernel_h: 2 kernel_w: 3 dilation: 2 weight_filler { type: 'gaussian' std: 0.5 } }"], [["2 2 3 2"]];
+    deconvolution_of_large_groups: "Deconvolution", ["convolution_param { num_output: 16 group: 2 kernel_size: 3 stride: 2 pad: 1 weight_filler { type: 'gaussian' std: 0.1 } }"], [["2 16 3 2"]];
     abs_val: "AbsVal", [""], [["2 3 4"], ["2 3 2 2"]];
     bnll: "BNLL", [""], [["2 3 4"], ["2 3 2 2"]];
     clip: "Clip", ["clip_param { min: -0.7 max: 0.9 }", "clip_param { min: -9 max: 9 }"], [["2 3 4"], ["2 3 2 2"]];

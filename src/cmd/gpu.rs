@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::device::cuda::{self, Choice, Device, Driver, Kind, Math};
+use crate::device::cuda::{self, Choice, Device, Driver, Kind, Math, Order};
 use crate::{Error, Result, bail, ensure};
 
 /// Devices named by `-gpu`.
@@ -75,6 +75,28 @@ impl Precision {
     }
 }
 
+/// How activations lie on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum CudaLayout {
+    /// As convolutions are fastest with the precision: nchw in f32, else nhwc.
+    #[default]
+    Auto,
+    /// (N, C, H, W).
+    Nchw,
+    /// (N, H, W, C): with the channels last.
+    Nhwc,
+}
+
+impl CudaLayout {
+    fn order(self, math: Math) -> Order {
+        match self {
+            CudaLayout::Auto => math.order(),
+            CudaLayout::Nchw => Order::Plain,
+            CudaLayout::Nhwc => Order::ChannelsLast,
+        }
+    }
+}
+
 /// Flags of commands that compute.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "GPU")]
@@ -86,6 +108,9 @@ pub struct GpuArgs {
     /// What a GPU computes with; bf16 and fp16: activations and products, not weights
     #[arg(long, value_enum, value_name = "P", default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// How activations of images lie on a GPU
+    #[arg(long, value_enum, value_name = "L", default_value_t = CudaLayout::Auto)]
+    pub cuda_layout: CudaLayout,
     /// Let layers without code for the GPU compute on the CPU instead of refusing the net
     #[arg(long)]
     pub allow_cpu_fallback: bool,
@@ -122,7 +147,9 @@ impl GpuArgs {
             Ok(driver) => driver,
             Err(why) => bail!("-gpu {}: {why}; leave -gpu out to compute on the CPU", self.gpu),
         };
-        Ok(wanted.of(&driver)?.iter().map(|device| Choice::Gpu { id: device.id, math }).collect())
+        let order = self.cuda_layout.order(math);
+        let choice = |device: &&Device| Choice::Gpu { id: device.id, math, order };
+        Ok(wanted.of(&driver)?.iter().map(choice).collect())
     }
 }
 

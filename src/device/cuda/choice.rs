@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::emulator::Emulator;
 use super::nvidia::Nvidia;
-use super::{CudaDevice, Kind, Math};
+use super::{CudaDevice, Kind, Math, Order};
 use crate::Result;
 
 /// A device to be opened.
@@ -18,6 +18,8 @@ pub enum Choice {
         id: usize,
         /// What it computes products with.
         math: Math,
+        /// How its activations lie; [`Math::order`] says what is best.
+        order: Order,
     },
     /// A device in software, for tests.
     Emulated {
@@ -45,7 +47,9 @@ impl Choice {
     /// A device or library that is not there; the message says what to do.
     pub fn open(&self, exact: bool) -> Result<CudaDevice> {
         Ok(CudaDevice(match self {
-            Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math, exact)?),
+            Choice::Gpu { id, math, order } => {
+                Rc::new(Nvidia::new(*id, *math, exact)?.ordered(*order))
+            }
             Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
         }))
     }
@@ -54,8 +58,8 @@ impl Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Choice::Gpu { id, math: Math::F32 } => write!(f, "GPU {id}"),
-            Choice::Gpu { id, math } => write!(f, "GPU {id} in {}", math.name()),
+            Choice::Gpu { id, math: Math::F32, .. } => write!(f, "GPU {id}"),
+            Choice::Gpu { id, math, .. } => write!(f, "GPU {id} in {}", math.name()),
             Choice::Emulated { kind: Kind::F32, .. } => f.write_str("an emulated CUDA device"),
             Choice::Emulated { kind, .. } => {
                 write!(f, "an emulated CUDA device in {}", kind.name())
