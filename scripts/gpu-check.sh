@@ -20,6 +20,7 @@ python=${PYTHON:-python3}
 total=${SECONDS_IN_ALL:-570}
 nets=${NETS:-alexnet:256 googlenet:128 resnet50:128}
 precisions=${PRECISIONS:-f32 tf32 bf16}
+layouts="nchw nhwc"
 begun=$SECONDS
 failed=0
 
@@ -192,7 +193,7 @@ with_data() { # net, batch, layer, file
 }
 
 ours() { # net, batch, precision
-  local net=$1 batch=$2 flags=(--gpu=0) edge=224 data where=$logs/tmp
+  local net=$1 batch=$2 flags=(--gpu=0) edge=224 data layout where=$logs/tmp
   [ "$3" = f32 ] || flags+=("--precision=$3")
   [ "$net" != alexnet ] || edge=227
   for source in photos photos_jpg; do
@@ -206,7 +207,10 @@ ours() { # net, batch, precision
     dummy_data_param { shape { dim: $batch dim: 3 dim: $edge dim: $edge } shape { dim: $batch }
       data_filler { type: \"constant\" value: 1 } data_filler { type: \"constant\" value: 1 } } }"
   with_data "$net" "$batch" "$data" "$where/resident.prototxt"
-  step "time-$net-$3" 40 "${caffe[@]}" time -model "$where/photos.prototxt" -iterations 10 "${flags[@]}"
+  for layout in $layouts; do
+    step "time-$net-$3-$layout" 40 "${caffe[@]}" time -model "$where/photos.prototxt" -iterations 10 "${flags[@]}" \
+      "--cuda-layout=$layout"
+  done
   for source in resident photos_jpg; do
     # Decoding costs the same in every precision: it is shown for the last.
     [ "$source" = resident ] || [ "$3" = "${precisions##* }" ] || continue
@@ -253,26 +257,30 @@ speed() {
 torch_ms() { # log, precision
   sed -n "s/.*\"precision\": \"$2\".*\"step_ms\": \([0-9.]*\).*/\1/p" "$logs/$1" 2>/dev/null | sort -g | head -1
 }
+passes_ms() { # net-precision-layout
+  sed -n 's/.*Average Forward-Backward: \([0-9.]*\) ms.*/\1/p' "$logs/time-$1" 2>/dev/null
+}
 train_ms() {
   grep -oE '\([0-9.e+-]+ iter/s' "$logs/$1" 2>/dev/null | tail -1 | awk '{ v = substr($1, 2); if (v > 0) printf "%.2f", 1e3 / v }'
 }
 
 table() {
   local net precision row best
-  row='%-10s %-5s %8s %8s %9s %9s %9s %9s %9s %6s %7s %9s\n'
+  row='%-10s %-5s %8s %8s %9s %9s %9s %9s %9s %9s %6s %7s %9s\n'
   {
     echo "milliseconds of a training step; ratio: PyTorch's best by ours. floor: operations by the measured rate of"
-    echo "products, and bytes (f32; half of them for bf16) by the measured rate of copies. passes: caffe time, without"
-    echo "the update. step: caffe train on resident data. decoded: the same from LevelDB with JPEG. MB: what was taken of"
-    echo "the device at the end of that, and what had been forecast (with an allowance for the libraries)."
+    echo "products, and bytes (f32; half of them for bf16) by the measured rate of copies. nchw, nhwc: caffe time, without"
+    echo "the update, in either layout. step: caffe train on resident data, in the layout of --cuda-layout=auto. decoded: the"
+    echo "same from LevelDB with JPEG. MB: what was taken of the device at the end of that, and what had been forecast (with"
+    echo "an allowance for the libraries)."
     # shellcheck disable=SC2059
-    printf "$row" net prec. matrix memory passes step decoded PyTorch compiled ratio MB forecast
+    printf "$row" net prec. matrix memory nchw nhwc step decoded PyTorch compiled ratio MB forecast
     for net in $nets; do
       net=${net%:*}
       for precision in $precisions; do
         # shellcheck disable=SC2046,SC2059
         printf "$row" "$net" "$precision" $(floor "$net" "$precision") \
-          "$(sed -n 's/.*Average Forward-Backward: \([0-9.]*\) ms.*/\1/p' "$logs/time-$net-$precision" 2>/dev/null | or_dash)" \
+          "$(passes_ms "$net-$precision-nchw" | or_dash)" "$(passes_ms "$net-$precision-nhwc" | or_dash)" \
           "$(train_ms "step-resident-$net-$precision" | or_dash)" \
           "$(train_ms "step-photos_jpg-$net-$precision" | or_dash)" \
           "$(torch_ms "peer-$net" "$precision" | or_dash)" \

@@ -203,6 +203,18 @@ fn tf32_is_near_and_not_the_same() {
 }
 
 #[test]
+fn the_layout_of_activations_changes_no_weights() {
+    let Some(job) = Job::new(LAYERS) else { return };
+    let plain = job.weights(&["--gpu=0"]);
+    assert_near(&job.weights(&["--gpu=0", "--cuda-layout=nhwc"]), &plain, 1e-4);
+    let log = job.train(&["--gpu=0", "--cuda-layout=nhwc"]).unwrap();
+    let emulated = job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA");
+    assert!(emulated || log.contains("GPU 0 as nhwc"), "{log}");
+    let log = job.train(&["--gpu=0", "--precision=tf32", "--cuda-layout=nchw"]).unwrap();
+    assert!(emulated || log.contains("GPU 0 in tf32 as nchw"), "{log}");
+}
+
+#[test]
 fn a_job_that_does_not_fit_is_refused_before_its_first_iteration() {
     let Some(mut job) = Job::new(LAYERS) else { return };
     if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {

@@ -7,12 +7,13 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 use caffe::device::Step;
 use caffe::device::cuda::meter::Meter;
 use caffe::device::cuda::{CudaDevice, Kind, Math, Order};
 use caffe::net::{Net, NetOptions, Origin, Unwatched};
-use caffe::solver::{NetPlans, Solver, SolverOptions};
+use caffe::solver::{Forecast, NetPlans, Solver, SolverOptions};
 use caffe_proto::{
     BlobShape, InputParameter, LayerParameter, NetParameter, Phase, SolverParameter,
 };
@@ -134,16 +135,29 @@ layer { name: 'ip' type: 'InnerProduct' bottom: 'pool2' top: 'ip' inner_product_
 layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'loss' }
 ";
 
-/// Losses and weights of three steps, each with another weight in its convolutions' copies.
-fn learned(device: CudaDevice) -> (Vec<f32>, Vec<f32>) {
+fn job() -> (SolverParameter, NetPlans) {
     let text = format!(
         "base_lr: 0.05 momentum: 0.9 weight_decay: 0.004 lr_policy: 'fixed' max_iter: 9 random_seed: 5
          net_param {{ name: 'orders' {NET} }}"
     );
     let param: SolverParameter = caffe_proto::text::parse("solver", &text).unwrap();
     let plans = NetPlans::read(&param, 0, &[]).unwrap();
+    (param, plans)
+}
+
+/// Losses and weights of three steps, each with another weight in its convolutions' copies.
+fn learned(device: CudaDevice) -> (Vec<f32>, Vec<f32>) {
+    let (param, plans) = job();
     let options = SolverOptions { cuda: Some(device), ..SolverOptions::new(1, 1) };
     let mut solver = Solver::new(&param, &plans, &options).unwrap();
+    let losses = steps(&mut solver);
+    let model = solver.net().to_proto().unwrap();
+    let weights = model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone());
+    (losses, weights.collect())
+}
+
+/// The losses of three steps.
+fn steps(solver: &mut Solver) -> Vec<f32> {
     let mut losses = Vec::new();
     for iter in 0..3 {
         solver.clear_gradient();
@@ -157,13 +171,48 @@ fn learned(device: CudaDevice) -> (Vec<f32>, Vec<f32>) {
         losses.push(solver.forward_backward(&mut [], step, &mut Unwatched).unwrap());
         solver.update(iter).unwrap();
     }
-    let model = solver.net().to_proto().unwrap();
-    let weights = model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone());
-    (losses, weights.collect())
+    losses
+}
+
+/// Both tests with a device look at its memory or fill it.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_replica_takes_what_was_forecast_for_its_order() {
+    let _alone = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    let cases = [
+        (Math::F32, Order::Plain),
+        (Math::F32, Order::ChannelsLast),
+        (Math::Bf16, Order::Plain),
+        (Math::Bf16, Order::ChannelsLast),
+    ];
+    let mut blocks = Vec::new();
+    for (math, order) in cases {
+        let Some(device) = common::cuda::device_in(math, order) else { return };
+        if device.0.order() != order || !common::cuda::is_software(&device) {
+            return;
+        }
+        let (param, plans) = job();
+        let options = SolverOptions { cuda: Some(device.clone()), ..SolverOptions::new(1, 1) };
+        let forecast = Forecast::of(&param, &plans, &options, true).unwrap();
+        forecast.reserve(&device).unwrap();
+        assert_eq!(device.0.taken(), Some(forecast.block), "{math:?} {order:?}");
+        let mut solver = Solver::new(&param, &plans, &options).unwrap();
+        steps(&mut solver);
+        let taken = device.0.taken().unwrap();
+        println!("{math:?} {order:?}: {taken} bytes of {forecast:?}");
+        assert!(taken <= forecast.block + forecast.workspace, "{math:?} {order:?}: {taken}");
+        // Nothing but working memory was taken besides: the largest is that of a gradient and 256 KB.
+        assert!(taken - forecast.block < (1 << 20), "{math:?} {order:?}: {taken} {forecast:?}");
+        blocks.push(forecast.block);
+    }
+    // Weights and what stands before layers in plain order have a copy more.
+    assert!(blocks[1] > blocks[0] && blocks[3] > blocks[2], "{blocks:?}");
 }
 
 #[test]
 fn a_net_learns_the_same_in_both_orders() {
+    let _alone = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let [plain, last] = [Order::Plain, Order::ChannelsLast].map(|order| {
         let device = common::cuda::device_in(Math::F32, order)?;
         (device.0.order() == order).then(|| learned(device))

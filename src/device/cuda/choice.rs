@@ -58,8 +58,13 @@ impl Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Choice::Gpu { id, math: Math::F32, .. } => write!(f, "GPU {id}"),
-            Choice::Gpu { id, math, .. } => write!(f, "GPU {id} in {}", math.name()),
+            Choice::Gpu { id, math, order } => {
+                write!(f, "GPU {id}")?;
+                if *math != Math::F32 {
+                    write!(f, " in {}", math.name())?;
+                }
+                if *order == math.order() { Ok(()) } else { write!(f, " as {}", order.name()) }
+            }
             Choice::Emulated { kind: Kind::F32, .. } => f.write_str("an emulated CUDA device"),
             Choice::Emulated { kind, .. } => {
                 write!(f, "an emulated CUDA device in {}", kind.name())
