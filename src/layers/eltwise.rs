@@ -181,14 +181,14 @@ static KERNELS: Source = Source {
 // y = ca * a + cb * b; with relu, zero where that is negative.
 extern "C" __global__ void eltwise_sum(int64 n, const real* a, const real* b, real* y, float ca,
                                        float cb, int relu) {
-  KERNEL_LOOP(i, n) {
-    float value = ca * a[i] + cb * b[i];
-    y[i] = relu ? RELU(value) : value;
-  }
+  each_number(n, y, [=](float u, float v) -> float {
+    float value = ca * u + cb * v;
+    return relu ? RELU(value) : value;
+  }, a, b);
 }
 
 extern "C" __global__ void eltwise_product(int64 n, const real* a, const real* b, real* y) {
-  KERNEL_LOOP(i, n) { y[i] = a[i] * b[i]; }
+  each_number(n, y, [](float u, float v) -> float { return u * v; }, a, b);
 }
 
 // y = the larger; who = the number of the bottom it came from, b's being j. For the first pair
@@ -204,7 +204,7 @@ extern "C" __global__ void eltwise_max(int64 n, const real* a, const real* b, re
 }
 
 extern "C" __global__ void eltwise_scale(int64 n, const real* dy, real* dx, float c) {
-  KERNEL_LOOP(i, n) { dx[i] = c * dy[i]; }
+  each_number(n, dx, [=](float v) -> float { return c * v; }, dy);
 }
 
 // The product of the others as y / x.
@@ -241,13 +241,13 @@ impl Eltwise {
         match self.rule.operation {
             EltwiseOp::Sum => {
                 let args = [dy.into(), dx.into(), self.rule.coeff[i].into()];
-                cuda.each(&KERNELS, "eltwise_scale", n, &args)
+                cuda.packs(&KERNELS, "eltwise_scale", n, &args)
             }
             EltwiseOp::Prod if self.rule.stable_prod_grad => {
                 let mut from = dy;
                 for j in (0..io.bottoms()).filter(|j| *j != i) {
                     let args = [from.into(), io.bottom(j)?.into(), dx.into()];
-                    cuda.each(&KERNELS, "eltwise_product", n, &args)?;
+                    cuda.packs(&KERNELS, "eltwise_product", n, &args)?;
                     from = dx;
                 }
                 Ok(())
@@ -276,9 +276,9 @@ impl CudaLayer for Eltwise {
                 EltwiseOp::Sum => {
                     let relu = i32::from(self.relu && j + 1 == io.bottoms());
                     let args = [a, b, to, coeff.into(), self.rule.coeff[j].into(), relu.into()];
-                    cuda.each(&KERNELS, "eltwise_sum", n, &args)?;
+                    cuda.packs(&KERNELS, "eltwise_sum", n, &args)?;
                 }
-                EltwiseOp::Prod => cuda.each(&KERNELS, "eltwise_product", n, &arrays)?,
+                EltwiseOp::Prod => cuda.packs(&KERNELS, "eltwise_product", n, &arrays)?,
                 EltwiseOp::Max => {
                     let who = self.winners.room(&cuda.device, n)?;
                     let args = [a, b, to, who.into(), (j as i32).into()];

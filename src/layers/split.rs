@@ -73,23 +73,33 @@ pub(super) static KERNELS: Source = Source {
     text: r#"
 // dx = a + b.
 extern "C" __global__ void split_add(int64 n, const real* a, const real* b, real* dx) {
-  KERNEL_LOOP(i, n) { dx[i] = a[i] + b[i]; }
+  each_number(n, dx, [](float u, float v) -> float { return u + v; }, a, b);
 }
 
 // dx = (dx if add) + the first `count` of the others.
 extern "C" __global__ void split_sum(int64 n, real* dx, int add, int count, const real* a,
                                      const real* b, const real* c, const real* d, const real* e,
                                      const real* f, const real* g, const real* h) {
-  KERNEL_LOOP(i, n) {
-    float sum = a[i];
-    if (count > 1) sum += b[i];
-    if (count > 2) sum += c[i];
-    if (count > 3) sum += d[i];
-    if (count > 4) sum += e[i];
-    if (count > 5) sum += f[i];
-    if (count > 6) sum += g[i];
-    if (count > 7) sum += h[i];
-    dx[i] = add ? dx[i] + sum : sum;
+  // Mostly it is a few, whose sum does not go on; then as packs.
+  if (!add && count == 2) {
+    each_number(n, dx, [](float s, float t) -> float { return s + t; }, a, b);
+  } else if (!add && count == 3) {
+    each_number(n, dx, [](float s, float t, float u) -> float { return s + t + u; }, a, b, c);
+  } else if (!add && count == 4) {
+    each_number(n, dx, [](float s, float t, float u, float v) -> float { return s + t + u + v; },
+                a, b, c, d);
+  } else {
+    KERNEL_LOOP(i, n) {
+      float sum = a[i];
+      if (count > 1) sum += b[i];
+      if (count > 2) sum += c[i];
+      if (count > 3) sum += d[i];
+      if (count > 4) sum += e[i];
+      if (count > 5) sum += f[i];
+      if (count > 6) sum += g[i];
+      if (count > 7) sum += h[i];
+      dx[i] = add ? dx[i] + sum : sum;
+    }
   }
 }
 "#,
@@ -120,7 +130,7 @@ impl CudaLayer for Split {
             for k in 0..TOGETHER {
                 args.push(io.top_diff(*tops.get(k).unwrap_or(&tops[0]))?.into());
             }
-            cuda.each(&KERNELS, "split_sum", n, &args)?;
+            cuda.packs(&KERNELS, "split_sum", n, &args)?;
         }
         Ok(())
     }

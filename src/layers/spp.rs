@@ -218,7 +218,7 @@ impl CudaLayer for Spp {
             }
             if i > 0 {
                 let args = [dx.into(), share.into(), dx.into()];
-                cuda.each(&split::KERNELS, "split_add", n, &args)?;
+                cuda.packs(&split::KERNELS, "split_add", n, &args)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
 //! * [`Kind`]: what numbers are stored as, [`Order`]: how they lie, [`Form`]: both; [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
-//! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
+//! * [`source`]: the text of kernels; [`packs`]: what those that are bound by memory have in common; [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
 //! ```
 //! match caffe::device::cuda::probe() {
@@ -31,6 +31,7 @@ pub mod memory;
 pub mod meter;
 pub mod nvidia;
 pub mod order;
+pub mod packs;
 pub mod pool;
 mod run;
 pub mod source;

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use super::backend::{Address, Arg, Backend};
 use super::kind::Kind;
 use super::memory::Scratch;
+use super::packs::PACK;
 use super::source::{BLOCK, CONVERT, MULTIPLY, Source};
+use super::sums::ENOUGH;
 use crate::Result;
 use crate::device::cpu::CpuRun;
 use crate::device::cpu::gemm::Gemm;
@@ -53,6 +55,42 @@ impl CudaRun {
             return Ok(());
         }
         self.run(source, function, n.div_ceil(BLOCK), n, args)
+    }
+
+    /// Runs a kernel over `n` elements that takes them in packs: as [`each`](CudaRun::each), with as many
+    /// threads as packs.
+    ///
+    /// # Errors
+    /// As [`each`](CudaRun::each).
+    pub fn packs(
+        &self,
+        source: &'static Source,
+        function: &'static str,
+        n: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        match n {
+            0 => Ok(()),
+            _ => self.run(source, function, n.div_ceil(PACK * BLOCK), n, args),
+        }
+    }
+
+    /// The same for a kernel whose threads stay with their channels: few enough that what they fetch of these
+    /// serves many elements.
+    ///
+    /// # Errors
+    /// As [`each`](CudaRun::each).
+    pub fn packs_of_channels(
+        &self,
+        source: &'static Source,
+        function: &'static str,
+        n: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        match n {
+            0 => Ok(()),
+            _ => self.run(source, function, n.div_ceil(PACK * BLOCK).min(ENOUGH), n, args),
+        }
     }
 
     /// Runs a kernel with one block for each of `n` rows. Its first parameter is `long long n`, its

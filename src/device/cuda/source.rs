@@ -24,6 +24,7 @@
 //! all kinds; all arithmetic is in `float`.
 
 use super::kind::Kind;
+use super::packs::PACKS;
 
 /// Threads of every block that calls the prelude's reductions; a launch uses this size.
 pub const BLOCK: usize = 256;
@@ -182,7 +183,8 @@ impl Source {
         };
         let name = self.name;
         format!(
-            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"{name}.cu\"\n{text}\n"
+            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"packs.cu\"\n{PACKS}\
+             #line 1 \"{name}.cu\"\n{text}\n"
         )
     }
 }
@@ -229,6 +231,7 @@ extern "C" __global__ void multiply(int64 n, float* x, float factor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cuda::packs::PACK;
 
     #[test]
     fn the_text_follows_the_prelude_with_lines_of_its_own() {
@@ -236,7 +239,8 @@ mod tests {
             let text = AXPY.assembled(kind);
             let (before, after) = text.split_once("#line 1 \"axpy.cu\"\n").unwrap();
             assert!(before.starts_with("#line 1 \"real.cu\"\n"));
-            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}")));
+            let prelude = format!("#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"packs.cu\"\n{PACKS}");
+            assert!(before.ends_with(&prelude));
             assert!(after.starts_with("extern \"C\" __global__ void axpy("), "{after}");
             assert!(after.ends_with("}\n\n"), "{after:?}");
         }
@@ -245,6 +249,7 @@ mod tests {
     #[test]
     fn the_prelude_and_the_host_agree_on_the_block() {
         assert!(PRELUDE.contains(&format!("#define BLOCK {BLOCK}\n")));
+        assert!(PACKS.contains(&format!("#define PACK {PACK}\n")));
         assert!(!PRELUDE.contains("#include"));
     }
 }

@@ -10,7 +10,7 @@ use super::source::{BLOCK, Source};
 use crate::Result;
 
 /// Blocks that fill the largest devices: eight of 256 threads on each of 132 multiprocessors.
-const ENOUGH: usize = 8 * 132;
+pub(super) const ENOUGH: usize = 8 * 132;
 /// Fewest elements of a row in a part that a block sums.
 const OF_BLOCK: usize = 16 * BLOCK;
 /// Fewest elements of a row in a part that a thread sums.

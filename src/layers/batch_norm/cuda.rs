@@ -193,7 +193,7 @@ impl CudaLayer for BatchNorm {
             biased,
             relu,
         ];
-        cuda.each(&KERNELS, "norm_forward", io.bottom_shape(0).count(), &args)
+        cuda.packs_of_channels(&KERNELS, "norm_forward", io.bottom_shape(0).count(), &args)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
@@ -231,7 +231,7 @@ impl CudaLayer for BatchNorm {
             relu,
             flag(self.use_global_stats),
         ];
-        cuda.each(&KERNELS, "norm_backward", io.bottom_shape(0).count(), &args)
+        cuda.packs_of_channels(&KERNELS, "norm_backward", io.bottom_shape(0).count(), &args)
     }
 
     fn take_scale(&mut self, behind: Behind) -> bool {

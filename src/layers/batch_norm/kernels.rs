@@ -7,40 +7,33 @@ use crate::device::cuda::source::Source;
 pub(super) static KERNELS: Source = Source {
     name: "batch_norm",
     text: r#"
-// Two sums over parts of channels, `each` for the element at `at` of channel c: a block a part, or where
-// elements of different channels lie side by side a thread a part.
-#define SUMS_BY_BLOCK(c, a, b, each)                                              \
+// What is known of a channel.
+struct Channel { float mean, inverse, scale, bias; };
+#define CHANNEL [=](int64 c) {                                                     \
+  return Channel{mean[c], inverse[c], scaled ? scale[c] : 1.0f, biased ? bias[c] : 0.0f}; \
+}
+
+// Two sums over a part of channel c, to whose element at `at` `each` adds: by a block.
+#define SUMS_BY_BLOCK(c, each)                                                    \
   {                                                                               \
-    float a = 0.0f, b = 0.0f;                                                     \
+    float sums_of[2] = {};                                                        \
     PART_LOOP(i, count, part % parts, parts) {                                    \
       uint32 at = channel_element(i, c, channels, inner);                         \
       each;                                                                       \
     }                                                                             \
-    a = block_sum(a);                                                             \
-    b = block_sum(b);                                                             \
-    if (threadIdx.x == 0) {                                                       \
-      put_sum(sums + part, factor * a, accumulate);                               \
-      put_sum(sums + n + part, factor * b, accumulate);                           \
+    for (int s = 0; s < 2; ++s) {                                                 \
+      float sum = block_sum(sums_of[s]);                                          \
+      if (threadIdx.x == 0) put_sum(sums + s * n + part, factor * sum, accumulate); \
     }                                                                             \
-  }
-#define SUMS_BY_THREAD(c, a, b, each)                                             \
-  {                                                                               \
-    float a = 0.0f, b = 0.0f;                                                     \
-    int64 rows = (count + parts - 1) / parts, end = (part + 1) * rows;            \
-    for (int64 r = part * rows; r < (end < count ? end : count); ++r) {           \
-      uint32 at = r * channels + c;                                               \
-      each;                                                                       \
-    }                                                                             \
-    put_sum(sums + c * parts + part, factor * a, accumulate);                     \
-    put_sum(sums + n + c * parts + part, factor * b, accumulate);                 \
   }
 
 // Of a channel's values and of their squares. Less the channel's first value, so that the variance keeps its
 // digits where the mean is large.
-#define MEASURE               \
-  float v = x[at] - shift;    \
-  sum += v;                   \
-  squares += v * v
+static __device__ __forceinline__ void measure(float shift, float* sums, float x) {
+  float v = x - shift;
+  sums[0] += v;
+  sums[1] += v * v;
+}
 
 extern "C" __global__ void norm_measure(int64 n, const real* x, int64 channels, int64 count,
                                         Divisor inner, int64 parts, float* sums, float factor,
@@ -48,17 +41,16 @@ extern "C" __global__ void norm_measure(int64 n, const real* x, int64 channels, 
   for (int64 part = blockIdx.x; part < n; part += gridDim.x) {
     int c = part / parts;
     float shift = x[channel_element(0, c, channels, inner)];
-    SUMS_BY_BLOCK(c, sum, squares, MEASURE)
+    SUMS_BY_BLOCK(c, measure(shift, sums_of, x[at]))
   }
 }
+// The same where a channel's elements lie far apart.
 extern "C" __global__ void norm_measure_columns(int64 n, const real* x, int64 channels, int64 count,
                                                 Divisor inner, int64 parts, float* sums,
                                                 float factor, int accumulate) {
-  KERNEL_LOOP(i, n) {
-    int64 part = i / channels, c = i - part * channels;
-    float shift = x[c];
-    SUMS_BY_THREAD(c, sum, squares, MEASURE)
-  }
+  column_sums_of<2>(n, channels, count, parts, sums, factor, accumulate,
+                    [=](int64 c) -> float { return x[c]; },
+                    [](float shift, float* to, float v) { measure(shift, to, v); }, x);
 }
 
 // Mean and 1 / deviation of each channel out of the means of both, and into the running sums.
@@ -86,57 +78,61 @@ extern "C" __global__ void norm_recall(int64 n, const float* means, const float*
   }
 }
 
-// What happens to v^ of a channel: scale and bias, where there are some.
-#define SCALED(v, c) (scaled ? fmaf(scale[c], v, biased ? bias[c] : 0.0f) : (v))
-
 extern "C" __global__ void norm_forward(int64 n, const real* x, real* y, real* kept,
                                         const float* mean, const float* inverse, const float* scale,
                                         const float* bias, Divisor channels, Divisor inner, int keeps,
                                         int scaled, int biased, int relu) {
-  KERNEL_LOOP(i, n) {
-    uint32 c = rest(over(i, inner), channels);
-    float value = (x[i] - mean[c]) * inverse[c];
-    if (keeps) {
-      kept[i] = value;
-      // As backward will see it.
-      value = kept[i];
-    }
-    value = SCALED(value, c);
-    y[i] = relu ? RELU(value) : value;
+  auto behind = [=](const Channel& of, float v) -> float {
+    float value = scaled ? fmaf(of.scale, v, of.bias) : v;
+    return relu ? RELU(value) : value;
+  };
+  auto normal = [](const Channel& of, float v) -> float { return (v - of.mean) * of.inverse; };
+  if (keeps) {
+    // What is behind works with what backward will see.
+    keep_of_channels(n, x, kept, y, channels, inner, CHANNEL, normal, behind);
+  } else {
+    each_of_channels(n, y, channels, inner, CHANNEL,
+                     [=](const Channel& of, float v) -> float { return behind(of, normal(of, v)); },
+                     x);
   }
 }
 
-// v^ of element i, and the gradient behind the scale.
-#define HAT(i, c) (keeps ? (float)hat[i] : (hat[i] - mean[c]) * inverse[c])
-#define PAST_RELU(v, slope, c) (relu && !(SCALED(v, c) > 0) ? 0.0f : (slope))
+// v^ of what is kept of an element, or of the element; and its gradient behind scale and ReLU.
+#define HAT(of, v) (keeps ? (v) : ((v) - of.mean) * of.inverse)
+#define PAST_RELU(of, v, slope) (relu && !((scaled ? fmaf(of.scale, v, of.bias) : (v)) > 0) ? 0.0f : (slope))
 
 // Of a channel's gradients, and of these times v^.
-#define SLOPES                          \
-  float v = HAT(at, c), slope = dy[at]; \
-  slope = PAST_RELU(v, slope, c);       \
-  sum += slope;                         \
-  product += slope * v
+#define ADD_SLOPE(of, sums, x, dy)            \
+  {                                           \
+    float v = HAT(of, x);                     \
+    float slope = PAST_RELU(of, v, dy);       \
+    sums[0] += slope;                         \
+    sums[1] += slope * v;                     \
+  }
 
 extern "C" __global__ void norm_slopes(int64 n, const real* dy, const real* hat, const float* mean,
                                        const float* inverse, const float* scale, const float* bias,
                                        int64 channels, int64 count, Divisor inner, int keeps,
                                        int scaled, int biased, int relu, int64 parts, float* sums,
                                        float factor, int accumulate) {
+  auto channel = CHANNEL;
   for (int64 part = blockIdx.x; part < n; part += gridDim.x) {
     int c = part / parts;
-    SUMS_BY_BLOCK(c, sum, product, SLOPES)
+    Channel of = channel(c);
+    SUMS_BY_BLOCK(c, ADD_SLOPE(of, sums_of, (float)hat[at], (float)dy[at]))
   }
 }
+// The same where a channel's elements lie far apart.
 extern "C" __global__ void norm_slopes_columns(int64 n, const real* dy, const real* hat,
                                                const float* mean, const float* inverse,
                                                const float* scale, const float* bias,
                                                int64 channels, int64 count, Divisor inner, int keeps,
                                                int scaled, int biased, int relu, int64 parts,
                                                float* sums, float factor, int accumulate) {
-  KERNEL_LOOP(i, n) {
-    int64 part = i / channels, c = i - part * channels;
-    SUMS_BY_THREAD(c, sum, product, SLOPES)
-  }
+  column_sums_of<2>(n, channels, count, parts, sums, factor, accumulate, CHANNEL,
+                    [=](const Channel& of, float* sums, float x, float dy) {
+    ADD_SLOPE(of, sums, x, dy)
+  }, hat, dy);
 }
 
 // Out of the means of both the gradients of bias and scale, which are sums.
@@ -149,19 +145,22 @@ extern "C" __global__ void norm_learn(int64 n, const float* means, float* scale_
   }
 }
 
+struct Slopes { Channel of; float sum, product; };
+
 // fixed: mean and deviation do not depend on x.
 extern "C" __global__ void norm_backward(int64 n, const real* dy, const real* hat, real* dx,
                                          const float* mean, const float* inverse, const float* scale,
                                          const float* bias, const float* a, const float* b,
                                          Divisor channels, Divisor inner, int keeps, int scaled,
                                          int biased, int relu, int fixed) {
-  KERNEL_LOOP(i, n) {
-    uint32 c = rest(over(i, inner), channels);
-    float v = HAT(i, c), slope = dy[i];
-    slope = PAST_RELU(v, slope, c);
-    if (!fixed) slope -= a[c] + v * b[c];
-    dx[i] = slope * inverse[c] * (scaled ? scale[c] : 1.0f);
-  }
+  auto channel = CHANNEL;
+  each_of_channels(n, dx, channels, inner, [=](int64 c) {
+    return Slopes{channel(c), fixed ? 0.0f : a[c], fixed ? 0.0f : b[c]};
+  }, [=](const Slopes& k, float x, float dy) -> float {
+    float v = HAT(k.of, x), slope = PAST_RELU(k.of, v, dy);
+    if (!fixed) slope -= k.sum + v * k.product;
+    return slope * k.of.inverse * k.of.scale;
+  }, hat, dy);
 }
 "#,
     functions: &[

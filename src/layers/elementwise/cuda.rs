@@ -21,15 +21,15 @@ macro_rules! unary_kernels {
                 "\nextern \"C\" __global__ void ",
                 $name,
                 "_forward(int64 n, const real* from, real* y, float a, float b, float c) {\n",
-                "  KERNEL_LOOP(i, n) {\n    float x = from[i];\n    y[i] = ",
+                "  each_number(n, y, [=](float x) -> float { return ",
                 $forward,
-                ";\n  }\n}\n",
+                "; }, from);\n}\n",
                 "extern \"C\" __global__ void ",
                 $name,
                 "_backward(int64 n, const real* value, const real* from, real* dx, float a, float b, float c) {\n",
-                "  KERNEL_LOOP(i, n) {\n    float v = value[i], dy = from[i];\n    dx[i] = ",
+                "  each_number(n, dx, [=](float v, float dy) -> float { return ",
                 $backward,
-                ";\n  }\n}\n"
+                "; }, value, from);\n}\n"
             ),
             functions: &[concat!($name, "_forward"), concat!($name, "_backward")],
         }
@@ -89,7 +89,7 @@ impl Unary {
         let (x, y) = io.through()?;
         let [a, b, c] = self.numbers.map(Arg::from);
         let n = io.top_shape(0).count();
-        cuda.each(self.kernels, self.kernels.functions[0], n, &[x.into(), y.into(), a, b, c])
+        cuda.packs(self.kernels, self.kernels.functions[0], n, &[x.into(), y.into(), a, b, c])
     }
 
     /// [`forward`](Unary::forward); in place, the bottom is kept where a gradient will be asked for.
@@ -109,7 +109,7 @@ impl Unary {
             cuda.copy(y, room, n)?;
             let [a, b, c] = self.numbers.map(Arg::from);
             let args = [room.into(), y.into(), a, b, c];
-            return cuda.each(self.kernels, self.kernels.functions[0], n, &args);
+            return cuda.packs(self.kernels, self.kernels.functions[0], n, &args);
         }
         self.forward(cuda, io)
     }
@@ -155,6 +155,6 @@ impl Unary {
         let [a, b, c] = self.numbers.map(Arg::from);
         let n = io.bottom_shape(0).count();
         let args = [value, dy.into(), dx.into(), a, b, c];
-        cuda.each(self.kernels, self.kernels.functions[1], n, &args)
+        cuda.packs(self.kernels, self.kernels.functions[1], n, &args)
     }
 }

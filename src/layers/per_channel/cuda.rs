@@ -19,21 +19,26 @@ pub static KERNELS: Source = Source {
 // y = x + b of the channel; with relu, zero where that is negative.
 extern "C" __global__ void channel_add(int64 n, const real* x, const float* b, real* y,
                                        Divisor channels, Divisor inner, int relu) {
-  KERNEL_LOOP(i, n) {
-    float value = x[i] + b[rest(over(i, inner), channels)];
-    y[i] = relu ? RELU(value) : value;
-  }
+  each_of_channels(n, y, channels, inner, [=](uint32 c) { return b[c]; },
+                   [=](float shift, float v) -> float {
+    float value = v + shift;
+    return relu ? RELU(value) : value;
+  }, x);
 }
+
+struct Line { float slope, shift; };
 
 // y = s * x + b of the channel; kept = x.
 extern "C" __global__ void channel_scale(int64 n, const real* x, const float* s, const float* b,
                                          real* y, real* kept, Divisor channels, Divisor inner,
                                          int has_b, int keep) {
-  KERNEL_LOOP(i, n) {
-    uint32 c = rest(over(i, inner), channels);
-    float value = x[i];
-    if (keep) kept[i] = value;
-    y[i] = s[c] * value + (has_b ? b[c] : 0.0f);
+  auto line = [=](uint32 c) { return Line{s[c], has_b ? b[c] : 0.0f}; };
+  auto value = [](Line of, float v) -> float { return of.slope * v + of.shift; };
+  if (!keep) {
+    each_of_channels(n, y, channels, inner, line, value, x);
+  } else {
+    auto same = [](Line, float v) -> float { return v; };
+    keep_of_channels(n, x, kept, y, channels, inner, line, same, value);
   }
 }
 
@@ -52,20 +57,17 @@ extern "C" __global__ void channel_sums(int64 n, const real* x, const real* w, i
   }
 }
 
-// The same where a channel's elements lie far apart: a thread a part, neighbours side by side.
+// The same where a channel's elements lie far apart.
 extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, int64 channels,
                                        int64 rows, int weighted, int64 parts, float* sums,
                                        float factor, int accumulate) {
-  int64 each = (rows + parts - 1) / parts;
-  KERNEL_LOOP(i, n) {
-    int64 c = i % channels, part = i / channels, end = (part + 1) * each;
-    float sum = 0.0f;
-    for (int64 r = part * each; r < (end < rows ? end : rows); ++r) {
-      int64 at = r * channels + c;
-      sum += weighted ? x[at] * w[at] : x[at];
-    }
-    put_sum(sums + c * parts + part, factor * sum, accumulate);
-  }
+  auto none = [](int64) { return 0; };
+  if (weighted)
+    column_sums_of<1>(n, channels, rows, parts, sums, factor, accumulate, none,
+                      [](int, float* sum, float v, float u) { sum[0] += v * u; }, x, w);
+  else
+    column_sums_of<1>(n, channels, rows, parts, sums, factor, accumulate, none,
+                      [](int, float* sum, float v) { sum[0] += v; }, x);
 }
 "#,
     functions: &["channel_add", "channel_scale", "channel_sums", "column_sums"],
@@ -100,7 +102,7 @@ impl Channels {
         let [channels, inner] = self.divisors();
         let relu = Arg::Int(i32::from(relu));
         let args = [x.into(), b.into(), y.into(), channels, inner, relu];
-        cuda.each(&KERNELS, "channel_add", self.elements(), &args)
+        cuda.packs_of_channels(&KERNELS, "channel_add", self.elements(), &args)
     }
 
     fn divisors(self) -> [Arg; 2] {
@@ -132,7 +134,7 @@ impl Channels {
             flag(b.is_some()),
             flag(kept.is_some()),
         ];
-        cuda.each(&KERNELS, "channel_scale", self.elements(), &args)
+        cuda.packs_of_channels(&KERNELS, "channel_scale", self.elements(), &args)
     }
 
     /// The sums over each channel of x, or of x · w; added to what is there, or instead of it.
