@@ -226,3 +226,20 @@ fn a_net_learns_the_same_in_both_orders() {
     assert_eq!(off, None);
     assert!(plain.0[2] < plain.0[0]);
 }
+
+#[test]
+fn more_channels_than_threads_are_not_forgotten() {
+    let Some(device) = common::cuda::device() else { return };
+    // A thread has four channels, and kernels of channels have 1056 blocks of 256 threads.
+    let channels = 4 * 1056 * 256 + 8;
+    let text = format!(
+        "layer {{ name: 'x' type: 'Input' top: 'x' input_param {{ shape {{ dim: 1 dim: {channels} }} }} }}
+         layer {{ name: 'b' type: 'Bias' bottom: 'x' top: 'y' bias_param {{ filler {{ value: 2 }} }} }}"
+    );
+    let options = NetOptions { cuda: Some(device), ..NetOptions::new(Phase::Test) };
+    let mut net = common::net_of(&text, &options).unwrap();
+    let (x, y) = (net.blob("x").unwrap(), net.blob("y").unwrap());
+    net.data_mut(x).unwrap().fill(1.0);
+    net.forward().unwrap();
+    assert!(net.data(y).unwrap().iter().all(|v| *v == 3.0));
+}

@@ -87,14 +87,30 @@ pub static KERNELS: Source = Source {
     name: "parts",
     text: r#"
 // Rows of `row` elements of a part, which lie at `offset` in rows of `whole_row` of the whole.
+template <int W>
+static __device__ __forceinline__ void copy_rows(int64 n, const real* from, real* to, Divisor row,
+                                                 int64 whole_row, int64 offset, bool place) {
+  KERNEL_LOOP(p, n / W) {
+    int64 i = p * W, at = over(i, row) * whole_row + offset + rest(i, row);
+    put(to, place ? at : i, pack<W>(from, place ? i : at));
+  }
+}
+static __device__ __forceinline__ void copy_part(int64 n, const real* from, real* to, Divisor row,
+                                                 int64 whole_row, int64 offset, bool place) {
+  if (packed(from, to) && (NUMBER(row) | whole_row | offset) % PACK == 0)
+    copy_rows<PACK>(n, from, to, row, whole_row, offset, place);
+  else
+    copy_rows<1>(n, from, to, row, whole_row, offset, place);
+}
+
 extern "C" __global__ void place_part(int64 n, const real* part, real* whole, Divisor row,
                                       int64 whole_row, int64 offset) {
-  KERNEL_LOOP(i, n) { whole[over(i, row) * whole_row + offset + rest(i, row)] = part[i]; }
+  copy_part(n, part, whole, row, whole_row, offset, true);
 }
 
 extern "C" __global__ void cut_part(int64 n, const real* whole, real* part, Divisor row,
                                     int64 whole_row, int64 offset) {
-  KERNEL_LOOP(i, n) { part[i] = whole[over(i, row) * whole_row + offset + rest(i, row)]; }
+  copy_part(n, whole, part, row, whole_row, offset, false);
 }
 "#,
     functions: &["place_part", "cut_part"],
@@ -146,6 +162,6 @@ impl Parts {
         let offset = self.extents[..i].iter().sum::<usize>() * inner;
         let whole = self.whole * inner;
         let args = [from.into(), to.into(), Divisor::new(row).into(), whole.into(), offset.into()];
-        cuda.each(&KERNELS, function, outer * row, &args)
+        cuda.packs(&KERNELS, function, outer * row, &args)
     }
 }

@@ -9,12 +9,16 @@ pub const PACK: usize = 4;
 /// numbers go one by one. An array may be read and written in the same place.
 pub const PACKS: &str = r#"#define PACK 4
 
-template <int W> struct alignas(W * sizeof(real)) Pack { real at[W]; };
+template <int W, typename T = real> struct alignas(W * sizeof(T)) Pack { T at[W]; };
 
 // W numbers of an array.
-template <int W>
-static __device__ __forceinline__ Pack<W> pack(const real* x, int64 at) {
-  return *(const Pack<W>*)(x + at);
+template <int W, typename T>
+static __device__ __forceinline__ Pack<W, T> pack(const T* x, int64 at) {
+  return *(const Pack<W, T>*)(x + at);
+}
+template <int W, typename T>
+static __device__ __forceinline__ void put(T* x, int64 at, const Pack<W, T>& numbers) {
+  *(Pack<W, T>*)(x + at) = numbers;
 }
 
 // Whether arrays begin where packs may.
@@ -28,7 +32,7 @@ static __device__ __forceinline__ void put_pack(real* y, int64 at, F f, P... x) 
   Pack<W> to;
 #pragma unroll
   for (int j = 0; j < W; ++j) to.at[j] = f((float)x.at[j]...);
-  *(Pack<W>*)(y + at) = to;
+  put(y, at, to);
 }
 
 // y = f(x, ...) over n numbers of each.
@@ -52,7 +56,7 @@ static __device__ __forceinline__ void visit_channels(int64 n, bool whole, Divis
                                                       Divisor inner, Of of, V visit) {
   typedef decltype(of(0u)) K;
   uint32 count = NUMBER(channels), place = NUMBER(inner);
-  if (whole && place == 1 && count % PACK == 0) {
+  if (whole && place == 1 && count % PACK == 0 && count / PACK <= gridDim.x * BLOCK) {
     uint32 groups = count / PACK, all = gridDim.x * BLOCK, i = blockIdx.x * BLOCK + threadIdx.x;
     uint32 row = i / groups, rows = all / groups, c = PACK * (i - row * groups);
     K k[PACK];
@@ -81,7 +85,7 @@ static __device__ __forceinline__ void put_channels(real* y, int64 at, const K* 
   Pack<W> to;
 #pragma unroll
   for (int j = 0; j < W; ++j) to.at[j] = f(k[j], (float)x.at[j]...);
-  *(Pack<W>*)(y + at) = to;
+  put(y, at, to);
 }
 
 // y = f(of(c), x, ...) over n numbers, of channels c.
@@ -108,8 +112,8 @@ static __device__ __forceinline__ void keep_of_channels(int64 n, const real* x, 
       keep.at[j] = first(k[j], (float)from.at[j]);
       to.at[j] = then(k[j], (float)keep.at[j]);
     }
-    *(Pack<W>*)(kept + at) = keep;
-    *(Pack<W>*)(y + at) = to;
+    put(kept, at, keep);
+    put(y, at, to);
   });
 }
 

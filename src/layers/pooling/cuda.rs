@@ -47,34 +47,67 @@ pub(in crate::layers) static KERNELS: Source = Source {
   int r0 = h + ph < kh ? 0 : (h + ph - kh) / sh + 1, r1 = min((h + ph) / sh + 1, rows);  \
   int c0 = w + pw < kw ? 0 : (w + pw - kw) / sw + 1, c1 = min((w + pw) / sw + 1, columns);
 
-extern "C" __global__ void pool_max(int64 n, const real* x, real* y, int* places, WINDOWS) {
-  KERNEL_LOOP(i, n) {
+// Calls body<W>(WINDOWS) for packs of lanes where these are whole, else for each element.
+#define GIVEN height_, width_, rows_, columns_, kh, kw, sh, sw, ph, pw, lanes_
+#define IN_PACKS(body, x, y, ...)                                           \
+  if (packed(x, y) && NUMBER(lanes_) % PACK == 0)                           \
+    body<PACK>(n, __VA_ARGS__, GIVEN);                                      \
+  else                                                                      \
+    body<1>(n, __VA_ARGS__, GIVEN);
+
+template <int W>
+static __device__ __forceinline__ void largest(int64 n, const real* x, real* y, int* places,
+                                               WINDOWS) {
+  KERNEL_LOOP(p, n / W) {
+    int64 i = p * W;
     WINDOW(i)
-    float best = -FLOAT_MAX;
-    int place = -1;
+    float best[W];
+    Pack<W, int> place;
+    for (int j = 0; j < W; ++j) {
+      best[j] = -FLOAT_MAX;
+      place.at[j] = -1;
+    }
     for (int h = h0; h < h1; ++h)
-      for (int w = w0; w < w1; ++w)
-        if (plane[(h * width + w) * lanes] > best) {
-          best = plane[(h * width + w) * lanes];
-          place = h * width + w;
-        }
-    y[i] = best;
-    places[i] = place;
+      for (int w = w0; w < w1; ++w) {
+        Pack<W> v = pack<W>(plane, (h * width + w) * lanes);
+        for (int j = 0; j < W; ++j)
+          if (v.at[j] > best[j]) {
+            best[j] = v.at[j];
+            place.at[j] = h * width + w;
+          }
+      }
+    Pack<W> to;
+    for (int j = 0; j < W; ++j) to.at[j] = best[j];
+    put(y, i, to);
+    put(places, i, place);
   }
+}
+extern "C" __global__ void pool_max(int64 n, const real* x, real* y, int* places, WINDOWS) {
+  IN_PACKS(largest, x, y, x, y, places)
 }
 
 extern "C" __global__ void pool_places(int64 n, const int* places, float* top) {
   KERNEL_LOOP(i, n) { top[i] = places[i]; }
 }
 
-extern "C" __global__ void pool_mean(int64 n, const real* x, real* y, WINDOWS) {
-  KERNEL_LOOP(i, n) {
+template <int W>
+static __device__ __forceinline__ void mean(int64 n, const real* x, real* y, WINDOWS) {
+  KERNEL_LOOP(p, n / W) {
+    int64 i = p * W;
     WINDOW(i)
-    float sum = 0.0f;
+    float sum[W] = {};
     for (int h = h0; h < h1; ++h)
-      for (int w = w0; w < w1; ++w) sum += plane[(h * width + w) * lanes];
-    y[i] = sum / divisor;
+      for (int w = w0; w < w1; ++w) {
+        Pack<W> v = pack<W>(plane, (h * width + w) * lanes);
+        for (int j = 0; j < W; ++j) sum[j] += v.at[j];
+      }
+    Pack<W> to;
+    for (int j = 0; j < W; ++j) to.at[j] = sum[j] / divisor;
+    put(y, i, to);
   }
+}
+extern "C" __global__ void pool_mean(int64 n, const real* x, real* y, WINDOWS) {
+  IN_PACKS(mean, x, y, x, y)
 }
 
 // An element drawn in proportion to its value.
@@ -115,33 +148,53 @@ extern "C" __global__ void pool_expect(int64 n, const real* x, real* y, WINDOWS)
   }
 }
 
-extern "C" __global__ void pool_to_places(int64 n, const real* dy, const int* places, real* dx,
-                                          WINDOWS) {
-  KERNEL_LOOP(i, n) {
+template <int W>
+static __device__ __forceinline__ void to_places(int64 n, const real* dy, const int* places,
+                                                 real* dx, WINDOWS) {
+  KERNEL_LOOP(p, n / W) {
+    int64 i = p * W;
     COVER(i)
     int place = h * width + w;
-    float sum = 0.0f;
+    float sum[W] = {};
     for (int r = r0; r < r1; ++r)
       for (int c = c0; c < c1; ++c) {
         int64 at = first + ((int64)r * columns + c) * lanes;
-        if (places[at] == place) sum += dy[at];
+        Pack<W, int> from = pack<W>(places, at);
+        Pack<W> slope = pack<W>(dy, at);
+        for (int j = 0; j < W; ++j)
+          if (from.at[j] == place) sum[j] += slope.at[j];
       }
-    dx[i] = sum;
+    Pack<W> to;
+    for (int j = 0; j < W; ++j) to.at[j] = sum[j];
+    put(dx, i, to);
   }
 }
+extern "C" __global__ void pool_to_places(int64 n, const real* dy, const int* places, real* dx,
+                                          WINDOWS) {
+  IN_PACKS(to_places, dy, dx, dy, places, dx)
+}
 
-extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOWS) {
-  KERNEL_LOOP(i, n) {
+template <int W>
+static __device__ __forceinline__ void spread(int64 n, const real* dy, real* dx, WINDOWS) {
+  KERNEL_LOOP(p, n / W) {
+    int64 i = p * W;
     COVER(i)
-    float sum = 0.0f;
+    float sum[W] = {};
     for (int r = r0; r < r1; ++r)
       for (int c = c0; c < c1; ++c) {
         int tall = min(r * sh + kh, height + 2 * ph) - r * sh;
         int wide = min(c * sw + kw, width + 2 * pw) - c * sw;
-        sum += dy[first + ((int64)r * columns + c) * lanes] / max(tall * wide, 1);
+        int divisor = max(tall * wide, 1);
+        Pack<W> slope = pack<W>(dy, first + ((int64)r * columns + c) * lanes);
+        for (int j = 0; j < W; ++j) sum[j] += slope.at[j] / divisor;
       }
-    dx[i] = sum;
+    Pack<W> to;
+    for (int j = 0; j < W; ++j) to.at[j] = sum[j];
+    put(dx, i, to);
   }
+}
+extern "C" __global__ void pool_spread(int64 n, const real* dy, real* dx, WINDOWS) {
+  IN_PACKS(spread, dy, dx, dy, dx)
 }
 "#
     ),
@@ -183,13 +236,16 @@ impl Pooling {
 
     fn launch(
         &self,
-        cuda: &CudaRun,
+        (cuda, io): (&CudaRun, &DeviceIo<'_>),
         (function, n): (&'static str, usize),
         args: &[Arg],
-        windows: [Arg; 11],
     ) -> Result<()> {
+        let windows = self.windows_on(io)?;
         let args: smallvec::SmallVec<[Arg; 20]> = args.iter().chain(&windows).copied().collect();
-        cuda.each(&KERNELS, function, n, &args)
+        match io.order() {
+            Order::Plain => cuda.each(&KERNELS, function, n, &args),
+            Order::ChannelsLast => cuda.packs(&KERNELS, function, n, &args),
+        }
     }
 
     fn places_on(&mut self, cuda: &CudaRun, outputs: usize) -> Result<Address> {
@@ -199,20 +255,20 @@ impl Pooling {
 
 impl CudaLayer for Pooling {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let (n, windows) = (io.top_shape(0).count(), self.windows_on(&io)?);
+        let n = io.top_shape(0).count();
         let (x, y): (Arg, Arg) = (io.bottom(0)?.into(), io.top_mut(0)?.into());
         match self.method {
             Method::Max => {
                 let places = self.places_on(cuda, n)?;
-                self.launch(cuda, ("pool_max", n), &[x, y, places.into()], windows)?;
+                self.launch((cuda, &io), ("pool_max", n), &[x, y, places.into()])?;
                 if io.tops() == 2 {
                     let args = [places.into(), io.top_mut(1)?.into()];
                     cuda.each(&KERNELS, "pool_places", n, &args)?;
                 }
                 Ok(())
             }
-            Method::Ave => self.launch(cuda, ("pool_mean", n), &[x, y], windows),
-            Method::Expect => self.launch(cuda, ("pool_expect", n), &[x, y], windows),
+            Method::Ave => self.launch((cuda, &io), ("pool_mean", n), &[x, y]),
+            Method::Expect => self.launch((cuda, &io), ("pool_expect", n), &[x, y]),
             Method::Draw => {
                 let places = self.places_on(cuda, n)?;
                 let record = io.top_shape(0).count_from(1) as u64;
@@ -228,7 +284,7 @@ impl CudaLayer for Pooling {
                     stream0.into(),
                     stream1.into(),
                 ];
-                self.launch(cuda, ("pool_draw", n), &args, windows)
+                self.launch((cuda, &io), ("pool_draw", n), &args)
             }
         }
     }
@@ -237,14 +293,14 @@ impl CudaLayer for Pooling {
         if !io.propagate_down(0) {
             return Ok(());
         }
-        let (n, windows) = (io.bottom_shape(0).count(), self.windows_on(&io)?);
+        let n = io.bottom_shape(0).count();
         let (dy, dx): (Arg, Arg) = (io.top_diff(0)?.into(), io.bottom_diff_mut(0)?.into());
         match self.method {
             Method::Max | Method::Draw => {
                 let places = self.places_on(cuda, io.top_shape(0).count())?;
-                self.launch(cuda, ("pool_to_places", n), &[dy, places.into(), dx], windows)
+                self.launch((cuda, &io), ("pool_to_places", n), &[dy, places.into(), dx])
             }
-            Method::Ave => self.launch(cuda, ("pool_spread", n), &[dy, dx], windows),
+            Method::Ave => self.launch((cuda, &io), ("pool_spread", n), &[dy, dx]),
             Method::Expect => bail!("STOCHASTIC pooling has a gradient in phase TRAIN only"),
         }
     }
