@@ -14,7 +14,7 @@ use caffe::device::cpu::threads::Threads;
 use caffe::device::cuda::backend::Backend;
 use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::memory::Memory;
-use caffe::device::cuda::{CudaDevice, Form, Kind, Math, Order, convert};
+use caffe::device::cuda::{CudaDevice, Form, Kind, Math, convert};
 use caffe::net::{Net, NetOptions, Unwatched};
 use caffe::solver::{LossScale, NetPlans, ScaleState, Solver, SolverOptions};
 use caffe_proto::{Phase, SolverParameter};
@@ -117,79 +117,6 @@ fn a_blob_is_converted_once_and_only_when_asked() {
     slab.write_on(single, 9, &shape).unwrap();
     slab.read_on(half, 10, &shape, one).unwrap();
     assert_eq!(slab.reorders(), 6);
-}
-
-#[test]
-fn a_blob_has_its_channels_last_when_asked() {
-    for math in [Math::F32, Math::Bf16, Math::F16] {
-        let Some(CudaDevice(device)) = common::cuda::device_with(math) else { return };
-        let one = Threads::one();
-        let form = |kind, order| (&device, Form { kind, order });
-        let [plain, last] =
-            [Order::Plain, Order::ChannelsLast].map(|order| form(math.kind(), order));
-        let floats = [Order::Plain, Order::ChannelsLast].map(|order| form(Kind::F32, order));
-        // Through tiles and without, with tiles that are full and not, and with one axis behind the channels.
-        let shapes = [vec![2, 3, 4, 5], vec![3, 40, 5, 7], vec![1, 64, 8, 8], vec![2, 16, 33]];
-        for dims in shapes {
-            let (slab, shape) = (Slab::default(), Shape::new(dims));
-            let [images, channels, pixels] = [shape[0], shape[1], shape.count_from(2)];
-            // Numbers that have no digits to lose.
-            let values: Vec<f32> = (0..shape.count()).map(|i| (i % 251) as f32 - 125.0).collect();
-            slab.write(1, Layout::Plain, &shape).unwrap().copy_from_slice(&values);
-            // To the device, and there in one pass to another order and perhaps kind; then nothing.
-            slab.read_on(last, 2, &shape, one).unwrap();
-            slab.read_on(last, 3, &shape, one).unwrap();
-            assert_eq!(slab.reorders(), 2);
-            // Through all forms and back.
-            for (now, form) in [(4, plain), (5, last), (6, floats[1]), (7, floats[0]), (8, last)] {
-                slab.update_on(form, now, &shape, one).unwrap();
-            }
-            let at = slab.read_on(floats[1], 9, &shape, one).unwrap();
-            let mut there = vec![0.0; shape.count()];
-            device.download(at, &mut there).unwrap();
-            let element = |n: usize, c: usize, p: usize| values[(n * channels + c) * pixels + p];
-            let places = (0..images).flat_map(|n| (0..pixels).map(move |p| (n, p)));
-            let wanted = places.flat_map(|(n, p)| (0..channels).map(move |c| element(n, c, p)));
-            assert!(there.iter().copied().eq(wanted), "{shape}");
-            assert_eq!(slab.read(10, Layout::Plain, &shape, one).unwrap(), values);
-        }
-    }
-}
-
-#[test]
-fn a_blob_in_another_shape_is_read_through_plain_order() {
-    let Some(CudaDevice(device)) = common::cuda::device() else { return };
-    let (slab, one) = (Slab::default(), Threads::one());
-    let [image, other, flat] = [vec![2, 3, 4, 5], vec![2, 5, 12], vec![2, 60]].map(Shape::new);
-    let last = (&device, Form { kind: Kind::F32, order: Order::ChannelsLast });
-    let values: Vec<f32> = (0..120).map(|i| i as f32).collect();
-    slab.write(1, Layout::Plain, &image).unwrap().copy_from_slice(&values);
-    slab.update_on(last, 2, &image, one).unwrap();
-    let download = |at| {
-        let mut there = vec![0.0; 120];
-        device.download(at, &mut there).unwrap();
-        there
-    };
-    // Two axes have one order.
-    assert_eq!(download(slab.read_on(last, 3, &flat, one).unwrap()), values);
-    slab.update_on(last, 4, &image, one).unwrap();
-    let turned = download(slab.read_on(last, 5, &other, one).unwrap());
-    let wanted = (0..120).map(|i| values[i / 60 * 60 + i % 5 * 12 + i / 5 % 12]);
-    assert!(turned.into_iter().eq(wanted));
-    slab.update_on(last, 6, &other, one).unwrap();
-    assert_eq!(slab.read(7, Layout::Plain, &image, one).unwrap(), values);
-}
-
-#[test]
-fn one_channel_or_one_place_needs_no_order() {
-    let Some(CudaDevice(device)) = common::cuda::device() else { return };
-    let last = (&device, Form { kind: Kind::F32, order: Order::ChannelsLast });
-    for dims in [vec![2, 1, 3, 4], vec![2, 24, 1, 1], vec![24, 2]] {
-        let (slab, shape) = (Slab::default(), Shape::new(dims));
-        slab.write_on(last, 1, &shape).unwrap();
-        slab.read_on((&device, Form::of_kind(Kind::F32)), 2, &shape, Threads::one()).unwrap();
-        assert_eq!(slab.reorders(), 0, "{shape}");
-    }
 }
 
 const QUICK: &str = "
