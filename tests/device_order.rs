@@ -261,7 +261,7 @@ fn a_replica_takes_what_was_forecast_for_its_order() {
         (Math::Bf16, Order::Plain),
         (Math::Bf16, Order::ChannelsLast),
     ];
-    let mut blocks = Vec::new();
+    let mut parameters = Vec::new();
     for (math, order) in cases {
         let Some(device) = common::cuda::device_in(math, order) else { return };
         if device.0.order() != order || !common::cuda::is_software(&device) {
@@ -279,10 +279,10 @@ fn a_replica_takes_what_was_forecast_for_its_order() {
         assert!(taken <= forecast.block + forecast.workspace, "{math:?} {order:?}: {taken}");
         // Nothing but working memory was taken besides: the largest is that of a gradient and 256 KB.
         assert!(taken - forecast.block < (1 << 20), "{math:?} {order:?}: {taken} {forecast:?}");
-        blocks.push(forecast.block);
+        parameters.push(forecast.parameters);
     }
-    // Weights and what stands before layers in plain order have a copy more.
-    assert!(blocks[1] > blocks[0] && blocks[3] > blocks[2], "{blocks:?}");
+    // Weights with their channels last are copies.
+    assert!(parameters[1] > parameters[0] && parameters[3] > parameters[2], "{parameters:?}");
 }
 
 #[test]

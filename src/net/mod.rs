@@ -205,7 +205,8 @@ impl Net {
     /// # Errors
     /// When there is none.
     pub fn blob(&self, name: &str) -> Result<BlobId> {
-        match self.store.blobs.iter().position(|b| b.name == name) {
+        // The last of that name: on a device a layer may work apart that was to work in place.
+        match self.store.blobs.iter().rposition(|b| b.name == name) {
             Some(id) => Ok(id),
             None => bail!("net `{}` has no blob called `{name}`", self.name),
         }

@@ -5,7 +5,7 @@ mod finish;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
+use caffe_proto::{LayerParameter, NetParameter, ParamSpec, Phase, param_spec};
 
 use super::select::{check_counts, loss_weights, makers, select};
 use super::split::{Placed, insert_splits};
@@ -200,7 +200,10 @@ impl<'a> Builder<'a> {
             let same_name = param.bottom.get(j) == Some(name);
             let id = if same_name && def.in_place && j == 0 {
                 ensure!(self.blobs[bottom[0]].1 == shape, "changes the shape of `{name}` in place");
-                bottom[0]
+                match self.is_better_apart(def) {
+                    true => self.new_blob(name, shape, Alias::None, bottom),
+                    false => bottom[0],
+                }
             } else if same_name {
                 bail!("type {} cannot work in place; give the top another name", def.type_name)
             } else if self.blobs.iter().any(|(n, _)| n == name) {
@@ -212,6 +215,13 @@ impl<'a> Builder<'a> {
             top.push(id);
         }
         Ok(top)
+    }
+
+    /// Whether a layer that could work in place gets a top of its own, of the same name: on a device a
+    /// BatchNorm that learns would keep what it writes over, which takes as much memory and a pass more.
+    fn is_better_apart(&self, def: &LayerDef) -> bool {
+        let learns = self.options.state.phase() == Phase::Train && !self.options.keep_all;
+        def.type_name == "BatchNorm" && learns && self.run.cuda().is_some()
     }
 
     fn new_blob(&mut self, name: &str, shape: Shape, alias: Alias, bottom: &[BlobId]) -> BlobId {
