@@ -122,6 +122,10 @@ fn convolutions_products_and_sums_do_the_work_of_a_relu() {
     );
     let sum = "layer { name: 'e' type: 'Eltwise' bottom: 'c' bottom: 'x' top: 'y' eltwise_param { coeff: 1 coeff: -0.5 } } ";
     compare("sum", &(SPLIT.to_owned() + sum + RELU), Phase::Train);
+    let three = sum
+        .replace("coeff: 1 ", "coeff: 1 coeff: 2 ")
+        .replace("bottom: 'x'", "bottom: 'x' bottom: 'x'");
+    compare("sum of three", &(SPLIT.to_owned() + &three + RELU), Phase::Train);
     let product = "layer { name: 'e' type: 'Eltwise' bottom: 'c' bottom: 'x' top: 'y' eltwise_param { operation: PROD } } ";
     compare("product", &(SPLIT.to_owned() + product + RELU), Phase::Train);
     let inner = "layer { name: 'i' type: 'InnerProduct' bottom: 'x' top: 'i' inner_product_param { num_output: 150

@@ -114,6 +114,11 @@ pub trait CudaLayer {
         false
     }
 
+    /// Whether it has taken over the ReLU's backward pass, too.
+    fn takes_relu_back(&self) -> bool {
+        false
+    }
+
     /// Offers all work of the layers right behind; whether it is taken over. Their backward passes come
     /// with its own.
     fn take_scale(&mut self, _behind: Behind) -> bool {

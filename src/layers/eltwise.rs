@@ -27,6 +27,9 @@ const CHUNK: usize = 4 * 1024;
 /// The bottoms' values; up to eight need no memory of their own.
 type Values<'a> = SmallVec<[&'a [f32]; 8]>;
 
+/// Numbers of the bottoms that want a gradient.
+type Live = SmallVec<[usize; 8]>;
+
 /// What is computed.
 struct Rule {
     operation: EltwiseOp,
@@ -203,8 +206,36 @@ extern "C" __global__ void eltwise_max(int64 n, const real* a, const real* b, re
   }
 }
 
-extern "C" __global__ void eltwise_scale(int64 n, const real* dy, real* dx, float c) {
-  each_number(n, dx, [=](float v) -> float { return c * v; }, dy);
+// The gradients of two bottoms of a sum, and of a ReLU behind it: da = ca * dy, db = cb * dy.
+template <int W>
+static __device__ __forceinline__ void sum_back(int64 n, const real* y, const real* dy, real* da,
+                                                real* db, float ca, float cb, int relu) {
+  KERNEL_LOOP(i, n / W) {
+    Pack<W> value = relu ? pack<W>(y, W * i) : Pack<W>(), slope = pack<W>(dy, W * i), a, b;
+    for (int j = 0; j < W; ++j) {
+      float s = relu && !(value.at[j] > 0) ? 0.0f : (float)slope.at[j];
+      a.at[j] = ca * s;
+      b.at[j] = cb * s;
+    }
+    put(da, W * i, a);
+    put(db, W * i, b);
+  }
+}
+extern "C" __global__ void eltwise_sum_back(int64 n, const real* y, const real* dy, real* da,
+                                            real* db, float ca, float cb, int relu) {
+  if (packed(y, dy, da, db) && n % PACK == 0)
+    sum_back<PACK>(n, y, dy, da, db, ca, cb, relu);
+  else
+    sum_back<1>(n, y, dy, da, db, ca, cb, relu);
+}
+
+// The same of one.
+extern "C" __global__ void eltwise_one_back(int64 n, const real* y, const real* dy, real* dx, float c,
+                                            int relu) {
+  if (relu)
+    each_number(n, dx, [=](float u, float v) -> float { return u > 0 ? c * v : 0.0f; }, y, dy);
+  else
+    each_number(n, dx, [=](float v) -> float { return c * v; }, dy);
 }
 
 // The product of the others as y / x.
@@ -222,13 +253,19 @@ extern "C" __global__ void eltwise_chosen(int64 n, const float* who, const real*
         "eltwise_sum",
         "eltwise_product",
         "eltwise_max",
-        "eltwise_scale",
+        "eltwise_sum_back",
+        "eltwise_one_back",
         "eltwise_quotient",
         "eltwise_chosen",
     ],
 };
 
 impl Eltwise {
+    /// The top, where its ReLU wants to know it; else another array.
+    fn top_of_relu(&self, io: &DeviceIo<'_>, other: Address) -> Result<Arg> {
+        if self.relu { io.top(0).map(Arg::from) } else { Ok(other.into()) }
+    }
+
     /// The gradient of bottom `i`.
     fn slope_on(
         &mut self,
@@ -240,8 +277,9 @@ impl Eltwise {
         let n = io.top_shape(0).count();
         match self.rule.operation {
             EltwiseOp::Sum => {
-                let args = [dy.into(), dx.into(), self.rule.coeff[i].into()];
-                cuda.packs(&KERNELS, "eltwise_scale", n, &args)
+                let (coeff, relu) = (self.rule.coeff[i].into(), i32::from(self.relu).into());
+                let args = [self.top_of_relu(io, dy)?, dy.into(), dx.into(), coeff, relu];
+                cuda.packs(&KERNELS, "eltwise_one_back", n, &args)
             }
             EltwiseOp::Prod if self.rule.stable_prod_grad => {
                 let mut from = dy;
@@ -292,7 +330,16 @@ impl CudaLayer for Eltwise {
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let dy = io.top_diff(0)?;
-        for i in (0..io.bottoms()).filter(|&i| io.propagate_down(i)) {
+        let wanted = (0..io.bottoms()).filter(|&i| io.propagate_down(i));
+        if let (EltwiseOp::Sum, &[a, b]) = (self.rule.operation, &*wanted.clone().collect::<Live>())
+        {
+            let y = self.top_of_relu(&io, dy)?;
+            let (da, db) = (io.bottom_diff_mut(a)?.into(), io.bottom_diff_mut(b)?.into());
+            let [ca, cb] = [a, b].map(|i| self.rule.coeff[i].into());
+            let args = [y, dy.into(), da, db, ca, cb, i32::from(self.relu).into()];
+            return cuda.packs(&KERNELS, "eltwise_sum_back", io.top_shape(0).count(), &args);
+        }
+        for i in wanted {
             let dx = io.bottom_diff_mut(i)?;
             self.slope_on(cuda, &io, i, (dy, dx))?;
         }
@@ -301,6 +348,10 @@ impl CudaLayer for Eltwise {
 
     fn take_relu(&mut self) -> bool {
         self.relu = self.rule.operation == EltwiseOp::Sum;
+        self.relu
+    }
+
+    fn takes_relu_back(&self) -> bool {
         self.relu
     }
 

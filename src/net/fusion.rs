@@ -1,5 +1,5 @@
 //! Layers that do the work of those right behind them, on a CUDA device: a BatchNorm that of a Scale and a
-//! ReLU, a convolution or a sum that of a ReLU. Only where these work in place, so that nobody else sees
+//! ReLU, a convolution that of a ReLU forward, a sum both. Only where these work in place, so that nobody else sees
 //! what is between, and nobody has asked to keep it.
 
 use super::{Net, Node, Pass};
@@ -17,7 +17,7 @@ impl Net {
         }
     }
 
-    /// A ReLU's forward pass, into the layer before it. Returns how many layers have been seen to.
+    /// A ReLU's forward pass, and perhaps its backward pass, into the layer before it. Returns how many layers have been seen to.
     fn fuse_relu(&mut self, index: usize) -> usize {
         if !self
             .nodes
@@ -26,8 +26,16 @@ impl Net {
         {
             return 1;
         }
-        if self.nodes[index].layer.cuda().is_some_and(|layer| layer.take_relu()) {
-            self.nodes[index + 1].turns[Pass::Forward as usize] = None;
+        let backward = self.nodes[index].needs_backward;
+        let Some(layer) = self.nodes[index].layer.cuda() else { return 2 };
+        if !layer.take_relu() {
+            return 2;
+        }
+        let back = layer.takes_relu_back();
+        let turns = &mut self.nodes[index + 1].turns;
+        turns[Pass::Forward as usize] = None;
+        if back && backward {
+            turns[Pass::Backward as usize] = None;
         }
         2
     }
@@ -119,6 +127,17 @@ mod tests {
     const NORM: &str = "layer { name: 'n' type: 'BatchNorm' bottom: 'y' top: 'y' } \
         layer { name: 's' type: 'Scale' bottom: 'y' top: 'y' } ";
     const RELU: &str = "layer { name: 'r' type: 'ReLU' bottom: 'y' top: 'y' } ";
+
+    #[test]
+    fn a_sum_does_all_work_of_a_relu() {
+        let sum = "layer { name: 's' type: 'Eltwise' bottom: 'y' bottom: 'x' top: 'z' } \
+            layer { name: 'r' type: 'ReLU' bottom: 'z' top: 'z' } \
+            layer { name: 'l2' type: 'Reduction' bottom: 'z' top: 'l2' loss_weight: 1 } ";
+        // The splits of x and y are layers, too.
+        let turns = turns(sum, false);
+        assert!(turns.contains(&[None; 2]), "{turns:?}");
+        assert!(!turns.iter().any(|turn| turn[0].is_none() != turn[1].is_none()), "{turns:?}");
+    }
 
     #[test]
     fn who_works_when() {
