@@ -4,7 +4,7 @@
 
 mod common;
 
-use caffe::device::cuda::CudaDevice;
+use caffe::device::cuda::{CudaDevice, Math, Order};
 use caffe::net::{Net, NetOptions};
 use caffe_proto::Phase;
 
@@ -51,14 +51,20 @@ fn run(text: &str, device: &CudaDevice, phase: Phase, keep_all: bool) -> Seen {
 
 /// The layers end in blob y.
 fn compare(what: &str, layers: &str, phase: Phase) {
-    let Some(device) = common::cuda::device() else { return };
+    for order in [Order::Plain, Order::ChannelsLast] {
+        let Some(device) = common::cuda::device_in(Math::F32, order) else { return };
+        compare_on(&device, what, layers, phase);
+    }
+}
+
+fn compare_on(device: &CudaDevice, what: &str, layers: &str, phase: Phase) {
     let text = format!(
         "force_backward: true {}{}{layers} layer {{ name: 'loss' type: 'EuclideanLoss' bottom: 'y' \
          bottom: 't' top: 'loss' }}",
         input("x", "dim: 3 dim: 6 dim: 5 dim: 5"),
         input("t", "dim: 3 dim: 6 dim: 5 dim: 5"),
     );
-    let [alone, fused] = [true, false].map(|keep_all| run(&text, &device, phase, keep_all));
+    let [alone, fused] = [true, false].map(|keep_all| run(&text, device, phase, keep_all));
     let near = |name: &str, a: &[f32], b: &[f32]| {
         assert_eq!(a.len(), b.len());
         let largest = a.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
@@ -115,6 +121,9 @@ fn a_scale_without_bias_or_that_does_not_learn_is_no_other() {
 fn convolutions_products_and_sums_do_the_work_of_a_relu() {
     let conv = SPLIT.replace("top: 'c'", "top: 'y'").replace("bias_term: false", "bias_term: true");
     compare("convolution", &(conv.clone() + RELU), Phase::Train);
+    let frozen =
+        conv.replace("convolution_param", "param { } param { lr_mult: 0 } convolution_param");
+    compare("convolution whose bias does not learn", &(frozen + RELU), Phase::Train);
     compare(
         "convolution without bias",
         &(SPLIT.replace("top: 'c'", "top: 'y'") + RELU),

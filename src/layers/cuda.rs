@@ -196,6 +196,11 @@ impl DeviceIo<'_> {
         self.read(self.io.top[i], true, self.top_form(i))
     }
 
+    /// Gradient of top `i`, to be changed where it stands.
+    pub fn top_diff_update(&self, i: usize) -> Result<Address> {
+        self.update(self.io.top[i], true, self.top_form(i))
+    }
+
     /// Gradient of bottom `i` to be written.
     pub fn bottom_diff_mut(&self, i: usize) -> Result<Address> {
         self.write(self.io.bottom[i], true, self.bottom_form(i))

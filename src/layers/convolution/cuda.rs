@@ -98,17 +98,22 @@ impl OnDevice {
         Ok(())
     }
 
+    /// With `relu`, backward through a ReLU behind it, too.
     pub(super) fn backward(
         &self,
         setting: &Setting,
+        relu: bool,
         cuda: &CudaRun,
         io: &DeviceIo<'_>,
     ) -> Result<()> {
         for i in (0..io.tops()).filter(|&i| io.top_has_diff(i)) {
-            let dy = io.top_diff(i)?;
-            if io.param_needs_diff(1) {
-                let db = io.param_diff_mut(1)?;
-                setting.channels_of(io, i).sums_on(cuda, dy, None, (db, true))?;
+            let channels = setting.channels_of(io, i);
+            let dy = if relu { io.top_diff_update(i)? } else { io.top_diff(i)? };
+            let db = io.param_needs_diff(1).then(|| io.param_diff_mut(1)).transpose()?;
+            match db {
+                db if relu => channels.relu_back_on(cuda, io.top(i)?, dy, db)?,
+                Some(db) => channels.sums_on(cuda, dy, None, (db, true))?,
+                None => {}
             }
             if io.param_needs_diff(0) {
                 let x = io.bottom(i)?;
@@ -151,13 +156,20 @@ impl CudaLayer for Convolution {
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
+        let relu = self.takes_relu_back();
+        self.on_device.iter().try_for_each(|on| on.backward(&self.setting, relu, cuda, &io))
     }
 
     fn take_relu(&mut self) -> bool {
         // With the bias it costs nothing.
         self.relu = self.tops == 1 && self.setting.param.bias_term();
         self.relu
+    }
+
+    /// Where channels are last: there the kernel that sums the bias's gradient up can do it.
+    fn takes_relu_back(&self) -> bool {
+        let last = |on: &OnDevice| on.shape.order == Order::ChannelsLast;
+        self.relu && self.on_device.as_ref().is_some_and(last)
     }
 
     fn reals(&self) -> Reals {

@@ -95,7 +95,7 @@ impl CudaLayer for Deconvolution {
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.on_device.iter().try_for_each(|on| on.backward(&self.setting, cuda, &io))
+        self.on_device.iter().try_for_each(|on| on.backward(&self.setting, false, cuda, &io))
     }
 
     fn reals(&self) -> Reals {

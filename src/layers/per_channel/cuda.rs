@@ -69,8 +69,62 @@ extern "C" __global__ void column_sums(int64 n, const real* x, const real* w, in
     column_sums_of<1>(n, channels, rows, parts, sums, factor, accumulate, none,
                       [](int, float* sum, float v) { sum[0] += v; }, x);
 }
+
+// The gradient in front of a ReLU whose top is y, in the place of the one behind it.
+extern "C" __global__ void relu_back(int64 n, const real* y, real* dy) {
+  each_number(n, dy, [](float v, float slope) -> float { return v > 0 ? slope : 0.0f; }, y, dy);
+}
+
+// The same where channels are last, and its sums over them. Rows go by fours: the compiler does not read
+// ahead of what is written.
+#define ROWS 4
+template <int W>
+static __device__ __forceinline__ void relu_sums(int64 n, const real* y, real* dy, int64 channels,
+                                                 int64 count, int64 parts, float* to, float factor,
+                                                 int accumulate) {
+  int64 rows = (count + parts - 1) / parts, groups = channels / W;
+  KERNEL_LOOP(i, n / W) {
+    int64 part = i / groups, c = W * (i - part * groups), end = min((part + 1) * rows, count);
+    float sums[W] = {};
+    for (int64 r = part * rows; r < end; r += ROWS) {
+      Pack<W> value[ROWS], slope[ROWS];
+#pragma unroll
+      for (int k = 0; k < ROWS; ++k)
+        if (r + k < end) {
+          value[k] = pack<W>(y, (r + k) * channels + c);
+          slope[k] = pack<W>(dy, (r + k) * channels + c);
+        }
+#pragma unroll
+      for (int k = 0; k < ROWS; ++k)
+        if (r + k < end) {
+          for (int j = 0; j < W; ++j) {
+            float s = value[k].at[j] > 0 ? (float)slope[k].at[j] : 0.0f;
+            slope[k].at[j] = s;
+            sums[j] += s;
+          }
+          put(dy, (r + k) * channels + c, slope[k]);
+        }
+    }
+    for (int j = 0; j < W; ++j) put_sum(to + (c + j) * parts + part, factor * sums[j], accumulate);
+  }
+}
+extern "C" __global__ void relu_back_sums(int64 n, const real* y, real* dy, int64 channels,
+                                          int64 count, int64 parts, float* sums, float factor,
+                                          int accumulate) {
+  if (packed(y, dy) && channels % PACK == 0)
+    relu_sums<PACK>(n, y, dy, channels, count, parts, sums, factor, accumulate);
+  else
+    relu_sums<1>(n, y, dy, channels, count, parts, sums, factor, accumulate);
+}
 "#,
-    functions: &["channel_add", "channel_scale", "channel_sums", "column_sums"],
+    functions: &[
+        "channel_add",
+        "channel_scale",
+        "channel_sums",
+        "column_sums",
+        "relu_back",
+        "relu_back_sums",
+    ],
 };
 
 impl Channels {
@@ -159,6 +213,32 @@ impl Channels {
         }
         let args = [x, w, channels, outer, Divisor::new(self.inner).into(), weighted];
         cuda.sums((&KERNELS, "channel_sums", By::Block), size, &args, to)
+    }
+
+    /// Backward through a ReLU whose top is y, in the place of the gradient behind it; where the channels are
+    /// last and `sums` are wanted, the gradient's sums over the channels are added to these in the same pass.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn relu_back_on(
+        self,
+        cuda: &CudaRun,
+        y: Address,
+        dy: Address,
+        sums: Option<Address>,
+    ) -> Result<()> {
+        let args = [y.into(), dy.into(), self.channels.into(), self.outer.into()];
+        match sums {
+            Some(at) if self.inner == 1 => {
+                let to = Sums { at, each: 1, factor: 1.0, accumulate: true };
+                let size = (self.channels, self.per_channel());
+                cuda.sums((&KERNELS, "relu_back_sums", By::Thread), size, &args, to)
+            }
+            _ => {
+                cuda.packs(&KERNELS, "relu_back", self.elements(), &args[..2])?;
+                sums.map_or(Ok(()), |at| self.sums_on(cuda, dy, None, (at, true)))
+            }
+        }
     }
 
     fn elements(self) -> usize {

@@ -130,7 +130,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Floats a blob may need in its largest representation; on a device they are all plain.
+    /// Floats a blob may need in its largest representation; on a device none is padded.
     fn len_of(&self, id: BlobId) -> usize {
         let shape = &self.blobs[id].1;
         if shape.axes() == 4 && self.run.cuda().is_none() {
