@@ -1,6 +1,6 @@
 //! Layers that do the work of those right behind them, on a CUDA device: a BatchNorm that of a Scale and a
-//! ReLU, a convolution that of a ReLU forward and perhaps backward, a sum both. Only where these work in place, so that nobody else sees
-//! what is between, and nobody has asked to keep it.
+//! ReLU, a convolution that of a ReLU forward and perhaps backward, a sum both. Only where these work in
+//! place, so that nobody else sees what is between, and nobody has asked to keep it.
 
 use super::{Net, Node, Pass};
 use crate::layers::Behind;
