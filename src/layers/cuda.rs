@@ -10,6 +10,7 @@
 use super::Io;
 use crate::Result;
 use crate::blob::{BlobId, Shape};
+use crate::data::Batch;
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::{CudaRun, Kind};
 use crate::params::{ParamId, Use};
@@ -108,6 +109,23 @@ pub trait CudaLayer {
     /// with its own.
     fn take_scale(&mut self, _behind: Behind) -> bool {
         false
+    }
+
+    /// A layer that reads records: copies the batch that it was fed to the device, beside the computation,
+    /// into one of two places. What is computed from now on waits for it.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn send(&mut self, _cuda: &CudaRun, _place: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The same with a batch that it will be fed next, while it computes on the one before.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn send_ahead(&mut self, _cuda: &CudaRun, _batch: &Batch, _place: usize) -> Result<()> {
+        Ok(())
     }
 
     /// Which blobs its kernels take as `real`.

@@ -156,6 +156,11 @@ pub trait Layer {
         None
     }
 
+    /// A batch of zeros as it expects its batches, if it is a layer that reads records.
+    fn blank(&self) -> Option<Batch> {
+        None
+    }
+
     /// Tells a convolution that the in-place ReLU behind it is its own work from now on. Returns
     /// whether it took the offer; the ReLU then only works backward.
     fn fuse_relu(&mut self) -> bool {

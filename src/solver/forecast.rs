@@ -55,8 +55,12 @@ impl Forecast {
     ) -> Result<Forecast> {
         let kind = options.cuda.as_ref().map_or(Kind::F32, |device| device.0.kind());
         let meter = Rc::new(Meter::default().storing(kind));
-        let options =
-            SolverOptions { cuda: Some(CudaDevice(meter.clone())), blank: true, ..options.clone() };
+        let options = SolverOptions {
+            cuda: Some(CudaDevice(meter.clone())),
+            graphs: false,
+            blank: true,
+            ..options.clone()
+        };
         let mut solver = Solver::new(param, nets, &options)?;
         let net = solver.train_net();
         let floats = |count: usize| (count * size_of::<f32>()) as u64;
@@ -149,11 +153,6 @@ fn step(solver: &mut Solver, updates: bool) -> Result<()> {
 
 /// A batch of zeros for each data layer.
 fn zeros(net: &Net) -> Vec<Batch> {
-    let batch = |&layer: &usize| {
-        let tops = net.layers()[layer].top.iter().map(|&id| &net.store().blobs[id].shape);
-        let shapes: Vec<Vec<usize>> = tops.map(|shape| shape.dims().to_vec()).collect();
-        let tops = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-        Batch { tops, shapes, ..Batch::default() }
-    };
-    net.data_layers().iter().map(batch).collect()
+    let blank = |&layer: &usize| net.layers()[layer].layer.blank().unwrap_or_default();
+    net.data_layers().iter().map(blank).collect()
 }

@@ -24,6 +24,7 @@
 //! all kinds; all arithmetic is in `float`.
 
 use super::kind::Kind;
+use super::step_record::TEXT as STEP;
 
 /// Threads of every block that calls the prelude's reductions; a launch uses this size.
 pub const BLOCK: usize = 256;
@@ -182,7 +183,8 @@ impl Source {
         };
         let name = self.name;
         format!(
-            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"{name}.cu\"\n{text}\n"
+            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}{STEP}#line 1 \"{name}.cu\"\n\
+             {text}\n"
         )
     }
 }
@@ -215,12 +217,14 @@ extern "C" __global__ void add_to_float(int64 n, const real* x, float* y) {
     functions: &["to_real", "to_float", "add_to_float"],
 };
 
-/// x ← factor · x over n floats.
+/// x ← factor · x over n floats, NaN where the loss is not finite.
 pub static MULTIPLY: Source = Source {
     name: "multiply",
     text: r#"
-extern "C" __global__ void multiply(int64 n, float* x, float factor) {
-  KERNEL_LOOP(i, n) { x[i] *= factor; }
+extern "C" __global__ void multiply(int64 n, float* x, float factor, const float* loss) {
+  // Infinity times zero, and NaN times anything, are NaN.
+  float poison = *loss * 0.0f;
+  KERNEL_LOOP(i, n) { x[i] = x[i] * factor + poison; }
 }
 "#,
     functions: &["multiply"],
@@ -236,7 +240,7 @@ mod tests {
             let text = AXPY.assembled(kind);
             let (before, after) = text.split_once("#line 1 \"axpy.cu\"\n").unwrap();
             assert!(before.starts_with("#line 1 \"real.cu\"\n"));
-            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}")));
+            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}{STEP}")));
             assert!(after.starts_with("extern \"C\" __global__ void axpy("), "{after}");
             assert!(after.ends_with("}\n\n"), "{after:?}");
         }

@@ -72,6 +72,8 @@ fn stub(folder: &Path, name: &str) -> Result<(), String> {
     let made = folder.join(format!("{name}-{}", std::process::id()));
     let output = Command::new(compiler())
         .args(["-shared", "-fPIC", "-nostdlib", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"])
+        // Beside the stub before LD_LIBRARY_PATH, in which cargo names the folder of the original.
+        .arg("-Wl,--disable-new-dtags")
         .arg(format!("-Wl,-soname,{name}"))
         .arg(format!("-L{}", folder.display()))
         .arg(format!("-l:{LIBRARY}"))
