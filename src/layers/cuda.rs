@@ -163,6 +163,12 @@ impl DeviceIo<'_> {
         self.read(self.io.bottom[i], false, self.bottom_kind(i))
     }
 
+    /// Values of bottom `i` on the host, for what has to be looked at there: such a pass is no graph.
+    pub fn bottom_on_host(&self, i: usize) -> Result<&[f32]> {
+        self.cuda.device.spoil("a layer looks at its bottom on the host");
+        self.io.bottom(i)
+    }
+
     /// Values of top `i`.
     pub fn top(&self, i: usize) -> Result<Address> {
         self.read(self.io.top[i], false, self.top_kind(i))

@@ -156,6 +156,15 @@ pub trait Layer {
         None
     }
 
+    /// After a pass on a device that has met something it cannot use, such as a label that is no class: says
+    /// what, if it was this layer.
+    ///
+    /// # Errors
+    /// When it was.
+    fn explain(&mut self, _io: Io<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// A batch of zeros as it expects its batches, if it is a layer that reads records.
     fn blank(&self) -> Option<Batch> {
         None

@@ -1,11 +1,11 @@
 //! The loss of a pass: summed on a device where the net computes on one, and looked at when somebody asks.
 
 use super::Net;
-use crate::Result;
 use crate::blob::BlobId;
 use crate::device::Run;
 use crate::device::cuda::source::Source;
 use crate::device::cuda::{CudaRun, Kind};
+use crate::{Result, bail};
 
 /// A loss's sum, and its first gradient.
 pub static KERNELS: Source = Source {
@@ -50,16 +50,43 @@ impl Net {
     /// A device that failed.
     pub fn see_loss(&mut self) -> Result<f32> {
         if let (true, Some(cuda)) = (self.loss.away, self.run.cuda()) {
-            self.loss.value = cuda.report.get()?.loss;
+            let reported = cuda.report.get()?;
             self.loss.away = false;
+            self.loss.value = if self.has_loss() { reported.loss } else { 0.0 };
+            if reported.fault {
+                self.explain()?;
+            }
         }
         Ok(self.loss.value)
     }
 
+    /// Finds the layer that has met something on the device that it cannot use.
+    fn explain(&mut self) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            self.with_layer(index, |layer, _, io| layer.explain(io))?;
+        }
+        bail!(
+            "internal: a layer of net `{}` has met something that it does not find again",
+            self.name
+        )
+    }
+
     /// A pass begins.
-    pub(super) fn clear_loss(&mut self) {
+    pub(super) fn clear_loss(&mut self) -> Result<()> {
         self.loss = Loss::default();
         self.loss_changes();
+        self.run.cuda().map_or(Ok(()), |cuda| cuda.report.clear_fault())
+    }
+
+    /// A pass has been asked for: whether there is anything to wait for.
+    pub(super) fn loss_asked(&mut self) {
+        self.loss.away =
+            self.run.cuda().is_some_and(|cuda| cuda.report.judged() || self.has_loss());
+    }
+
+    /// Whether a device has something to report that nobody has looked at.
+    pub(super) fn loss_is_away(&self) -> bool {
+        self.loss.away
     }
 
     fn loss_changes(&self) {
@@ -70,8 +97,9 @@ impl Net {
 
     /// A pass has been asked for that was asked for before.
     pub(super) fn loss_again(&mut self) {
-        self.loss = Loss { away: self.has_loss(), ..Loss::default() };
+        self.loss = Loss::default();
         self.loss_changes();
+        self.loss_asked();
     }
 
     /// Whether any top has a weight in the loss.
@@ -110,7 +138,6 @@ impl Net {
         ];
         cuda.rows(&KERNELS, "add_loss", 1, &args)?;
         self.loss.added += 1;
-        self.loss.away = true;
         Ok(())
     }
 

@@ -24,7 +24,7 @@ impl Net {
         self.settle()?;
         self.ask_forward(watch, None)?;
         self.free_place()?;
-        if self.has_loss() {
+        if self.loss_is_away() {
             self.ask_report()?;
         }
         self.see_loss()
@@ -57,7 +57,7 @@ impl Net {
         watch: &mut dyn Watch,
         mut taking: Option<&mut Taking>,
     ) -> Result<()> {
-        self.clear_loss();
+        self.clear_loss()?;
         for index in 0..self.nodes.len() {
             watch.before(Pass::Forward, index);
             self.follow_values(index)?;
@@ -65,6 +65,7 @@ impl Net {
             self.add_loss(index)?;
             self.after_layer(Pass::Forward, index, watch, taking.as_deref_mut())?;
         }
+        self.loss_asked();
         Ok(())
     }
 

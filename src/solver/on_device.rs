@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::rules;
 use crate::Result;
 use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::backend::{Address, Arg, Backend};
 use crate::device::cuda::memory::Memory;
 use crate::device::cuda::source::Source;
 use crate::params::{GRAIN, ParamArena};
@@ -30,14 +30,15 @@ extern "C" __global__ void norm_parts(int64 n, const float* x, int64 floats, flo
   }
 }
 
-// The norm, and the factor that brings it down to `most`: one block. Without a finite loss there is none.
+// The norm, and the factor that brings it down to `most`: one block. Without a finite loss, or after a
+// fault, there is none.
 extern "C" __global__ void norm_whole(int64 n, const float* sums, int64 parts, float most,
-                                      const float* loss, float* norm) {
+                                      const float* loss, const float* fault, float* norm) {
   float sum = 0.0f;
   for (int64 i = threadIdx.x; i < parts; i += BLOCK) sum += sums[i];
   sum = sqrtf(block_sum(sum));
   if (blockIdx.x == 0 && threadIdx.x == 0) {
-    norm[0] = sum + *loss * 0.0f;
+    norm[0] = sum + *loss * 0.0f + (*fault ? __uint_as_float(0x7fc00000u) : 0.0f);
     norm[1] = sum > most ? most / sum : 1.0f;
   }
 }
@@ -103,8 +104,10 @@ impl OnDevice {
         let args = [diff.into(), self.floats.into(), sums.into()];
         let parts = self.floats.div_ceil(PART).min(PARTS);
         cuda.rows(&NORM, "norm_parts", parts, &args)?;
-        let (loss, norm) = (cuda.report.loss().into(), cuda.report.norm().into());
-        let args = [sums.into(), parts.into(), most.into(), loss, norm];
+        let (report, (sums, parts)) = (&cuda.report, (sums.into(), parts.into()));
+        let [loss, fault, norm] =
+            [report.loss(), report.fault_place(), report.norm()].map(Arg::from);
+        let args = [sums, parts, most.into(), loss, fault, norm];
         cuda.report.changes();
         cuda.rows(&NORM, "norm_whole", 1, &args)
     }

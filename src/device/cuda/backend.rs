@@ -334,6 +334,9 @@ pub trait Backend {
         Err("the device has no graphs")
     }
 
+    /// What is noted will not be the same again, for this reason.
+    fn spoil(&self, _why: &'static str) {}
+
     /// Makes a graph of work that has been done once. It is of no use when
     /// [`frees`](Backend::frees) has changed.
     ///

@@ -77,6 +77,12 @@ static __device__ __forceinline__ uint32 channel_element(uint32 i, uint32 channe
   return (over(i, inner) * channels + channel) * NUMBER(inner) + rest(i, inner);
 }
 
+// The class that a label names, of so many; where it names none, the first: kernels rely on no label.
+static __device__ __forceinline__ int class_of(float label, int64 classes) {
+  int named = (int)label;
+  return named >= 0 && named < classes ? named : 0;
+}
+
 // The sum of x over the block, for every thread.
 static __device__ __forceinline__ float block_sum(float x) {
   __shared__ float partial[BLOCK];

@@ -96,10 +96,13 @@ pub struct Reported {
     pub loss: f32,
     /// The gradient's norm that was measured last; not finite where the loss is not.
     pub norm: f32,
+    /// Whether a layer has met something that it cannot use.
+    pub fault: bool,
 }
 
-/// Floats of a report: the loss, the norm, and the factor that clips a gradient of that norm.
-const FLOATS: usize = 3;
+/// Floats of a report: the loss, the norm, the factor that clips a gradient of that norm, and what is not 0
+/// after a fault.
+const FLOATS: usize = 4;
 
 /// The report, which the host asks for once a pass and waits for when it needs it.
 pub struct Report {
@@ -108,6 +111,7 @@ pub struct Report {
     here: RefCell<Locked>,
     /// Whether the newest has been asked for.
     asked: Cell<bool>,
+    judged: Cell<bool>,
     /// What came back last, until the next is asked for.
     known: Cell<Option<Reported>>,
 }
@@ -119,10 +123,10 @@ impl Report {
     /// When there is not enough memory.
     pub fn new(device: &Rc<dyn Backend>) -> Result<Report> {
         let there = Memory::new(device, FLOATS)?;
-        there.upload(&[0.0, 0.0, 1.0])?;
+        there.upload(&[0.0, 0.0, 1.0, 0.0])?;
         let here = RefCell::new(Locked::new(device, FLOATS)?);
-        let (asked, known) = Default::default();
-        Ok(Report { device: device.clone(), there, here, asked, known })
+        let (asked, judged, known) = Default::default();
+        Ok(Report { device: device.clone(), there, here, asked, judged, known })
     }
 
     /// Where the loss goes.
@@ -133,6 +137,31 @@ impl Report {
     /// Where the norm goes, and behind it the factor that clips.
     pub fn norm(&self) -> Address {
         self.there.at().plus(1)
+    }
+
+    /// Where somebody says that it has met something it cannot use. From then on every pass is asked for its
+    /// report.
+    pub fn fault(&self) -> Address {
+        self.judged.set(true);
+        self.fault_place()
+    }
+
+    /// The same place, for who only looks.
+    pub fn fault_place(&self) -> Address {
+        self.there.at().plus(3)
+    }
+
+    /// Whether somebody may say so.
+    pub fn judged(&self) -> bool {
+        self.judged.get()
+    }
+
+    /// Nobody has met anything yet.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn clear_fault(&self) -> Result<()> {
+        self.device.zero(self.fault_place(), 1)
     }
 
     /// The device has been asked for something that will change it.
@@ -162,7 +191,7 @@ impl Report {
         }
         let mut here = self.here.borrow_mut();
         let values = here.values()?;
-        let reported = Reported { loss: values[0], norm: values[1] };
+        let reported = Reported { loss: values[0], norm: values[1], fault: values[3] != 0.0 };
         self.known.set(Some(reported));
         Ok(reported)
     }

@@ -361,6 +361,10 @@ impl Backend for Nvidia {
         self.notes.end()
     }
 
+    fn spoil(&self, why: &'static str) {
+        self.notes.spoil(why);
+    }
+
     fn graph(&self, works: &[Work]) -> Result<Box<dyn Graph>> {
         self.capture(works)
     }
