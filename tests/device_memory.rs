@@ -162,7 +162,7 @@ fn records_that_stay_bytes_are_in_the_forecast() {
     compare(&job, (Math::F32, true), &mut || {
         let mut next = |test: bool| {
             let batches = if test { feeds.test(0, 0) } else { feeds.train(0) };
-            let batches: Vec<Batch> = std::mem::take(batches.unwrap());
+            let batches: Vec<Batch> = batches.unwrap().iter_mut().map(std::mem::take).collect();
             assert!(!batches[0].raw.is_empty());
             batches
         };

@@ -133,7 +133,7 @@ fn threads_meet_at_barriers() {
     send(&values, x, &stream);
     launch(kernel("sum"), &mut [y, x, 300], 256, &stream).unwrap();
     stream.synchronize().unwrap();
-    assert_eq!(look(y), values.iter().sum());
+    assert_eq!(look(y), values.iter().sum::<f32>());
     [x, y].into_iter().for_each(free);
 }
 

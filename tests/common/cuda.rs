@@ -16,8 +16,8 @@ use cudarc::driver::CudaContext;
 pub const WITHOUT_CODE: &[&str] = &[];
 
 /// A device of the caller's own: device 0 where there is a driver and a device, else a simulated one, which is
-/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` (a failure where
-/// there is none), `simulated`, or `none`. `None`, with a printed line, where there is nothing to run on.
+/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` or
+/// `simulated` (a failure where there is none), or `none`. `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
     device_with(Math::F32)
 }
@@ -26,7 +26,11 @@ pub fn device() -> Option<CudaDevice> {
 pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
         Err(_) | Ok("") if driver() => real(0, math),
-        Err(_) | Ok("" | "simulated") => simulated(0, math),
+        Err(_) | Ok("") => simulated(0, math),
+        Ok("simulated") => {
+            let none = |why| panic!("CAFFE_CUDA=simulated, but no simulated device: {why}");
+            Ok(simulated(0, math).unwrap_or_else(none))
+        }
         Ok("device") => {
             let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
             Ok(real(0, math).unwrap_or_else(none))
@@ -66,7 +70,8 @@ pub fn libraries() -> Result<(), String> {
     let opened = OPENED.get_or_init(|| {
         let places = Places::default().with(simulated_cuda::install()?);
         for library in Library::ALL {
-            let found = library.open_in(&places).map_err(|why| why.to_string())?;
+            // What was made for this must open.
+            let found = library.open_in(&places).unwrap_or_else(|why| panic!("{why}"));
             let file = found.path.file_name();
             if file.is_none_or(|name| name != simulated_cuda::LIBRARY) {
                 return Err(format!("{} of this machine is in the way", found.path.display()));

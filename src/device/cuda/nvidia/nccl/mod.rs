@@ -13,9 +13,9 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 
 use self::ffi::{Code, Comm, Config, FLOAT32, IN_PROGRESS, Nccl, SUCCESS, SUM, UniqueId};
 use super::driver;
+use crate::Result;
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::clique::Clique;
-use crate::Result;
 
 /// How long to sleep between two looks at something that takes time.
 const PAUSE: Duration = Duration::from_micros(20);
