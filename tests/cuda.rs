@@ -361,6 +361,32 @@ fn test_and_time_run_on_a_device() {
 }
 
 #[test]
+fn test_and_time_refuse_what_does_not_fit_before_they_begin() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    job.weights(&[]);
+    let model = format!("--model={}", job.path("net.prototxt").display());
+    let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
+    let run = |job: &Job, command: &str| {
+        let output =
+            job.caffe(&[command, model.as_str(), weights.as_str(), "--iterations=1", "--gpu=0"]);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for command in ["test", "time"] {
+        let (_, log) = run(&job, command);
+        let (_, forecast) = log.split_once("The net needs ").unwrap();
+        let forecast: u64 = forecast.split_once(" MB (").unwrap().0.parse().unwrap();
+        for (megabytes, fits) in [(forecast + 1, true), (forecast - 1, false)] {
+            let bytes = (megabytes * 1_000_000).to_string();
+            job.environment.push(("SIMULATED_CUDA_MEMORY", bytes.into()));
+            let (ran, log) = run(&job, command);
+            assert_eq!(ran, fits, "{command}: {log}");
+            assert_eq!(log.contains("MB free, but the job needs"), !fits, "{command}: {log}");
+        }
+        job.environment.retain(|(name, _)| *name != "SIMULATED_CUDA_MEMORY");
+    }
+}
+
+#[test]
 fn workers_and_devices_must_agree() {
     let Some(job) = Job::new(LAYERS) else { return };
     let log = job.train(&["--gpu=0,0", "--workers=3"]).unwrap_err();

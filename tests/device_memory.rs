@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use caffe::data::{Batch, Reading};
 use caffe::device::Step;
 use caffe::device::cuda::{CudaDevice, Math};
-use caffe::net::{NetOptions, Unwatched};
+use caffe::net::{Net, NetOptions, Pass, Unwatched};
 use caffe::solver::{Feeds, Forecast, NetPlans, Solver, SolverOptions};
 use caffe_proto::{Phase, SolverParameter};
 
@@ -168,6 +168,54 @@ fn records_that_stay_bytes_are_in_the_forecast() {
         };
         [next(false), next(true)]
     });
+}
+
+/// As `caffe test` and `caffe time` have it.
+#[test]
+fn a_net_alone_takes_what_was_forecast_and_no_more() {
+    let Some(_turn) = turn() else { return };
+    for (phase, last, math) in [
+        (Phase::Test, Pass::Forward, Math::F32),
+        (Phase::Train, Pass::Backward, Math::F32),
+        (Phase::Test, Pass::Backward, Math::Bf16),
+    ] {
+        let (_, NetPlans { train, test, .. }) = job("SGD", 6);
+        let plan = if phase == Phase::Test { &test[0] } else { &train };
+        let options = |device: &CudaDevice| NetOptions {
+            state: plan.state.clone(),
+            cuda: Some(device.clone()),
+            ..NetOptions::new(phase)
+        };
+        let build = |device: &CudaDevice| {
+            let mut net = Net::new(&plan.param, &plan.origin, &options(device)).unwrap();
+            for _ in 0..2 {
+                net.forward().unwrap();
+                net.output_values().unwrap();
+                if last == Pass::Backward {
+                    net.clear_param_diffs();
+                    net.backward().unwrap();
+                }
+            }
+            net
+        };
+        let free = device(math);
+        let forecast = Forecast::of_net(plan, &options(&free), last).unwrap();
+        assert_eq!(taken(&free), 0, "a forecast takes nothing");
+        assert!(forecast.blobs > 0 && forecast.parameters > 0 && forecast.tests == 0);
+        let net = build(&free);
+        let all = taken(&free);
+        drop(net);
+        let workspace = taken(&free);
+        println!("{phase:?} {last:?} {math:?}: {all} of {forecast:?}");
+        let arrays = all - workspace;
+        assert!((arrays..=arrays + 100 * 256).contains(&forecast.block), "{arrays} {forecast:?}");
+        assert!(0 < workspace && workspace <= forecast.workspace, "{workspace} {forecast:?}");
+        drop(free);
+        let blocked = device(math);
+        forecast.reserve(&blocked).unwrap();
+        let _net = build(&blocked);
+        assert_eq!(taken(&blocked), forecast.block + workspace, "outside of the block");
+    }
 }
 
 #[test]
