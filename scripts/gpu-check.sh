@@ -78,7 +78,7 @@ prepare() {
   mkdir -p "$out" "$logs/tmp"
   # The bundle's libraries are for its own programs; Python keeps to its own.
   own=(env "LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "TMPDIR=$logs/tmp"
-    "CAFFE_REPOSITORY=$root" "CAFFE_SHARED=$root/shared" "CAFFE_CACHE=$logs/kernels" "RUST_BACKTRACE=0"
+    "CAFFE_REPOSITORY=$root" "CAFFE_SHARED=$root/shared" "CAFFE_CACHE=$logs/tmp/kernels" "RUST_BACKTRACE=0"
     "CAFFE_CUDA_LIBS=${CAFFE_CUDA_LIBS:-$(python_libraries)}")
   caffe=("${own[@]}" "$root/bin/caffe")
   device=${CAFFE_CUDA:-device}
