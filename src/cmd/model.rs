@@ -86,13 +86,13 @@ impl ModelArgs {
         };
         let raw = options.cuda.is_some();
         let reading = Reading { threads: options.threads, raw, ..Reading::new(SEED) };
-        let layers = DataLayers::of(&plan)?;
         if let Some(device) = &options.cuda {
             let forecast = Forecast::of_net(&plan, &options, last)?;
             log.info("caffe.cpp:276", format!("The net needs {forecast} of its device"));
             forecast.reserve(device)?;
         }
         let net = Net::new(&plan.param, &plan.origin, &options)?;
+        let layers = DataLayers::of(&plan)?;
         if raw {
             layers.forms(SEED).into_iter().for_each(|form| log.info("caffe.cpp:276", form));
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use caffe_proto::SolverParameter;
 
+use super::feeds::DataLayers;
 use super::nets::{NetPlan, NetPlans};
 use super::replica::{Solver, SolverOptions};
 use crate::data::Batch;
@@ -71,11 +72,12 @@ impl Forecast {
     /// Of one net that makes passes up to `last`, as `caffe test` and `caffe time` have it.
     ///
     /// # Errors
-    /// Whatever is wrong with the net.
+    /// Whatever is wrong with the net; one that only a program can feed.
     pub fn of_net(plan: &NetPlan, options: &NetOptions, last: Pass) -> Result<Forecast> {
         let (meter, cuda) = meter(options.cuda.as_ref());
         let options = NetOptions { cuda, blank: true, ..options.clone() };
         let mut net = Net::new(&plan.param, &plan.origin, &options)?;
+        DataLayers::of(plan)?;
         let [blobs, parameters] = held_by(&net, meter.kind());
         let built = meter.held();
         let mut batches = zeros(&net);
