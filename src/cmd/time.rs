@@ -64,7 +64,7 @@ impl TimeArgs {
     /// # Errors
     /// Anything wrong with flags, files, net or data.
     pub fn run(self, log: &Log) -> Result<()> {
-        let mut model = self.model.build(self.phase.into(), log)?;
+        let mut model = self.model.build(self.phase.into(), Pass::Backward, log)?;
         if !self.weights.is_empty() {
             model.load(&self.weights, log)?;
         }

@@ -103,6 +103,8 @@ pub struct Setup<'a> {
     pub seed: u64,
     /// Number of tops in the prototxt.
     pub tops: usize,
+    /// The net is to tell what it needs, and leaves nothing behind: no files.
+    pub blank: bool,
 }
 
 /// A layer of a net on one device.

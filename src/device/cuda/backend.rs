@@ -1,8 +1,7 @@
 //! What a CUDA device does for the engine: [`Backend`].
 //!
-//! There are two: [`nvidia`](super::nvidia) drives a GPU; [`emulator`](super::emulator) compiles the
-//! same kernels as plain C++ and runs them on the host, so that the layers' device code is tested
-//! where there is no GPU. Nothing here knows a layer: addresses and sizes go in.
+//! There are two: [`nvidia`](super::nvidia) drives a GPU; [`meter`](super::meter) computes nothing and
+//! counts the memory that it is asked for. Nothing here knows a layer: addresses and sizes go in.
 //!
 //! All work of one backend is done in the order in which it was asked for, in its queue of
 //! [computation](Queue::Compute); two queues beside that copy what may travel meanwhile, and [`Event`]s

@@ -4,7 +4,7 @@
 //! creates no context and takes no device memory.
 //!
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
-//!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
+//!   (not yet run on one); [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
 //! * [`locked`]: memory of the host for copies beside the computation; [`step_record`]: what changes from
@@ -26,7 +26,6 @@ mod choice;
 pub mod clique;
 pub mod compiler;
 pub mod divisor;
-pub mod emulator;
 mod kind;
 pub mod library;
 pub mod locked;

@@ -150,11 +150,11 @@ const REAL_BF16: &str = r#"struct real {
 };
 "#;
 
-/// `real` as half precision: the device's own conversions, the emulator's where there is no device.
+/// `real` as half precision: the device's own conversions; those of the host where a test simulates one.
 const REAL_F16: &str = r#"struct real {
   unsigned short bits;
   __device__ __forceinline__ operator float() const {
-#ifdef EMULATED
+#ifdef SIMULATED
     return host::from_half(bits);
 #else
     float x;
@@ -164,7 +164,7 @@ const REAL_F16: &str = r#"struct real {
   }
   // To the nearest, of two to the even one; beyond 65504 to infinity.
   __device__ __forceinline__ real& operator=(float x) {
-#ifdef EMULATED
+#ifdef SIMULATED
     bits = host::to_half(x);
 #else
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));

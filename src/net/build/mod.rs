@@ -118,6 +118,7 @@ impl<'a> Builder<'a> {
             index,
             seed: self.options.seed,
             tops: param.top.len(),
+            blank: self.options.blank,
         };
         let mut layer = (def.build)(&setup, &shapes)?;
         self.check_device(&mut *layer, def)?;

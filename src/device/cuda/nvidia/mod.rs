@@ -230,7 +230,9 @@ impl Backend for Nvidia {
     fn free_memory(&self) -> Result<Option<u64>> {
         let (free, _) =
             self.context.mem_get_info().map_err(driver("asking for the free memory"))?;
-        Ok(Some(free as u64))
+        // What is left of the block is taken from the driver, but nobody's.
+        let left = self.block.borrow().as_ref().map_or(0, Block::left);
+        Ok(Some(free as u64 + left))
     }
 
     fn reserve(&self, bytes: u64) -> Result<()> {
