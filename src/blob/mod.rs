@@ -10,6 +10,7 @@ mod slab;
 
 pub use layout::Layout;
 pub use shape::Shape;
+pub(crate) use slab::Places;
 pub use slab::{Epoch, Lent, Slab};
 
 /// Number of a blob in its net.

@@ -16,6 +16,7 @@ mod mirrored;
 mod on_device;
 mod turned;
 
+pub(crate) use mirrored::Place;
 pub use mirrored::{Mirrored, Use};
 
 use std::cell::{Cell, OnceCell};

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{ParamArena, ParamId, Use};
+use super::{ParamArena, ParamId, Place, Use};
 use crate::Result;
 use crate::blob::Shape;
 use crate::device::cuda::Kind;
@@ -19,6 +19,18 @@ pub(super) struct Turned {
     /// Version and shape of the values that it is a copy of.
     version: Cell<u64>,
     shape: RefCell<Shape>,
+}
+
+impl Turned {
+    /// Whether it is a copy of this version.
+    pub(super) fn place(&self, version: u64) -> Place {
+        if self.version.get() == version { Place::There } else { Place::Here }
+    }
+
+    /// Takes it that it has become one, or has not, as it was `then`.
+    pub(super) fn put(&self, then: Option<Place>, version: u64) {
+        self.version.set(if then == Some(Place::There) { version } else { 0 });
+    }
 }
 
 impl ParamArena {

@@ -43,6 +43,10 @@ pub struct Job {
     pub clique: Option<Arc<Clique>>,
     /// What these devices' memory is needed for.
     pub device_memory: DeviceMemory,
+    /// Passes that repeat become CUDA graphs there.
+    pub graphs: bool,
+    /// Whether they have, in words.
+    pub about_graphs: OnceLock<String>,
     /// Layers without code for these compute on the CPU.
     pub cpu_fallback: bool,
     /// How replicas share what they learn.
@@ -131,6 +135,8 @@ impl Job {
                 Mode::Hogwild | Mode::Ssp { .. } => None,
             },
             device_memory: DeviceMemory::default(),
+            graphs: options.graphs,
+            about_graphs: OnceLock::new(),
             cpu_fallback: options.cpu_fallback,
             mode: options.mode,
             batch: options.batch,

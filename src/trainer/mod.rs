@@ -2,7 +2,7 @@
 //! running job.
 //!
 //! * `options`: what to train and how. `job`: everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   actors' traits. `buckets`: how parameters are cut for travel, `copy_out`, `fences`: their way out of backward. `report`: Caffe's log lines;
 //!   [`observe`]: all who listen, and the numbers for files and dashboards. `identity`: what all
 //!   ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM. `guard`: what a
 //!   loss that is no number does. `nodes`: several nodes in this process. `emulation`: devices that
@@ -11,6 +11,7 @@
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
 mod buckets;
+mod copy_out;
 mod device_memory;
 mod emulation;
 mod equivalence;

@@ -73,7 +73,61 @@ impl DeviceRep {
     }
 }
 
+/// Which representations of a slab are valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// A bit for each: on the host plain and blocked, then the forms on the device.
+    valid: u8,
+    /// The shape of what has its channels last there.
+    last: Shape,
+}
+
+const PLAIN: u8 = 1;
+/// The first of the device's.
+const FIRST: u8 = 1 << 2;
+const LAST: u8 = 0b11 << 4;
+const ON_DEVICE: u8 = 0b1111 << 2;
+
+impl Places {
+    /// Whether a device that met both would do the same: what it has is the same, or it has nothing.
+    pub(crate) fn alike(&self, other: &Places) -> bool {
+        let known = |valid| if valid & ON_DEVICE == 0 { valid } else { valid & ON_DEVICE };
+        known(self.valid) == known(other.valid) && self.last == other.last
+    }
+}
+
 impl Slab {
+    /// Which representations are valid.
+    pub(crate) fn places(&self) -> Places {
+        let device = self.device.forms.iter().map(|rep| &rep.valid);
+        let valid = [&self.plain.valid, &self.blocked.valid].into_iter().chain(device);
+        let valid = valid.enumerate().map(|(i, valid)| u8::from(valid.get()) << i).sum();
+        let last = if valid & LAST == 0 {
+            Shape::default()
+        } else {
+            self.device.last_shape.borrow().clone()
+        };
+        Places { valid, last }
+    }
+
+    /// Takes it that the device has done again what it did before this was valid `then`: what the host
+    /// still had then it still has.
+    pub(crate) fn put(&self, then: &Places) {
+        if then.valid & ON_DEVICE == 0 {
+            return;
+        }
+        for (i, rep) in self.device.forms.iter().enumerate() {
+            rep.valid.set(then.valid & FIRST << i != 0);
+        }
+        if then.valid & LAST != 0 {
+            self.device.last_shape.replace(then.last.clone());
+        }
+        if then.valid & PLAIN == 0 {
+            self.plain.valid.set(false);
+            self.blocked.valid.set(false);
+        }
+    }
+
     /// The blob in device memory, to be read in this form.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod device;
 
 use std::cell::{Cell, UnsafeCell};
 
+pub(crate) use self::device::Places;
+
 use self::device::DeviceRep;
 use super::{Layout, Shape};
 use crate::device::cpu::aligned::AlignedBuf;

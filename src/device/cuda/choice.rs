@@ -1,44 +1,27 @@
 //! Which device somebody wants: [`Choice`], which may go to the thread that will use it.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::emulator::Emulator;
 use super::nvidia::Nvidia;
 use super::{CudaDevice, Kind, Math, Order};
 use crate::Result;
 
-/// A device to be opened.
+/// A GPU to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// A GPU.
-    Gpu {
-        /// Its number, as `caffe device_query` counts.
-        id: usize,
-        /// What it computes products with.
-        math: Math,
-        /// How its activations lie; [`Math::order`] says what is best.
-        order: Order,
-    },
-    /// A device in software, for tests.
-    Emulated {
-        /// Its number.
-        id: usize,
-        /// Where it keeps compiled kernels.
-        folder: PathBuf,
-        /// What it stores activations as.
-        kind: Kind,
-    },
+pub struct Choice {
+    /// Its number, as `caffe device_query` counts.
+    pub id: usize,
+    /// What it computes products with.
+    pub math: Math,
+    /// How its activations lie; [`Math::order`] says what is best.
+    pub order: Order,
 }
 
 impl Choice {
     /// What activations are stored as.
     pub fn kind(&self) -> Kind {
-        match self {
-            Choice::Gpu { math, .. } => math.kind(),
-            Choice::Emulated { kind, .. } => *kind,
-        }
+        self.math.kind()
     }
 
     /// Opens the device, for this thread. `exact`: the same sums in every run, where that costs something.
@@ -46,29 +29,19 @@ impl Choice {
     /// # Errors
     /// A device or library that is not there; the message says what to do.
     pub fn open(&self, exact: bool) -> Result<CudaDevice> {
-        Ok(CudaDevice(match self {
-            Choice::Gpu { id, math, order } => {
-                Rc::new(Nvidia::new(*id, *math, exact)?.ordered(*order))
-            }
-            Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
-        }))
+        Ok(CudaDevice(Rc::new(Nvidia::new(self.id, self.math, exact)?.ordered(self.order))))
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Choice::Gpu { id, math, order } => {
-                write!(f, "GPU {id}")?;
-                if *math != Math::F32 {
-                    write!(f, " in {}", math.name())?;
-                }
-                if *order == math.order() { Ok(()) } else { write!(f, " as {}", order.name()) }
-            }
-            Choice::Emulated { kind: Kind::F32, .. } => f.write_str("an emulated CUDA device"),
-            Choice::Emulated { kind, .. } => {
-                write!(f, "an emulated CUDA device in {}", kind.name())
-            }
+        write!(f, "GPU {}", self.id)?;
+        if self.math != Math::F32 {
+            write!(f, " in {}", self.math.name())?;
+        }
+        match self.order == self.math.order() {
+            true => Ok(()),
+            false => write!(f, " as {}", self.order.name()),
         }
     }
 }

@@ -4,12 +4,16 @@
 //! creates no context and takes no device memory.
 //!
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
-//!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
+//!   (not yet run on one); [`Choice`] says which;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
-//! * [`Kind`]: what numbers are stored as, [`Order`]: how they lie, [`Form`]: both; [`Math`]: what is computed with;
+//! * [`locked`]: memory of the host for copies beside the computation; [`step_record`]: what changes from
+//!   pass to pass, and what a pass reports; [`work`]: passes that are asked for in one call;
+//! * [`Kind`]: what numbers are stored as, [`Order`]: how they lie, [`Form`]: both; [`Math`]: what is computed
+//!   with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
-//! * [`source`]: the text of kernels; [`packs`]: what those that are bound by memory have in common; [`compiler`]: machine code from it; [`cache`]: the code on disk.
+//! * [`source`]: the text of kernels; [`packs`]: what those that are bound by memory have in common;
+//!   [`compiler`]: machine code from it; [`cache`]: the code on disk.
 //!
 //! ```
 //! match caffe::device::cuda::probe() {
@@ -24,9 +28,9 @@ mod choice;
 pub mod clique;
 pub mod compiler;
 pub mod divisor;
-pub mod emulator;
 mod kind;
 pub mod library;
+pub mod locked;
 pub mod memory;
 pub mod meter;
 pub mod nvidia;
@@ -35,7 +39,9 @@ pub mod packs;
 pub mod pool;
 mod run;
 pub mod source;
+pub mod step_record;
 pub mod sums;
+pub mod work;
 
 pub use choice::Choice;
 pub use kind::{Kind, Math};
@@ -124,7 +130,14 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY, source::CONVERT, source::MULTIPLY, order::KERNELS, sums::KERNELS]
+    vec![
+        source::AXPY,
+        source::CONVERT,
+        source::MULTIPLY,
+        order::KERNELS,
+        sums::KERNELS,
+        crate::net::LOSS,
+    ]
 }
 
 /// Looks for the driver and its devices.
