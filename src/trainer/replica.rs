@@ -8,6 +8,7 @@ use caffe_actors::{
     Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
 };
 
+use super::algorithms::Algorithms;
 use super::buckets::{self, Bucket};
 use super::fences::Fences;
 use super::guard::Guard;
@@ -17,6 +18,7 @@ use super::team::Team;
 use crate::data::Batch;
 use crate::net::all_finite;
 use crate::snapshot::{self, Paths, SidecarWriter};
+use crate::device::cuda::algorithms::Table;
 use crate::solver::{Forecast, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
@@ -32,6 +34,8 @@ pub struct SolverReplica {
     offset: i64,
     /// One replica in the job: nobody else needs its gradient.
     alone: bool,
+    /// Those of its device; `None` on the CPU.
+    algorithms: Option<Algorithms>,
     /// Its gradients are added to those of the node's other devices, and given by the first.
     team: Option<Team>,
     tracer: Tracer,
@@ -60,10 +64,12 @@ impl SolverReplica {
         let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
         // Before anything that may fail, so that no other replica waits for this one in vain.
         let attendance = job.clique.as_ref().map(|clique| clique.attend());
-        let mut team = None;
+        let (mut team, mut algorithms) = (None, None);
         if let Some(device) = &options.cuda {
-            let forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
+            let mut forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
             forecast.reserve(device)?;
+            let wanted = std::mem::take(&mut forecast.correlations);
+            algorithms = Some(Algorithms::new(device, wanted));
             job.device_memory.expect(forecast);
             team = attendance.map(|a| Team::join(a, device, place.local)).transpose()?;
         }
@@ -87,6 +93,7 @@ impl SolverReplica {
             batch: batch as usize,
             offset: job.ticket_offset(place.replicas, batch),
             alone: place.replicas == 1,
+            algorithms,
             team,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
@@ -227,6 +234,19 @@ impl Replica for SolverReplica {
         }
     }
 
+    fn opening_words(&mut self) -> Result<Vec<u8>, Cause> {
+        let Some(algorithms) = &self.algorithms else { return Ok(Vec::new()) };
+        let recorded = self.job.resumed.sidecar.as_ref().and_then(|s| s.algorithms.as_ref());
+        let told = algorithms.settle(recorded)?;
+        self.job.algorithms.get_or_init(|| told);
+        Ok(algorithms.words())
+    }
+
+    fn hear(&mut self, words: &[u8]) -> Result<Option<String>, Cause> {
+        let heard = self.algorithms.as_ref().map(|own| own.hear(words, self.place.0)).transpose()?;
+        Ok(heard.flatten())
+    }
+
     fn compute(
         &mut self,
         batch: &mut Vec<Batch>,
@@ -360,6 +380,8 @@ impl Replica for SolverReplica {
         let own = request.replicas > 1 && self.job.keeps_own_histories();
         let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);
         sidecar.loss_scale = self.solver.scaler().state();
+        let table = self.algorithms.as_ref().and_then(Algorithms::table);
+        sidecar.algorithms = table.as_ref().map(Table::json);
         sidecar.history_len = request.mean_history.len();
         sidecar.history_count = if own { request.replicas } else { 0 };
         let mut writer = SidecarWriter::create(&paths.sidecar, &sidecar)?;

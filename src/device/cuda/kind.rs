@@ -1,7 +1,9 @@
 //! [`Kind`]: what a device stores numbers as; [`Math`]: what it computes products with.
 
+use serde::{Deserialize, Serialize};
+
 /// A format of floating-point numbers in device memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// 32 bits.
     #[default]
@@ -46,7 +48,7 @@ impl Kind {
 }
 
 /// What a device computes with: `--precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Math {
     /// 32 bits all the way.
     #[default]

@@ -1,10 +1,12 @@
-//! [`Meter`]: a device that computes nothing and counts the memory that it is asked for.
+//! [`Meter`]: a device that computes nothing, counts the memory that it is asked for and lists the
+//! correlations.
 //!
 //! A job that takes one step on it tells how much memory it needs on a device, layers' working memory
 //! included, without one: [`Forecast`](crate::solver::Forecast).
 
 use std::cell::{Cell, RefCell};
 
+use super::algorithms::{Direction, Wanted};
 use super::backend::{Address, Arg, Backend, Correlation};
 use super::kind::Kind;
 use super::pool::Pool;
@@ -21,6 +23,7 @@ pub struct Meter {
     largest: Cell<u64>,
     /// Bytes of the largest gradient of weights that is made in 16 bits.
     gradient: Cell<u64>,
+    correlations: RefCell<Vec<Wanted>>,
     kind: Kind,
 }
 
@@ -31,6 +34,7 @@ impl Default for Meter {
             works: Cell::new(false),
             largest: Cell::new(0),
             gradient: Cell::new(0),
+            correlations: RefCell::default(),
             kind: Kind::F32,
         }
     }
@@ -67,7 +71,17 @@ impl Meter {
         self.gradient.get()
     }
 
-    fn correlation(&self, shape: &Correlation, kind: Kind) -> Result<()> {
+    /// What was asked for of correlations, each once, in order.
+    pub fn correlations(&self) -> Vec<Wanted> {
+        self.correlations.borrow().clone()
+    }
+
+    fn correlation(&self, direction: Direction, shape: &Correlation, kind: Kind) -> Result<()> {
+        let wanted = Wanted { direction, kind, shape: shape.clone() };
+        let mut all = self.correlations.borrow_mut();
+        if !all.contains(&wanted) {
+            all.push(wanted);
+        }
         let over = |first: usize, of: fn(&super::backend::Axis) -> usize| {
             shape.axes.iter().map(of).product::<usize>() * first
         };
@@ -157,7 +171,7 @@ impl Backend for Meter {
         _w: Address,
         _y: Address,
     ) -> Result<()> {
-        self.correlation(shape, kind)
+        self.correlation(Direction::Forward, shape, kind)
     }
 
     fn correlate_back(
@@ -168,7 +182,7 @@ impl Backend for Meter {
         _dy: Address,
         _dx: Address,
     ) -> Result<()> {
-        self.correlation(shape, kind)
+        self.correlation(Direction::Back, shape, kind)
     }
 
     fn correlate_weights(
@@ -183,6 +197,6 @@ impl Backend for Meter {
             let bytes = (shape.weights() * kind.bytes()) as u64;
             self.gradient.set(self.gradient.get().max(bytes));
         }
-        self.correlation(shape, kind)
+        self.correlation(Direction::Weights, shape, kind)
     }
 }

@@ -3,7 +3,9 @@
 //! Not yet run on a device: it is tested on simulated libraries (`tests/simulated_cuda`), and its kernels
 //! are compiled for three architectures.
 
+mod algorithm;
 mod block;
+mod choosing;
 mod convolution;
 mod kernels;
 pub mod nccl;
@@ -21,6 +23,7 @@ use self::convolution::Convolutions;
 use self::kernels::Kernels;
 use self::nccl::Member;
 use self::product::Products;
+use super::algorithms::{Record, Settled, Setup, Table, Wanted};
 use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
 use super::clique::Clique;
 use super::library::Library;
@@ -93,6 +96,8 @@ impl Nvidia {
             capability.1
         );
         let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
+        let cudnn = cudarc::cudnn::result::get_version();
+        let setup = Setup { device: name.clone(), capability, cudnn, math };
         Ok(Nvidia {
             name: match math {
                 Math::F32 => format!("CUDA device {id} ({name})"),
@@ -101,7 +106,7 @@ impl Nvidia {
             kind: math.kind(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
-            convolutions: RefCell::new(Convolutions::new(&stream, math, exact)?),
+            convolutions: RefCell::new(Convolutions::new(&stream, setup, exact)?),
             workspace: RefCell::default(),
             block: RefCell::default(),
             member: RefCell::default(),
@@ -290,6 +295,14 @@ impl Backend for Nvidia {
         products.run(&g, plan, [a, b, c], workspace, &self.stream)
     }
 
+    fn settle(&self, wanted: &[Wanted], recorded: &[Record]) -> Result<Settled> {
+        self.convolutions.borrow_mut().settle(wanted, recorded)
+    }
+
+    fn algorithms(&self) -> Option<Table> {
+        self.convolutions.borrow().table()
+    }
+
     fn correlate(
         &self,
         shape: &Correlation,
@@ -299,7 +312,7 @@ impl Backend for Nvidia {
         y: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.forward_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         convolutions.forward(choice, [x, w, y], self.workspace(choice.1.bytes)?)
     }
 
@@ -312,7 +325,7 @@ impl Backend for Nvidia {
         dx: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.back_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         convolutions.back(choice, [w, dy, dx], self.workspace(choice.1.bytes)?)
     }
 
@@ -325,7 +338,7 @@ impl Backend for Nvidia {
         dw: Address,
     ) -> Result<()> {
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.weights_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         let bytes = choice.1.bytes;
         if kind == Kind::F32 {
             return convolutions.weights(choice, [x, dy, dw], self.workspace(bytes)?, true);
