@@ -39,12 +39,14 @@ impl Algorithms {
         let (table, mut events) = match recorded.map(Table::read) {
             None => (None, Vec::new()),
             Some(None) => {
-                (None, vec!["the snapshot's algorithms of cuDNN cannot be read".to_owned()])
+                let why =
+                    "the snapshot's algorithms of cuDNN cannot be read: all are measured anew";
+                (None, vec![why.to_owned()])
             }
             Some(Some(table)) if table.of == own.of => (Some(table), Vec::new()),
             Some(Some(table)) => {
                 let why = format!(
-                    "the snapshot's algorithms of cuDNN were measured on {}; this is {}",
+                    "the snapshot's algorithms of cuDNN were measured on {}; this is {}: all are measured anew",
                     table.of, own.of
                 );
                 (None, vec![why])

@@ -16,9 +16,9 @@ use super::job::Job;
 use super::record_log::RecordLog;
 use super::team::Team;
 use crate::data::Batch;
+use crate::device::cuda::algorithms::Table;
 use crate::net::all_finite;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::device::cuda::algorithms::Table;
 use crate::solver::{Forecast, Solver, SolverOptions, forward_backward};
 use crate::{Error, Result, device};
 
@@ -243,7 +243,8 @@ impl Replica for SolverReplica {
     }
 
     fn hear(&mut self, words: &[u8]) -> Result<Option<String>, Cause> {
-        let heard = self.algorithms.as_ref().map(|own| own.hear(words, self.place.0)).transpose()?;
+        let heard =
+            self.algorithms.as_ref().map(|own| own.hear(words, self.place.0)).transpose()?;
         Ok(heard.flatten())
     }
 
