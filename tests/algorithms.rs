@@ -252,11 +252,26 @@ fn a_rank_on_another_device_measures_for_itself_and_says_so() {
         let (log, seen) = job.train(ranks, &["--gpu=0", "--mode=sync"], &other);
         let said: Vec<&str> = log.lines().filter(|line| line.contains("for itself")).collect();
         assert_eq!(said.len(), 1, "{log}");
-        let parts = ["rank 1: replica 1 has measured 7 algorithms", words, "; replica 0 is on "];
+        let parts = ["rank 1: replica 1 has measured 7 algorithms", words, ", replica 0 is on "];
         assert!(parts.iter().all(|part| said[0].contains(part)), "{said:?}");
         assert_eq!((seen.tried_by().len(), seen.tried.len()), (2, ASKED));
         assert!(seen.tried.values().all(|who| who.len() == 2));
     }
+}
+
+#[test]
+fn a_rank_where_a_measured_algorithm_does_not_work_measures_for_itself_and_says_so() {
+    let Some(job) = Job::new() else { return };
+    let (ranks @ 2, _) = two_nodes() else { return };
+    // Rank 0 finds number 1 for everything, which rank 1 lacks.
+    let settings = [("SIMULATED_CUDNN_LACKS", "RANK")];
+    let (log, seen) = job.train(ranks, &["--gpu=0", "--mode=sync"], &settings);
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("for itself")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("rank 1: replica 1 has measured 7 algorithms"), "{said:?}");
+    let why = ["the recorded algorithm 1 for the forward pass of ", "; and 6 more"];
+    assert!(why.iter().all(|part| said[0].contains(part)), "{said:?}");
+    assert!(seen.tried.values().all(|who| who.len() == 2));
 }
 
 #[test]

@@ -63,14 +63,15 @@ impl Algorithms {
         Ok(Told { line, events })
     }
 
-    /// The table, if there is one.
-    pub fn table(&self) -> Option<Table> {
-        self.device.0.algorithms().filter(|table| !table.records.is_empty())
+    /// The table, as it goes into snapshots; `None` where nothing was settled.
+    pub fn json(&self) -> Option<Value> {
+        let table = self.device.0.algorithms().filter(|table| !table.records.is_empty())?;
+        Some(table.json())
     }
 
     /// The table in the words that other replicas hear; none where there is no table.
     pub fn words(&self) -> Vec<u8> {
-        self.table().map_or_else(Vec::new, |table| table.json().to_string().into_bytes())
+        self.json().map_or_else(Vec::new, |json| json.to_string().into_bytes())
     }
 
     /// Takes the first replica's table from its words, where its device and library are the same; else
@@ -85,23 +86,24 @@ impl Algorithms {
         let first = serde_json::from_slice(words).ok().and_then(|json| Table::read(&json));
         let same = first.as_ref().filter(|table| table.of == own.of);
         let records = same.map_or(&[][..], |table| &table.records);
-        let Settled { measured, mut refused, took, .. } =
+        let Settled { measured, refused, took, .. } =
             self.device.0.settle(&self.wanted, records)?;
         if measured == 0 {
             return Ok(None);
         }
-        if same.is_none() {
-            let theirs = match first {
-                Some(table) => format!("is on {}", table.of),
-                None => "has no algorithms of cuDNN".into(),
-            };
-            refused.push(format!("it is on {}; replica 0 {theirs}", own.of));
-        }
+        let why = match (&first, &refused[..]) {
+            (None, _) => format!("it is on {}, replica 0 has none", own.of),
+            (Some(table), _) if table.of != own.of => {
+                format!("it is on {}, replica 0 is on {}", own.of, table.of)
+            }
+            (_, [one]) => one.clone(),
+            (_, [one, more @ ..]) => format!("{one}; and {} more", more.len()),
+            (_, []) => "replica 0 has none for them".into(),
+        };
         Ok(Some(format!(
             "replica {replica} has measured {measured} algorithms of cuDNN for itself in {:.3} s, so its sums \
-             may differ from those of replica 0 in their last bits: {}",
-            took.as_secs_f64(),
-            refused.join("; ")
+             may differ from those of replica 0 in their last bits: {why}",
+            took.as_secs_f64()
         )))
     }
 }

@@ -16,7 +16,6 @@ use super::job::Job;
 use super::record_log::RecordLog;
 use super::team::Team;
 use crate::data::Batch;
-use crate::device::cuda::algorithms::Table;
 use crate::net::all_finite;
 use crate::snapshot::{self, Paths, SidecarWriter};
 use crate::solver::{Forecast, Solver, SolverOptions, forward_backward};
@@ -381,8 +380,7 @@ impl Replica for SolverReplica {
         let own = request.replicas > 1 && self.job.keeps_own_histories();
         let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);
         sidecar.loss_scale = self.solver.scaler().state();
-        let table = self.algorithms.as_ref().and_then(Algorithms::table);
-        sidecar.algorithms = table.as_ref().map(Table::json);
+        sidecar.algorithms = self.algorithms.as_ref().and_then(Algorithms::json);
         sidecar.history_len = request.mean_history.len();
         sidecar.history_count = if own { request.replicas } else { 0 };
         let mut writer = SidecarWriter::create(&paths.sidecar, &sidecar)?;

@@ -22,8 +22,8 @@ pub struct Bowl {
     statistics: Vec<f32>,
     last_loss: f32,
     guard: Guard,
-    /// What it has said or heard.
-    words: Option<Vec<u8>>,
+    /// Whether it has spoken, or heard.
+    opened: bool,
 }
 
 const MOMENTUM: f32 = 0.5;
@@ -49,7 +49,7 @@ impl Bowl {
             statistics: vec![0.0; 2],
             last_loss: 0.0,
             guard: Guard::default(),
-            words: None,
+            opened: false,
         })
     }
 
@@ -128,14 +128,13 @@ impl Replica for Bowl {
     }
 
     fn opening_words(&mut self) -> Result<Vec<u8>, Cause> {
-        assert!(self.place.replica == 0 && self.words.is_none());
-        self.words = Some(opening_words());
+        assert!(self.place.replica == 0 && !std::mem::replace(&mut self.opened, true));
         Ok(opening_words())
     }
 
     fn hear(&mut self, words: &[u8]) -> Result<Option<String>, Cause> {
-        assert!(self.place.replica > 0 && self.words.is_none());
-        self.words = Some(words.to_vec());
+        assert!(self.place.replica > 0 && !std::mem::replace(&mut self.opened, true));
+        assert!(words == opening_words(), "the opening words came otherwise");
         let differs = Trouble::Differs { replica: self.place.replica };
         let text = || format!("replica {} is another kind of device", self.place.replica);
         Ok(self.behaviour.troubles.contains(&differs).then(text))
@@ -152,7 +151,7 @@ impl Replica for Bowl {
         }
         let _forward = self.tracer.span(Kind::Forward);
         self.trouble(step.iter)?;
-        assert!(self.words == Some(opening_words()), "computes before it has spoken or heard");
+        assert!(self.opened, "computes before it has spoken or heard");
         if self.behaviour.compute > 0 {
             std::thread::sleep(Duration::from_millis(self.behaviour.compute));
         }

@@ -15,7 +15,7 @@ use cudarc::cudnn::sys::{
 use super::{Fault, Library, Status, answer, bad, library};
 use crate::convolution::{Direction, Tensor, Windows};
 use crate::places::put;
-use crate::world::{World, driver};
+use crate::world::{World, driver, setting};
 
 /// An algorithm: its number, whether it can do the shape, the bytes of its working memory, and
 /// whether sums come out the same each time.
@@ -54,6 +54,11 @@ pub fn choices(direction: Direction, windows: &Windows, tensors: &[Tensor; 3]) -
         Direction::Forward => 4,
         _ => 2,
     }));
+    let lacking = setting("SIMULATED_CUDNN_LACKS", usize::MAX);
+    if let Some(place) = all.iter().position(|choice| choice.number as usize == lacking) {
+        all.remove(place);
+        all.push(never(lacking as c_int));
+    }
     all
 }
 
