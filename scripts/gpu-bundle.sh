@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a bare GPU machine needs, in one folder and one archive of at most 60 MB: the program,
-# tests that run on a device, the libraries they load, recorded cases, small databases, nets, scripts/gpu-check.sh.
+# tests that run on a device, the libraries they load, simulated ones of CUDA for where there is no device, recorded
+# cases, small databases, nets, scripts/gpu-check.sh.
 # The other machine needs x86-64 Linux, a driver, and Python with NVIDIA's packages (docs/cuda.md).
 #
 #   usage: scripts/gpu-bundle.sh [FOLDER]          (default: target/gpu-bundle, and beside it FOLDER.tar.gz)
@@ -17,7 +18,7 @@ most=60000000
 # glibc is the one thing of which the other machine's own is used: its parts belong together.
 system='^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|util|anl|nsl|nss_.*|mvec))\.so'
 
-programs() { # prints the executables, after building them
+programs() { # prints the executables, after building them and the simulated libraries
   cargo test --quiet --profile "$profile" -p caffe-mpi --no-run --message-format=json \
     --test conformance --test gradients --test kernels --test raw_records |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | sort -u
@@ -50,6 +51,13 @@ echo "== building ($profile)"
 mapfile -t built < <(programs)
 [ ${#built[@]} -ge 4 ] || { echo "gpu-bundle: the build gave ${built[*]:-nothing}, not the program and three tests" >&2; exit 1; }
 
+simulated=
+for file in "${built[@]}"; do
+  file=$(dirname "$file")/libsimulated_cuda.so
+  [ ! -f "$file" ] || simulated=$file
+done
+[ -n "$simulated" ] || { echo "gpu-bundle: the build gave no libsimulated_cuda.so" >&2; exit 1; }
+
 echo "== packing into $out"
 if [ -e "$out" ] && [ ! -e "$out/BUNDLE" ]; then
   echo "gpu-bundle: $out exists and is no bundle; name another folder" >&2
@@ -65,7 +73,9 @@ for file in "${built[@]}"; do
     *-*) strip -o "$out/bin/tests/${name%-*}" "$file" ;;
   esac
 done
-libraries "${built[@]}" | sort -u | while read -r file; do
+# Tests look for it beside themselves.
+strip -o "$out/bin/tests/$(basename "$simulated")" "$simulated"
+libraries "${built[@]}" "$simulated" | sort -u | while read -r file; do
   [[ $(basename "$file") =~ $system ]] || cp -L "$file" "$out/lib/"
 done
 cp -r tests/definitions/cases "$out/tests/definitions/"

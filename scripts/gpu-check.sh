@@ -5,11 +5,12 @@
 #
 #   usage: scripts/gpu-check.sh [--tests-only | --speed-only]
 #
-#   CAFFE_CUDA=emulated  with --tests-only: the tests on the emulated device (needs c++), for machines without a GPU
-#   PYTHON=…             a Python with PyTorch and NVIDIA's packages (default python3)
-#   OUT=…                folder for table.txt and log.txt (default: results in the bundle)
-#   SECONDS_IN_ALL=…     time for everything (default 570)
-#   NETS=…, PRECISIONS=… default "alexnet:256 googlenet:128 resnet50:128" and "f32 tf32 bf16"
+#   CAFFE_CUDA=simulated  with --tests-only: the tests on simulated CUDA libraries (needs c++), for machines
+#                         without a GPU
+#   PYTHON=…              a Python with PyTorch and NVIDIA's packages (default python3)
+#   OUT=…                 folder for table.txt and log.txt (default: results in the bundle)
+#   SECONDS_IN_ALL=…      time for everything (default 570)
+#   NETS=…, PRECISIONS=…  default "alexnet:256 googlenet:128 resnet50:128" and "f32 tf32 bf16"
 #
 # Exit code 0: every step went well; 1: some did not; 2: nothing could be run.
 set -uo pipefail
@@ -27,7 +28,7 @@ case "${1:-}" in
   "") parts="tests train speed" ;;
   --tests-only) parts="tests" ;;
   --speed-only) parts="speed" ;;
-  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 refuse() { echo "gpu-check: $*" >&2; exit 2; }
@@ -77,7 +78,7 @@ prepare() {
   mkdir -p "$out" "$logs/tmp"
   # The bundle's libraries are for its own programs; Python keeps to its own.
   own=(env "LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "TMPDIR=$logs/tmp"
-    "CAFFE_REPOSITORY=$root" "CAFFE_SHARED=$root/shared" "CAFFE_CACHE=$logs/kernels" "RUST_BACKTRACE=0"
+    "CAFFE_REPOSITORY=$root" "CAFFE_SHARED=$root/shared" "CAFFE_CACHE=$logs/tmp/kernels" "RUST_BACKTRACE=0"
     "CAFFE_CUDA_LIBS=${CAFFE_CUDA_LIBS:-$(python_libraries)}")
   caffe=("${own[@]}" "$root/bin/caffe")
   device=${CAFFE_CUDA:-device}
@@ -93,14 +94,14 @@ PY
 
 find_device() {
   case "$device" in
-    emulated)
-      [ "$parts" = tests ] || refuse "CAFFE_CUDA=emulated is for --tests-only: training and speed need a GPU"
+    simulated)
+      [ "$parts" = tests ] || refuse "CAFFE_CUDA=simulated is for --tests-only: training and speed need a GPU"
       ;;
     device)
       "${caffe[@]}" device_query -gpu 0 >"$logs/device" 2>&1 ||
-        refuse "no CUDA device: $(tail -1 "$logs/device" | sed 's/.*\] //'); CAFFE_CUDA=emulated $0 --tests-only runs the tests without one"
+        refuse "no CUDA device: $(tail -1 "$logs/device" | sed 's/.*\] //'); CAFFE_CUDA=simulated $0 --tests-only runs the tests without one"
       ;;
-    *) refuse "CAFFE_CUDA is device or emulated, not $device" ;;
+    *) refuse "CAFFE_CUDA is device or simulated, not $device" ;;
   esac
 }
 
@@ -129,7 +130,7 @@ tests() {
   step raw_records 60 "${own[@]}" bin/tests/raw_records --nocapture --test-threads=1
   for name in conformance gradients kernels raw_records; do
     note "" "$name: $(grep -E '^test result' "$logs/$name" || echo 'no result')"
-    note "" "$name: $(grep -c 'skipped: ' "$logs/$name") lines say skipped; $(grep -oE 'on (an emulated CUDA device|CUDA device .*)' "$logs/$name" | sort | uniq -c | xargs)"
+    note "" "$name: $(grep -c 'skipped: ' "$logs/$name") lines say skipped; $(grep -oE 'on CUDA device .*' "$logs/$name" | sort | uniq -c | xargs)"
   done
   unset CAFFE_CUDA
 }

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 # Debian package : a file, a command or a Python module that shows it is there. (g++ and pip are the tests': kernels
-# run on an emulated device, and their compiler comes from PyPI.)
+# run on a simulated device, and their compiler for real ones comes from PyPI.)
 needs=(
   "gcc:cmd:cc"
   "g++:cmd:c++"

@@ -12,11 +12,11 @@ use caffe::device::cuda::{Choice, Math};
 
 /// Two devices; `None`, with a printed line, where none can be simulated.
 fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {
-    if let Err(why) = common::cuda::simulated(Math::F32) {
+    if let Err(why) = common::cuda::simulated(0, Math::F32) {
         println!("skipped: {why}");
         return None;
     }
-    let choices = [0, 1].map(|id| Choice::Gpu { id, math: Math::F32 });
+    let choices = [0, 1].map(|id| Choice { id, math: Math::F32 });
     Some((Clique::of(&choices).unwrap()?, choices))
 }
 
@@ -43,6 +43,15 @@ fn member(
     }
     end();
     Ok(after)
+}
+
+#[test]
+fn only_several_devices_that_differ_meet() {
+    let Some((clique, [one, other])) = clique() else { return };
+    assert_eq!(clique.members(), 2);
+    assert!(Clique::of(&[]).unwrap().is_none());
+    assert!(Clique::of(std::slice::from_ref(&one)).unwrap().is_none());
+    assert!(Clique::of(&[one.clone(), other, one]).unwrap().is_none());
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Training on CUDA devices with the real program. There is no GPU where this is tested: CUDA's libraries are
-//! simulated (`tests/simulated_cuda`), everything around them is real. With `CAFFE_CUDA=emulated` the device
-//! is emulated instead.
+//! simulated (`tests/simulated_cuda`), everything around them is real.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -8,14 +7,10 @@ mod common;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::rc::Rc;
 
 use caffe::data::{Backend, Database, Writer};
-use caffe::device::cuda::CudaDevice;
-use caffe::device::cuda::emulator::Emulator;
-use caffe::net::NetOptions;
 use caffe::snapshot::Sidecar;
-use caffe_proto::{Datum, Message, Phase, model_from_file};
+use caffe_proto::{Datum, Message, model_from_file};
 
 /// A folder with databases, net and solver.
 struct Job {
@@ -112,8 +107,7 @@ impl Job {
     fn weights(&self, flags: &[&str]) -> Vec<f32> {
         let log = self.train(flags).unwrap_or_else(|log| panic!("{flags:?}:\n{log}"));
         let device = flags.iter().any(|flag| flag.starts_with("--gpu"));
-        let named = ["an emulated CUDA device", "on GPU 0"];
-        assert_eq!(named.iter().any(|name| log.contains(name)), device, "{log}");
+        assert_eq!(log.contains("on GPU 0"), device, "{log}");
         let (model, _) = model_from_file(self.path("snap_iter_6.caffemodel")).unwrap();
         model.layer.iter().flat_map(|l| &l.blobs).flat_map(|blob| blob.data.clone()).collect()
     }
@@ -198,16 +192,12 @@ fn tf32_is_near_and_not_the_same() {
     let exact = job.weights(&["--gpu=0"]);
     let rounded = job.weights(&["--gpu=0", "--precision=tf32"]);
     assert_near(&rounded, &exact, 0.05);
-    let emulated = job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA");
-    assert!(emulated || rounded != exact, "factors were not rounded");
+    assert!(rounded != exact, "factors were not rounded");
 }
 
 #[test]
 fn a_job_that_does_not_fit_is_refused_before_its_first_iteration() {
     let Some(mut job) = Job::new(LAYERS) else { return };
-    if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
-        return;
-    }
     let log = job.train(&["--gpu=0"]).unwrap();
     let (_, forecast) = log.split_once(" MB taken, ").unwrap();
     let forecast: u64 = forecast.split_once(" MB forecast").unwrap().0.parse().unwrap();
@@ -230,9 +220,7 @@ fn devices_are_told_of() {
     let output = job.caffe(&["device_query"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
-    if !job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
-        assert!(text.contains("Simulated GPU") && text.contains(simulated_cuda::LIBRARY), "{text}");
-    }
+    assert!(text.contains("Simulated GPU") && text.contains(simulated_cuda::LIBRARY), "{text}");
 }
 
 #[test]
@@ -247,9 +235,6 @@ fn it_makes_no_difference_which_stream_comes_first() {
 #[test]
 fn exactly_means_algorithms_that_repeat_their_sums() {
     let Some(mut job) = Job::new(LAYERS) else { return };
-    if job.environment.iter().any(|(name, _)| *name == "CAFFE_EMULATE_CUDA") {
-        return;
-    }
     // By how much sums are off whose order is not fixed.
     let mut run = |shake: &str, flags: &[&str]| {
         job.environment.push(("SIMULATED_CUDA_SHAKE", shake.into()));
@@ -376,31 +361,36 @@ fn test_and_time_run_on_a_device() {
 }
 
 #[test]
+fn test_and_time_refuse_what_does_not_fit_before_they_begin() {
+    let Some(mut job) = Job::new(LAYERS) else { return };
+    job.weights(&[]);
+    let model = format!("--model={}", job.path("net.prototxt").display());
+    let weights = format!("--weights={}", job.path("snap_iter_6.caffemodel").display());
+    let run = |job: &Job, command: &str| {
+        let output =
+            job.caffe(&[command, model.as_str(), weights.as_str(), "--iterations=1", "--gpu=0"]);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for command in ["test", "time"] {
+        let (_, log) = run(&job, command);
+        let (_, forecast) = log.split_once("The net needs ").unwrap();
+        let forecast: u64 = forecast.split_once(" MB (").unwrap().0.parse().unwrap();
+        for (megabytes, fits) in [(forecast + 1, true), (forecast - 1, false)] {
+            let bytes = (megabytes * 1_000_000).to_string();
+            job.environment.push(("SIMULATED_CUDA_MEMORY", bytes.into()));
+            let (ran, log) = run(&job, command);
+            assert_eq!(ran, fits, "{command}: {log}");
+            assert_eq!(log.contains("MB free, but the job needs"), !fits, "{command}: {log}");
+        }
+        job.environment.retain(|(name, _)| *name != "SIMULATED_CUDA_MEMORY");
+    }
+}
+
+#[test]
 fn workers_and_devices_must_agree() {
     let Some(job) = Job::new(LAYERS) else { return };
     let log = job.train(&["--gpu=0,0", "--workers=3"]).unwrap_err();
     assert!(log.contains("--gpu names 2 device(s) for 3 workers"), "{log}");
     let log = job.train(&["--gpu=0", "--device=emulated:total=1ms"]).unwrap_err();
     assert!(log.contains("do not go together"), "{log}");
-}
-
-#[test]
-fn a_net_that_does_not_fit_is_refused_at_set_up() {
-    let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
-    let Ok(device) = Emulator::new(&kernels) else {
-        println!("skipped: no C++ compiler");
-        return;
-    };
-    let device = CudaDevice(Rc::new(device.with_memory(1 << 20)));
-    let build = |batch: usize| {
-        let text = format!(
-            "layer {{ name: 'in' type: 'Input' top: 'x' input_param {{ shape {{ dim: {batch} dim: 1024 }} }} }}
-             layer {{ name: 'relu' type: 'ReLU' bottom: 'x' top: 'y' }}"
-        );
-        let options = NetOptions { cuda: Some(device.clone()), ..NetOptions::new(Phase::Test) };
-        common::net_of(&text, &options).map(|_| ())
-    };
-    build(64).unwrap();
-    let error = build(1 << 20).unwrap_err().to_string();
-    assert!(error.contains("GiB") && error.contains("there are"), "{error}");
 }

@@ -62,6 +62,15 @@ fn names_are_unique() {
 }
 
 #[test]
+fn every_kernel_is_listed() {
+    for source in all() {
+        let after = source.text.split("__global__ void ").skip(1);
+        let names: Vec<_> = after.filter_map(|text| Some(text.split_once('(')?.0)).collect();
+        assert_eq!(names, source.functions, "{}", source.name);
+    }
+}
+
+#[test]
 fn every_kernel_compiles_for_every_architecture() {
     let Some(compiler) = compiler() else { return };
     println!("NVRTC {}: kernels, and bytes of CUBIN", compiler.version());

@@ -1,18 +1,13 @@
-//! bf16 and fp16 on a CUDA device, or where there is none on the emulated one: how numbers are rounded, when
+//! bf16 and fp16 on a CUDA device, or where there is none on a simulated one: how numbers are rounded, when
 //! blobs are converted, that a net learns what it learns in f32, and what the loss scale does. The
 //! program's part stands in `cuda.rs`, the layers' in `conformance.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
-use std::path::Path;
-use std::rc::Rc;
-
 use caffe::blob::{Layout, Shape, Slab};
 use caffe::device::Step;
 use caffe::device::cpu::threads::Threads;
-use caffe::device::cuda::backend::Backend;
-use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::memory::Memory;
 use caffe::device::cuda::{CudaDevice, Kind, Math, convert};
 use caffe::net::{Net, NetOptions, Unwatched};
@@ -308,29 +303,30 @@ fn an_overflow_costs_an_update_and_half_of_the_scale() {
 
 #[test]
 fn memory_in_16_bits_is_taken_at_set_up() {
-    let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-kernels");
-    let free = |math: Math| {
-        let device = Emulator::new(&kernels).ok()?.storing(math.kind()).with_memory(1 << 20);
-        let device: Rc<dyn Backend> = Rc::new(device);
-        let floats = || device.free_memory().unwrap().unwrap() / 4;
+    let taken = |math: Math| {
+        // One that no other test here uses.
+        let device = common::cuda::simulated(1, math).map_err(|why| println!("skipped: {why}"));
+        let device = device.ok()?;
         let options =
             NetOptions { cuda: Some(CudaDevice(device.clone())), ..NetOptions::new(Phase::Train) };
         let mut net = common::net_of(&quick(1.0), &options).unwrap();
-        let built = floats();
+        let built = device.taken().unwrap();
         feed(&mut net, 0);
         net.forward().unwrap();
         net.backward().unwrap();
+        let after = common::cuda::settled(&*device, 1);
+        drop(net);
+        // What products and convolutions work in stays the device's.
+        let workspace = common::cuda::settled(&*device, 1);
         // The layers' own: where the largest values were, probabilities, terms of the loss.
-        let own = 8 * 8 * 8 * 8 + 8 * 10 + 8 + 64;
-        assert!(built - floats() <= own, "{math:?}: {} floats in mid-run", built - floats());
-        Some((1 << 20) - built)
+        let own = 4 * (8 * 8 * 8 * 8 + 8 * 10 + 8 + 64);
+        let more = after - workspace - built;
+        assert!(workspace > 0 && more <= own, "{math:?}: {more} bytes in mid-run");
+        Some(built)
     };
-    let Some(single) = free(Math::F32) else {
-        println!("skipped: no C++ compiler");
-        return;
-    };
-    let halves = HALVES.map(|math| free(math).unwrap());
-    println!("{single} floats in f32, {halves:?} in 16 bits");
+    let Some(single) = taken(Math::F32) else { return };
+    let halves = HALVES.map(|math| taken(math).unwrap());
+    println!("{single} bytes in f32, {halves:?} in 16 bits");
     assert_eq!(halves[0], halves[1]);
     assert!(halves[0] < 8 * single / 10, "{halves:?} of {single}");
 }

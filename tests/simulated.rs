@@ -20,8 +20,14 @@ const KERNELS: Source = Source {
 extern "C" __global__ void add(float* y, const float* x, int n) { KERNEL_LOOP(i, n) { y[i] += x[i]; } }
 extern "C" __global__ void divergent(float* y, int n) { if (threadIdx.x < n) __syncthreads(); }
 extern "C" __global__ void behind(float* y, int n) { if (threadIdx.x == 0) y[n] = 1; }
+extern "C" __global__ void sum(float* y, const float* x, int n) {
+  float sum = 0;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) y[0] = sum;
+}
 "#,
-    functions: &["add", "divergent", "behind"],
+    functions: &["add", "divergent", "behind", "sum"],
 };
 
 /// One test at a time: they count violations.
@@ -115,6 +121,19 @@ fn nothing_is_done_before_somebody_waits() {
     assert!(look(x).is_nan() && look(y).is_nan());
     stream.synchronize().unwrap();
     assert_eq!((look(x), look(y)), (2.0, 3.0));
+    [x, y].into_iter().for_each(free);
+}
+
+#[test]
+fn threads_meet_at_barriers() {
+    let Some(device) = device() else { return };
+    let stream = device.context.new_stream().unwrap();
+    let (x, y) = (memory(300), memory(1));
+    let values: Vec<f32> = (0..300).map(|i| (i % 7) as f32).collect();
+    send(&values, x, &stream);
+    launch(kernel("sum"), &mut [y, x, 300], 256, &stream).unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(look(y), values.iter().sum::<f32>());
     [x, y].into_iter().for_each(free);
 }
 

@@ -54,7 +54,8 @@ pub use digest::Digest;
 pub use fault::{Fault, Origin};
 pub use observe::{Display, Observer, Pace, RunReport, Silent, Started, Tested};
 pub use replica::{
-    Cause, Complaint, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+    Begun, Cause, Complaint, Histories, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step,
+    Writing,
 };
 pub use run::run;
 pub use schedule::Schedule;

@@ -13,6 +13,7 @@
 //! sync            compute × s (ready(b) for each b) → set_gradient(b) for each b → update(iter)
 //! hogwild         compute × s → solve(iter) → update_of(b), write_weights(b) for each b
 //!   or            compute × (s − 1) → compute_solving (ready(b) for each b) → write_weights(b) for each b
+//! compute         or, on a device that computes by itself: begin → prepare(next batch)? → finish
 //! drained point   read_statistics → write_statistics → write_weights … → snapshot? → test?
 //! ```
 
@@ -131,6 +132,15 @@ impl Step {
     pub fn last(&self) -> bool {
         self.pass + 1 == self.passes
     }
+}
+
+/// How far a batch is after [`Replica::begin`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Begun {
+    /// It is done, and this is its loss.
+    Done(f32),
+    /// A device computes it; [`Replica::finish`] waits for that.
+    Underway,
 }
 
 /// Called by [`Replica::compute`] with `(bucket, gradient)` when a bucket's gradient is final and
@@ -252,6 +262,43 @@ pub trait Replica: 'static {
         _ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
         Err("this replica does not solve early".into())
+    }
+
+    /// [`compute`](Replica::compute), or [`compute_solving`](Replica::compute_solving), which need not be done
+    /// when this returns. Then [`finish`](Replica::finish) follows, after
+    /// [`prepare`](Replica::prepare) where the next batch is there.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn begin(
+        &mut self,
+        batch: &mut Self::Batch,
+        step: &Step,
+        solving: bool,
+        ready: &mut Ready<'_>,
+    ) -> Result<Begun, Cause> {
+        let loss = match solving {
+            true => self.compute_solving(batch, step, ready)?,
+            false => self.compute(batch, step, ready)?,
+        };
+        Ok(Begun::Done(loss))
+    }
+
+    /// The batch that the next [`begin`](Replica::begin) or [`evaluate`](Replica::evaluate) will be given, while
+    /// another one is under way: it may begin to travel to the device.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn prepare(&mut self, _next: &Self::Batch) -> Result<(), Cause> {
+        Ok(())
+    }
+
+    /// Waits for what has begun; gives the buckets that have not been given, and the loss.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn finish(&mut self, _step: &Step, _ready: &mut Ready<'_>) -> Result<f32, Cause> {
+        Err("has nothing under way".into())
     }
 
     /// The train net's outputs after the last pass, [`Plan::train_outputs`] floats.

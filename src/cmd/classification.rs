@@ -11,6 +11,7 @@ use crate::blob::BlobId;
 use crate::data::image::{Colour, Picture};
 use crate::data::mean::MeanImage;
 use crate::log::Log;
+use crate::net::Pass;
 use crate::{Error, Result, bail, ensure};
 
 const EXAMPLES: &str = "\
@@ -60,7 +61,7 @@ impl ClassificationArgs {
             exact: false,
             gpu: GpuArgs::default(),
         };
-        let mut model = net.build(Phase::Test, log)?;
+        let mut model = net.build(Phase::Test, Pass::Forward, log)?;
         model.load(std::slice::from_ref(&self.weights), log)?;
         let (input, output) = (self.only(&model, true)?, self.only(&model, false)?);
         let labels =

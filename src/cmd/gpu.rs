@@ -1,7 +1,5 @@
 //! `-gpu`: which devices a command asks for.
 
-use std::path::PathBuf;
-
 use crate::device::cuda::{self, Choice, Device, Driver, Kind, Math};
 use crate::{Error, Result, bail, ensure};
 
@@ -46,9 +44,6 @@ impl Wanted {
         numbers.iter().map(device).collect()
     }
 }
-
-/// A folder for compiled kernels; where it is set, `-gpu` means an emulated device. For tests.
-const EMULATE: &str = "CAFFE_EMULATE_CUDA";
 
 /// What a GPU computes with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -112,17 +107,11 @@ impl GpuArgs {
             );
             return Ok(Vec::new());
         };
-        if let Some(folder) = std::env::var_os(EMULATE) {
-            let ids = if let Wanted::These(numbers) = wanted { numbers } else { vec![0] };
-            let (folder, kind) = (PathBuf::from(folder), math.kind());
-            let device = |id| Choice::Emulated { id, folder: folder.clone(), kind };
-            return Ok(ids.into_iter().map(device).collect());
-        }
         let driver = match cuda::probe() {
             Ok(driver) => driver,
             Err(why) => bail!("-gpu {}: {why}; leave -gpu out to compute on the CPU", self.gpu),
         };
-        Ok(wanted.of(&driver)?.iter().map(|device| Choice::Gpu { id: device.id, math }).collect())
+        Ok(wanted.of(&driver)?.iter().map(|device| Choice { id: device.id, math }).collect())
     }
 }
 

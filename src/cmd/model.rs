@@ -11,9 +11,9 @@ use crate::data::{Batch, Reading};
 use crate::device::Step;
 use crate::device::cuda::CudaDevice;
 use crate::log::Log;
-use crate::net::{Net, NetOptions, Origin};
+use crate::net::{Net, NetOptions, Origin, Pass};
 use crate::snapshot::copy_weights;
-use crate::solver::{DataLayers, NetPlan, Source};
+use crate::solver::{DataLayers, Forecast, NetPlan, Source};
 use crate::{Result, ensure};
 
 /// Seed of fillers and augmentation: these commands give the same answer every time.
@@ -53,23 +53,24 @@ pub struct Model {
 }
 
 impl ModelArgs {
-    /// Reads and builds the net.
+    /// Reads and builds the net, for passes up to `last`; on a device it has the memory for them.
     ///
     /// # Errors
-    /// Wrong flags, files that cannot be read, a net that cannot be built, data that are not there.
-    pub fn build(&self, phase: Phase, log: &Log) -> Result<Model> {
-        self.build_with(phase, false, log)
+    /// Wrong flags, files that cannot be read, a net that cannot be built, data that are not there, a
+    /// device with less memory than the net needs.
+    pub fn build(&self, phase: Phase, last: Pass, log: &Log) -> Result<Model> {
+        self.build_with(phase, last, false, log)
     }
 
-    /// [`ModelArgs::build`] for whoever reads blobs in the middle of the net.
+    /// [`ModelArgs::build`] for whoever reads blobs in the middle of the net, after forward passes.
     ///
     /// # Errors
     /// As `build`.
     pub fn build_keeping_all(&self, phase: Phase, log: &Log) -> Result<Model> {
-        self.build_with(phase, true, log)
+        self.build_with(phase, Pass::Forward, true, log)
     }
 
-    fn build_with(&self, phase: Phase, keep_all: bool, log: &Log) -> Result<Model> {
+    fn build_with(&self, phase: Phase, last: Pass, keep_all: bool, log: &Log) -> Result<Model> {
         ensure!(self.iterations > 0, "-iterations must be at least 1");
         let cuda = self.device(log)?;
         let plan = self.plan(phase, log)?;
@@ -85,6 +86,11 @@ impl ModelArgs {
         };
         let raw = options.cuda.is_some();
         let reading = Reading { threads: options.threads, raw, ..Reading::new(SEED) };
+        if let Some(device) = &options.cuda {
+            let forecast = Forecast::of_net(&plan, &options, last)?;
+            log.info("caffe.cpp:276", format!("The net needs {forecast} of its device"));
+            forecast.reserve(device)?;
+        }
         let net = Net::new(&plan.param, &plan.origin, &options)?;
         let layers = DataLayers::of(&plan)?;
         if raw {

@@ -14,6 +14,7 @@ use super::print;
 use super::time;
 use super::train::{Device, device};
 use crate::log::Log;
+use crate::net::Pass;
 use crate::tools::plan::{Bucket, Inputs, Mode, Prediction};
 use crate::trainer::{Blueprint, Link, measure_link};
 use crate::{Error, Result};
@@ -149,7 +150,7 @@ impl PlanArgs {
         if let Some(spec) = &self.device.0 {
             return Blueprint::new(&self.model.plan(Phase::Train, log)?, spec);
         }
-        let mut model = self.model.build(Phase::Train, log)?;
+        let mut model = self.model.build(Phase::Train, Pass::Backward, log)?;
         model.feed(0)?;
         // The first pass makes what later ones find made.
         time::measure(&mut model, 1, &Log::quiet())?;

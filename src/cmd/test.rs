@@ -6,7 +6,7 @@ use caffe_proto::Phase;
 
 use super::model::ModelArgs;
 use crate::log::{G, Log};
-use crate::net::Value;
+use crate::net::{Pass, Value};
 use crate::{Result, bail};
 
 const EXAMPLES: &str = "\
@@ -32,7 +32,7 @@ impl TestArgs {
     /// # Errors
     /// Anything wrong with flags, files, net or data.
     pub fn run(self, log: &Log) -> Result<()> {
-        let mut model = self.model.build(Phase::Test, log)?;
+        let mut model = self.model.build(Phase::Test, Pass::Forward, log)?;
         if let (true, Some(name)) = (self.weights.is_empty(), model.layers_with_weights().first()) {
             bail!("test needs --weights: layer `{name}` and others would score what fillers drew");
         }

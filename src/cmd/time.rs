@@ -1,5 +1,6 @@
 //! `caffe time`: how long each layer of a net takes.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use caffe_proto::Phase;
@@ -7,8 +8,9 @@ use clap::ValueEnum;
 
 use super::model::{Model, ModelArgs};
 use crate::Result;
+use crate::device::cuda::backend::Backend;
 use crate::log::{G, Log};
-use crate::net::{Net, Pass, Watch};
+use crate::net::{Net, Pass, Unwatched, Watch};
 use crate::params::ParamArena;
 use crate::tools::cost::{Cost, cost};
 use crate::tools::profile::{LayerTime, Profile, own_parameters};
@@ -20,7 +22,8 @@ Examples:
   caffe time -model deploy.prototxt --threads=1
   caffe time -model train_val.prototxt --profile=layers.json
 
-Data layers take one batch from their database, before the clock starts.";
+Data layers take one batch from their database, before the clock starts. A GPU is waited for after each
+layer; `Average Forward-Backward` is that of passes as training makes them, with one wait for each.";
 
 /// Time a net's layers, forward and backward
 #[derive(Debug, clap::Args)]
@@ -64,7 +67,7 @@ impl TimeArgs {
     /// # Errors
     /// Anything wrong with flags, files, net or data.
     pub fn run(self, log: &Log) -> Result<()> {
-        let mut model = self.model.build(self.phase.into(), log)?;
+        let mut model = self.model.build(self.phase.into(), Pass::Backward, log)?;
         if !self.weights.is_empty() {
             model.load(&self.weights, log)?;
         }
@@ -78,6 +81,9 @@ impl TimeArgs {
         log.info("caffe.cpp:375", format!("Testing for {iterations} iterations."));
         let clock = measure(&mut model, iterations, log)?;
         clock.report(&model, iterations, log);
+        if let Some(about) = model.net.about_graphs() {
+            log.info("time.rs:226", format!("Forward-Backward: {about}"));
+        }
         if let Some(path) = &self.profile {
             clock.profile(&model.net, iterations, self.model.machine()).write(path)?;
         }
@@ -89,6 +95,8 @@ impl TimeArgs {
 /// What was measured, summed over the iterations.
 pub(super) struct Clock {
     begun: Instant,
+    /// What computes, where layers are only asked for: it is waited for after each.
+    device: Option<Rc<dyn Backend>>,
     /// Of each layer, forward and backward.
     layers: [Vec<Duration>; 2],
     /// Of all layers, forward and backward, and of both with what lies between.
@@ -109,6 +117,9 @@ impl Watch for Clock {
     }
 
     fn after(&mut self, pass: Pass, layer: usize, _params: &mut ParamArena) -> Result<()> {
+        if let Some(device) = &self.device {
+            device.finish()?;
+        }
         // In the backward pass a layer without work has no `before`: what passes is next to nothing.
         self.layers[index(pass)][layer] += self.begun.elapsed();
         self.begun = Instant::now();
@@ -119,8 +130,10 @@ impl Watch for Clock {
 pub(super) fn measure(model: &mut Model, iterations: u32, log: &Log) -> Result<Clock> {
     let net = &mut model.net;
     let none = vec![Duration::ZERO; net.layers().len()];
+    let device = net.run().cuda().map(|cuda| cuda.device.clone());
     let mut clock = Clock {
         begun: Instant::now(),
+        device,
         layers: [none.clone(), none],
         passes: Default::default(),
         total: Duration::ZERO,
@@ -143,7 +156,32 @@ pub(super) fn measure(model: &mut Model, iterations: u32, log: &Log) -> Result<C
         );
         log.info("caffe.cpp:403", text);
     }
+    if clock.device.is_some() {
+        clock.total = whole(net, iterations)?;
+    }
     Ok(clock)
+}
+
+/// Passes before a device's time is taken: what repeats has become a graph by then.
+const WARM: u32 = 4;
+
+/// The time of passes that a device is asked for as in training, with one wait for each.
+fn whole(net: &mut Net, iterations: u32) -> Result<Duration> {
+    net.set_graphs(true);
+    let mut begun = Instant::now();
+    for iteration in 0..WARM + iterations {
+        if iteration == WARM {
+            begun = Instant::now();
+        }
+        net.clear_param_diffs();
+        net.pass_watched(&mut Unwatched)?;
+        net.ask_report()?;
+        net.see_loss()?;
+        if let Some(cuda) = net.run().cuda() {
+            cuda.device.finish()?;
+        }
+    }
+    Ok(begun.elapsed())
 }
 
 /// Mean milliseconds.

@@ -11,6 +11,7 @@ use std::cmp::Ordering::Less;
 
 use super::dims::Around;
 use super::loss::Labels;
+use super::loss::cuda::{self, Judge};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::Shape;
 use crate::device::Run;
@@ -32,6 +33,7 @@ struct Accuracy {
     hits: Scratch,
     /// Predictions of each class, then hits among them.
     shares: Scratch,
+    judge: Judge,
 }
 
 impl Layer for Accuracy {
@@ -82,6 +84,10 @@ impl Layer for Accuracy {
         Ok(())
     }
 
+    fn explain(&mut self, io: Io<'_>) -> Result<()> {
+        self.labels.check(io.bottom(1)?)
+    }
+
     fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
         Some(self)
     }
@@ -101,7 +107,7 @@ extern "C" __global__ void accuracy_hits(int64 n, const real* x, const float* la
       continue;
     }
     const real* scores = x + i / inner * extent * inner + i % inner;
-    float score = scores[label * inner], others = 0.0f;
+    float score = scores[class_of(labels[i], extent) * inner], others = 0.0f;
     // Not "at least as good": a NaN must not make a hit.
     for (int64 c = threadIdx.x; c < extent; c += blockDim.x)
       others += scores[c * inner] < score ? 0.0f : 1.0f;
@@ -118,7 +124,7 @@ extern "C" __global__ void accuracy_hits_each(int64 n, const real* x, const floa
     int label = (int)labels[i];
     int counts = !(has_ignore && label == ignore);
     const real* scores = x + i / inner * extent * inner + i % inner;
-    float score = counts ? scores[label * inner] : 0.0f, others = 0.0f;
+    float score = scores[class_of(labels[i], extent) * inner], others = 0.0f;
     for (int64 c = 0; counts && c < extent; ++c)
       others += scores[c * inner] < score ? 0.0f : 1.0f;
     hits[i] = !counts ? -1.0f : others <= top_k ? 1.0f : 0.0f;
@@ -155,9 +161,9 @@ extern "C" __global__ void accuracy_share(int64 n, const float* mine, const floa
 
 impl CudaLayer for Accuracy {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.labels.count(Io::bottom(&io, 1)?)?;
         let Around { outer, extent, inner } = self.around;
         let positions = outer * inner;
+        self.judge.judge(cuda, self.labels, (io.bottom(1)?, positions), 1.0)?;
         let (x, labels) = (io.bottom(0)?.into(), io.bottom(1)?.into());
         let hits = self.hits.room(&cuda.device, positions)?.into();
         let [has_ignore, ignore] = self.labels.ignore_args();
@@ -201,13 +207,14 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         counts: Vec::new(),
         hits: Scratch::default(),
         shares: Scratch::default(),
+        judge: Judge::default(),
     }))
 }
 
 /// `Accuracy`.
 pub static DEF: LayerDef =
     LayerDef::new("Accuracy", "share of predictions with the label among the top_k", build)
-        .kernels(&[&KERNELS])
+        .kernels(&[&KERNELS, &cuda::KERNELS])
         .counts(Count::Exactly(2), Count::Between(1, 2))
         .gradient_bottoms(0);
 

@@ -77,7 +77,7 @@ impl Layer for BatchReindex {
 
 impl CudaLayer for BatchReindex {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.choose(Io::bottom(&io, 1)?)?;
+        self.choose(io.bottom_on_host(1)?)?;
         let rows = (&self.chosen[..], io.bottom_shape(0).count_from(1));
         self.chosen_on_device.gather(cuda, rows, io.bottom(0)?, io.top_mut(0)?)
     }

@@ -8,7 +8,7 @@
 //! ```
 //! All axes behind the first are one vector. There is no `loss_param`.
 
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Divisor, Terms};
 use super::loss::{records, refuse_loss_param};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
@@ -157,7 +157,7 @@ impl ContrastiveLoss {
 
 impl CudaLayer for ContrastiveLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        for (position, &similarity) in Io::bottom(&io, 2)?.iter().enumerate() {
+        for (position, &similarity) in io.bottom_on_host(2)?.iter().enumerate() {
             check(position, similarity)?;
         }
         let n = self.slopes.len();
@@ -172,7 +172,7 @@ impl CudaLayer for ContrastiveLoss {
             i32::from(self.legacy).into(),
         ];
         cuda.rows(&KERNELS, "contrastive_pairs", n, &args)?;
-        self.terms.total(cuda, n, 2.0 * self.pairs(), io.top_mut(0)?)
+        self.terms.total(cuda, n, Divisor::Fixed(2.0 * self.pairs()), io.top_mut(0)?)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {

@@ -10,6 +10,7 @@
 use super::Io;
 use crate::Result;
 use crate::blob::{BlobId, Shape};
+use crate::data::Batch;
 use crate::device::cuda::backend::Address;
 use crate::device::cuda::{CudaRun, Kind};
 use crate::params::{ParamId, Use};
@@ -110,6 +111,23 @@ pub trait CudaLayer {
         false
     }
 
+    /// A layer that reads records: copies the batch that it was fed to the device, beside the computation,
+    /// into one of two places. What is computed from now on waits for it.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn send(&mut self, _cuda: &CudaRun, _place: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The same with a batch that it will be fed next, while it computes on the one before.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn send_ahead(&mut self, _cuda: &CudaRun, _batch: &Batch, _place: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Which blobs its kernels take as `real`.
     fn reals(&self) -> Reals {
         Reals::NONE
@@ -143,6 +161,12 @@ impl DeviceIo<'_> {
     /// Values of bottom `i`.
     pub fn bottom(&self, i: usize) -> Result<Address> {
         self.read(self.io.bottom[i], false, self.bottom_kind(i))
+    }
+
+    /// Values of bottom `i` on the host, for what has to be looked at there: such a pass is no graph.
+    pub fn bottom_on_host(&self, i: usize) -> Result<&[f32]> {
+        self.cuda.device.spoil("a layer looks at its bottom on the host");
+        self.io.bottom(i)
     }
 
     /// Values of top `i`.

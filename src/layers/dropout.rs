@@ -13,7 +13,7 @@ use super::{CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
 use crate::blob::{Layout, Shape};
 use crate::device::Run;
 use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::{Address, Arg};
+use crate::device::cuda::backend::Address;
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::source::Source;
 use crate::rng::{Philox, philox_cuda};
@@ -126,13 +126,12 @@ static KERNELS: Source = Source {
         r#"
 // Four neighbouring elements of a record share one call of the generator.
 extern "C" __global__ void dropout(int64 n, const real* x, real* y, int64 len, Divisor quads,
-                                   int64 first_record, int key0, int key1, int stream0, int stream1,
+                                   const Step* step, int key0, int key1, int stream0, int stream1,
                                    int threshold, float scale) {
   KERNEL_LOOP(q, n) {
     int64 record = over(q, quads), quad = q - record * NUMBER(quads);
     uint32 words[4];
-    philox((uint64)(first_record + record) * NUMBER(quads) + quad, key0, key1, stream0, stream1,
-           words);
+    philox((step->first_record + record) * NUMBER(quads) + quad, key0, key1, stream0, stream1, words);
     for (int k = 0; k < 4 && 4 * quad + k < len; ++k) {
       int64 at = record * len + 4 * quad + k;
       y[at] = words[k] < (uint32)threshold ? 0.0f : x[at] * scale;
@@ -159,7 +158,7 @@ impl Dropout {
             y.into(),
             len.into(),
             Divisor::new(quads).into(),
-            Arg::Long(self.first_record.cast_signed()),
+            cuda.record.at().into(),
             key0.into(),
             key1.into(),
             stream0.into(),
@@ -173,7 +172,6 @@ impl Dropout {
 
 impl CudaLayer for Dropout {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.first_record = cuda.host.step.first_record;
         let (x, y) = io.through()?;
         self.apply_on(cuda, io.bottom_shape(0), x, y)
     }

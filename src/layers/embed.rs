@@ -104,7 +104,7 @@ impl Embed {
 
 impl CudaLayer for Embed {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.choose(Io::bottom(&io, 0)?)?;
+        self.choose(io.bottom_on_host(0)?)?;
         let y = io.top_mut(0)?;
         let rows = (&self.chosen[..], self.width);
         self.chosen_on_device.gather(cuda, rows, io.param(0)?, y)?;

@@ -5,7 +5,7 @@
 //! ```
 //! Both bottoms get a gradient: ±(a − b) / N. There is no `loss_param`.
 
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Divisor, Terms};
 use super::loss::{records, refuse_loss_param};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
@@ -82,7 +82,7 @@ impl CudaLayer for EuclideanLoss {
         let n = io.bottom_shape(0).count();
         let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), self.terms.room(cuda, n)?.into()];
         cuda.each(&KERNELS, "squared_distance", n, &args)?;
-        self.terms.total(cuda, n, 2.0 * self.records, io.top_mut(0)?)
+        self.terms.total(cuda, n, Divisor::Fixed(2.0 * self.records), io.top_mut(0)?)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {

@@ -19,7 +19,8 @@ const DATASETS: [&str; 2] = ["data", "label"];
 
 /// The layer.
 struct Hdf5Output {
-    path: std::path::PathBuf,
+    /// `None`: nothing is to be left behind.
+    path: Option<std::path::PathBuf>,
     file: Option<Appender>,
 }
 
@@ -35,12 +36,14 @@ impl Layer for Hdf5Output {
     }
 
     fn forward(&mut self, _run: &mut Run, io: Io<'_>) -> Result<()> {
+        let bottoms = [io.bottom(0)?, io.bottom(1)?];
+        let Some(path) = &self.path else { return Ok(()) };
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(Appender::create(&self.path)?),
+            none => none.insert(Appender::create(path)?),
         };
         for (i, name) in DATASETS.into_iter().enumerate() {
-            file.append(name, io.bottom_shape(i).dims(), io.bottom(i)?)?;
+            file.append(name, io.bottom_shape(i).dims(), bottoms[i])?;
         }
         file.flush()
     }
@@ -58,7 +61,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         cfg!(feature = "hdf5"),
         "this program was built without HDF5; build it with `--features hdf5` (needs libhdf5)"
     );
-    Ok(Box::new(Hdf5Output { path: name.into(), file: None }))
+    let path = (!setup.blank).then(|| name.into());
+    Ok(Box::new(Hdf5Output { path, file: None }))
 }
 
 /// `HDF5Output`.

@@ -9,7 +9,7 @@
 
 use caffe_proto::hinge_loss_parameter::Norm;
 
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Judge, Terms};
 use super::loss::{Labels, refuse_loss_param};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
@@ -25,6 +25,7 @@ struct HingeLoss {
     records: f32,
     labels: Labels,
     terms: Terms,
+    judge: Judge,
 }
 
 /// s_c: which side of 0 a class's score should be on.
@@ -81,6 +82,10 @@ impl Layer for HingeLoss {
         Ok(())
     }
 
+    fn explain(&mut self, io: Io<'_>) -> Result<()> {
+        self.labels.check(io.bottom(1)?)
+    }
+
     fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
         Some(self)
     }
@@ -106,12 +111,13 @@ extern "C" __global__ void hinge_terms(int64 n, const float* x, const float* lab
 }
 
 extern "C" __global__ void hinge_backward(int64 n, const float* x, const float* labels,
-                                          const float* weight, float divisor, float* dx,
+                                          const float* weight, const float* divisor,
+                                          float* dx,
                                           int64 classes, int square) {
   KERNEL_LOOP(i, n) {
     float side = SIDE(i), h = hinge(x[i], side);
     float slope = square ? 2.0f * h : (h > 0.0f ? 1.0f : 0.0f);
-    dx[i] = -side * slope * (weight[0] / divisor);
+    dx[i] = -side * slope * (weight[0] / *divisor);
   }
 }
 "#,
@@ -126,12 +132,13 @@ impl HingeLoss {
 
 impl CudaLayer for HingeLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        self.labels.count(Io::bottom(&io, 1)?)?;
         let n = io.bottom_shape(0).count();
         let (terms, classes) = (self.terms.room(cuda, n)?.into(), self.labels.classes.into());
         let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), terms, classes, self.square()];
         cuda.each(&KERNELS, "hinge_terms", n, &args)?;
-        self.terms.total(cuda, n, self.records, io.top_mut(0)?)
+        let labels = (io.bottom(1)?, io.bottom_shape(1).count());
+        let divisor = self.judge.judge(cuda, self.labels, labels, self.records)?;
+        self.terms.total(cuda, n, divisor, io.top_mut(0)?)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
@@ -142,7 +149,7 @@ impl CudaLayer for HingeLoss {
             io.bottom(0)?.into(),
             io.bottom(1)?.into(),
             io.top_diff(0)?.into(),
-            self.records.into(),
+            self.judge.found(cuda)?.into(),
             io.bottom_diff_mut(0)?.into(),
             self.labels.classes.into(),
             self.square(),
@@ -155,7 +162,8 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     refuse_loss_param(setup.param)?;
     let param = setup.param.hinge_loss_param.as_deref().cloned().unwrap_or_default();
     let labels = Labels { ignore: None, classes: 0 };
-    Ok(Box::new(HingeLoss { norm: param.norm(), records: 1.0, labels, terms: Terms::default() }))
+    let (norm, (terms, judge)) = (param.norm(), Default::default());
+    Ok(Box::new(HingeLoss { norm, records: 1.0, labels, terms, judge }))
 }
 
 /// `HingeLoss`.

@@ -16,7 +16,7 @@ use caffe_proto::loss_parameter::NormalizationMode;
 use caffe_proto::{BlobProto, read_binary_file};
 
 use super::dims::Around;
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Judge, Terms};
 use super::loss::{LEAST_PROBABILITY, Labels, Normalization};
 use super::softmax::{self, softmax, softmax_on};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
@@ -42,6 +42,7 @@ struct InfogainLoss {
     prob: Vec<f32>,
     prob_on_device: Scratch,
     terms: Terms,
+    judge: Judge,
     /// Divisor of the last forward pass.
     divisor: f32,
 }
@@ -129,6 +130,10 @@ impl Layer for InfogainLoss {
         Ok(())
     }
 
+    fn explain(&mut self, io: Io<'_>) -> Result<()> {
+        self.labels.check(io.bottom(1)?)
+    }
+
     fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
         Some(self)
     }
@@ -147,7 +152,7 @@ extern "C" __global__ void infogain_terms(int64 n, const float* prob, const floa
     if (!(has_ignore && label == ignore))
       for (int64 k = threadIdx.x; k < extent; k += blockDim.x) {
         float p = prob[(i / inner * extent + k) * inner + i % inner];
-        sum -= matrix[label * extent + k] * logf(p < least ? least : p);
+        sum -= matrix[class_of(labels[i], extent) * extent + k] * logf(p < least ? least : p);
       }
     sum = block_sum(sum);
     if (threadIdx.x == 0) terms[i] = sum;
@@ -165,26 +170,26 @@ extern "C" __global__ void infogain_terms_each(int64 n, const float* prob, const
     if (!(has_ignore && label == ignore))
       for (int64 k = 0; k < extent; ++k) {
         float p = prob[(i / inner * extent + k) * inner + i % inner];
-        sum -= matrix[label * extent + k] * logf(p < least ? least : p);
+        sum -= matrix[class_of(labels[i], extent) * extent + k] * logf(p < least ? least : p);
       }
     terms[i] = sum;
   }
 }
 
 extern "C" __global__ void infogain_backward(int64 n, const float* prob, const float* labels,
-                                             const float* matrix, const float* weight, float divisor,
-                                             float* dx, int64 extent, int64 inner, int has_ignore,
+                                             const float* matrix, const float* weight,
+                                             const float* divisor, float* dx, int64 extent, int64 inner, int has_ignore,
                                              int ignore) {
   for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
     int label = (int)labels[i];
     int counts = !(has_ignore && label == ignore);
-    const float* row = matrix + (counts ? label * extent : 0);
+    const float* row = matrix + (counts ? class_of(labels[i], extent) * extent : 0);
     float sum = 0.0f;
     for (int64 k = threadIdx.x; k < extent; k += blockDim.x) sum += row[k];
     sum = block_sum(sum);
     for (int64 k = threadIdx.x; k < extent; k += blockDim.x) {
       int64 at = (i / inner * extent + k) * inner + i % inner;
-      dx[at] = counts ? weight[0] / divisor * (prob[at] * sum - row[k]) : 0.0f;
+      dx[at] = counts ? weight[0] / *divisor * (prob[at] * sum - row[k]) : 0.0f;
     }
   }
 }
@@ -192,17 +197,17 @@ extern "C" __global__ void infogain_backward(int64 n, const float* prob, const f
 // The same by a thread a prediction.
 extern "C" __global__ void infogain_backward_each(int64 n, const float* prob, const float* labels,
                                                   const float* matrix, const float* weight,
-                                                  float divisor, float* dx, int64 extent,
+                                                  const float* divisor, float* dx, int64 extent,
                                                   int64 inner, int has_ignore, int ignore) {
   KERNEL_LOOP(i, n) {
     int label = (int)labels[i];
     int counts = !(has_ignore && label == ignore);
-    const float* row = matrix + (counts ? label * extent : 0);
+    const float* row = matrix + (counts ? class_of(labels[i], extent) * extent : 0);
     float sum = 0.0f;
     for (int64 k = 0; k < extent; ++k) sum += row[k];
     for (int64 k = 0; k < extent; ++k) {
       int64 at = (i / inner * extent + k) * inner + i % inner;
-      dx[at] = counts ? weight[0] / divisor * (prob[at] * sum - row[k]) : 0.0f;
+      dx[at] = counts ? weight[0] / *divisor * (prob[at] * sum - row[k]) : 0.0f;
     }
   }
 }
@@ -229,8 +234,6 @@ impl InfogainLoss {
 
 impl CudaLayer for InfogainLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let valid = self.labels.count(Io::bottom(&io, 1)?)?;
-        self.divisor = self.normalization.divisor(self.around, valid);
         let Around { outer, extent, inner } = self.around;
         let (count, positions) = (io.bottom_shape(0).count(), outer * inner);
         let prob = self.prob_on_device.room(&cuda.device, count)?;
@@ -251,7 +254,9 @@ impl CudaLayer for InfogainLoss {
             true => cuda.each(&KERNELS, "infogain_terms_each", positions, &args)?,
             false => cuda.rows(&KERNELS, "infogain_terms", positions, &args)?,
         }
-        self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
+        let (labels, fixed) = (io.bottom(1)?, self.normalization.fixed(self.around));
+        let divisor = self.judge.judge(cuda, self.labels, (labels, positions), fixed)?;
+        self.terms.total(cuda, positions, divisor, io.top_mut(0)?)?;
         if io.tops() == 2 {
             cuda.device.copy(prob, io.top_mut(1)?, count)?;
         }
@@ -270,7 +275,7 @@ impl CudaLayer for InfogainLoss {
             io.bottom(1)?.into(),
             self.matrix_on(cuda, &io)?.into(),
             io.top_diff(0)?.into(),
-            self.divisor.into(),
+            self.judge.found(cuda)?.into(),
             io.bottom_diff_mut(0)?.into(),
             extent.into(),
             inner.into(),
@@ -315,6 +320,7 @@ fn build(setup: &Setup<'_>, bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         prob: Vec::new(),
         prob_on_device: Scratch::default(),
         terms: Terms::default(),
+        judge: Judge::default(),
         divisor: 1.0,
     }))
 }

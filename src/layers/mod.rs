@@ -103,6 +103,8 @@ pub struct Setup<'a> {
     pub seed: u64,
     /// Number of tops in the prototxt.
     pub tops: usize,
+    /// The net is to tell what it needs, and leaves nothing behind: no files.
+    pub blank: bool,
 }
 
 /// A layer of a net on one device.
@@ -153,6 +155,20 @@ pub trait Layer {
 
     /// The batch it was fed last, if it is a layer that reads records.
     fn fed(&self) -> Option<&Batch> {
+        None
+    }
+
+    /// After a pass on a device that has met something it cannot use, such as a label that is no class: says
+    /// what, if it was this layer.
+    ///
+    /// # Errors
+    /// When it was.
+    fn explain(&mut self, _io: Io<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// A batch of zeros as it expects its batches, if it is a layer that reads records.
+    fn blank(&self) -> Option<Batch> {
         None
     }
 

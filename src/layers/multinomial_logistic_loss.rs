@@ -6,7 +6,7 @@
 //! ```
 //! All axes behind the first are classes. There is no `loss_param`.
 
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Judge, Terms};
 use super::loss::{LEAST_PROBABILITY, Labels, refuse_loss_param};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::Result;
@@ -20,6 +20,7 @@ struct MultinomialLogisticLoss {
     records: f32,
     labels: Labels,
     terms: Terms,
+    judge: Judge,
 }
 
 /// At least [`LEAST_PROBABILITY`]; a NaN stays one.
@@ -61,6 +62,10 @@ impl Layer for MultinomialLogisticLoss {
         Ok(())
     }
 
+    fn explain(&mut self, io: Io<'_>) -> Result<()> {
+        self.labels.check(io.bottom(1)?)
+    }
+
     fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
         Some(self)
     }
@@ -74,14 +79,15 @@ static KERNELS: Source = Source {
 
 extern "C" __global__ void multinomial_terms(int64 n, const float* p, const float* labels,
                                              float* terms, int64 classes, float least) {
-  KERNEL_LOOP(i, n) { terms[i] = -logf(PROBABILITY(p[i * classes + (int)labels[i]])); }
+  KERNEL_LOOP(i, n) { terms[i] = -logf(PROBABILITY(p[i * classes + class_of(labels[i], classes)])); }
 }
 
 extern "C" __global__ void multinomial_backward(int64 n, const float* p, const float* labels,
-                                                const float* weight, float divisor, float* dp,
+                                                const float* weight, const float* divisor,
+                                                float* dp,
                                                 int64 classes, float least) {
   KERNEL_LOOP(i, n) {
-    float slope = -(weight[0] / divisor) / PROBABILITY(p[i]);
+    float slope = -(weight[0] / *divisor) / PROBABILITY(p[i]);
     dp[i] = i % classes == (int)labels[i / classes] ? slope : 0.0f;
   }
 }
@@ -91,12 +97,13 @@ extern "C" __global__ void multinomial_backward(int64 n, const float* p, const f
 
 impl CudaLayer for MultinomialLogisticLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let n = self.labels.count(Io::bottom(&io, 1)?)?;
+        let n = io.bottom_shape(1).count();
         let (terms, classes) = (self.terms.room(cuda, n)?.into(), self.labels.classes.into());
-        let (p, labels) = (io.bottom(0)?.into(), io.bottom(1)?.into());
-        let args = [p, labels, terms, classes, LEAST_PROBABILITY.into()];
+        let labels = io.bottom(1)?;
+        let args = [io.bottom(0)?.into(), labels.into(), terms, classes, LEAST_PROBABILITY.into()];
         cuda.each(&KERNELS, "multinomial_terms", n, &args)?;
-        self.terms.total(cuda, n, self.records, io.top_mut(0)?)
+        let divisor = self.judge.judge(cuda, self.labels, (labels, n), self.records)?;
+        self.terms.total(cuda, n, divisor, io.top_mut(0)?)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
@@ -107,7 +114,7 @@ impl CudaLayer for MultinomialLogisticLoss {
             io.bottom(0)?.into(),
             io.bottom(1)?.into(),
             io.top_diff(0)?.into(),
-            self.records.into(),
+            self.judge.found(cuda)?.into(),
             io.bottom_diff_mut(0)?.into(),
             self.labels.classes.into(),
             LEAST_PROBABILITY.into(),
@@ -119,7 +126,8 @@ impl CudaLayer for MultinomialLogisticLoss {
 fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
     refuse_loss_param(setup.param)?;
     let labels = Labels { ignore: None, classes: 0 };
-    Ok(Box::new(MultinomialLogisticLoss { records: 1.0, labels, terms: Terms::default() }))
+    let (terms, judge) = Default::default();
+    Ok(Box::new(MultinomialLogisticLoss { records: 1.0, labels, terms, judge }))
 }
 
 /// `MultinomialLogisticLoss`.

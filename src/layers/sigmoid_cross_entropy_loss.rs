@@ -13,8 +13,8 @@ use caffe_proto::loss_parameter::NormalizationMode;
 
 use super::bnll::softplus;
 use super::dims::Around;
-use super::loss::cuda::{self, Terms};
-use super::loss::{Normalization, is_ignored, records};
+use super::loss::cuda::{self, Judge, Terms};
+use super::loss::{Labels, Normalization, is_ignored, records};
 use super::sigmoid::sigmoid;
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Setup};
 use crate::blob::Shape;
@@ -35,6 +35,7 @@ struct SigmoidCrossEntropyLoss {
     /// Divisor of the last forward pass.
     divisor: f32,
     terms: Terms,
+    judge: Judge,
 }
 
 impl Layer for SigmoidCrossEntropyLoss {
@@ -99,11 +100,11 @@ extern "C" __global__ void sigmoid_loss_terms(int64 n, const float* scores, cons
 }
 
 extern "C" __global__ void sigmoid_loss_backward(int64 n, const float* scores, const float* targets,
-                                                 const float* weight, float divisor, float* dx,
+                                                 const float* weight, const float* divisor, float* dx,
                                                  int has_ignore, int ignore) {
   KERNEL_LOOP(i, n) {
     float x = scores[i], t = targets[i];
-    dx[i] = IGNORED(t) ? 0.0f : weight[0] / divisor * (1.0f / (1.0f + expf(-x)) - t);
+    dx[i] = IGNORED(t) ? 0.0f : weight[0] / *divisor * (1.0f / (1.0f + expf(-x)) - t);
   }
 }
 "#,
@@ -113,16 +114,15 @@ extern "C" __global__ void sigmoid_loss_backward(int64 n, const float* scores, c
 impl CudaLayer for SigmoidCrossEntropyLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let n = io.bottom_shape(0).count();
-        let valid = match self.ignore {
-            None => n,
-            ignore => cuda::targets(ignore, Io::bottom(&io, 1)?),
-        };
-        self.divisor = self.normalization.divisor(self.around, valid);
         let [has_ignore, ignore] = cuda::ignore_args(self.ignore);
         let terms = self.terms.room(cuda, n)?.into();
         let args = [io.bottom(0)?.into(), io.bottom(1)?.into(), terms, has_ignore, ignore];
         cuda.each(&KERNELS, "sigmoid_loss_terms", n, &args)?;
-        self.terms.total(cuda, n, self.divisor, io.top_mut(0)?)
+        // Targets are no classes: none is wrong.
+        let labels = Labels { ignore: self.ignore, classes: 0 };
+        let (targets, fixed) = (io.bottom(1)?, self.normalization.fixed(self.around));
+        let divisor = self.judge.judge(cuda, labels, (targets, n), fixed)?;
+        self.terms.total(cuda, n, divisor, io.top_mut(0)?)
     }
 
     fn backward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
@@ -134,7 +134,7 @@ impl CudaLayer for SigmoidCrossEntropyLoss {
             io.bottom(0)?.into(),
             io.bottom(1)?.into(),
             io.top_diff(0)?.into(),
-            self.divisor.into(),
+            self.judge.found(cuda)?.into(),
             io.bottom_diff_mut(0)?.into(),
             has_ignore,
             ignore,
@@ -150,6 +150,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         around: Around::default(),
         divisor: 1.0,
         terms: Terms::default(),
+        judge: Judge::default(),
     }))
 }
 

@@ -11,7 +11,7 @@
 use caffe_proto::loss_parameter::NormalizationMode;
 
 use super::dims::Around;
-use super::loss::cuda::{self, Terms};
+use super::loss::cuda::{self, Judge, Terms};
 use super::loss::{Labels, Normalization};
 use super::softmax::{self, softmax, softmax_on};
 use super::{Count, CudaLayer, DeviceIo, Io, Layer, LayerDef, Reals, Setup};
@@ -33,7 +33,8 @@ struct SoftmaxWithLoss {
     prob: Vec<f32>,
     prob_on_device: Scratch,
     terms: Terms,
-    /// Divisor of the last forward pass.
+    judge: Judge,
+    /// Divisor of the last forward pass on the host.
     divisor: f32,
 }
 
@@ -93,6 +94,10 @@ impl Layer for SoftmaxWithLoss {
         Ok(())
     }
 
+    fn explain(&mut self, io: Io<'_>) -> Result<()> {
+        self.labels.check(io.bottom(1)?)
+    }
+
     fn cuda(&mut self) -> Option<&mut dyn CudaLayer> {
         Some(self)
     }
@@ -110,20 +115,20 @@ extern "C" __global__ void softmax_loss_terms(int64 n, const float* prob, const 
     if (has_ignore && label == ignore) {
       terms[i] = 0.0f;
     } else {
-      float p = prob[(i / inner * extent + label) * inner + i % inner];
+      float p = prob[(i / inner * extent + class_of(labels[i], extent)) * inner + i % inner];
       terms[i] = -logf(p < 1.17549435e-38f ? 1.17549435e-38f : p);
     }
   }
 }
 
 extern "C" __global__ void softmax_loss_backward(int64 n, const float* prob, const float* labels,
-                                                 const float* weight, float divisor, real* dx,
+                                                 const float* weight, const float* divisor, real* dx,
                                                  int64 extent, int64 inner, int has_ignore,
                                                  int ignore) {
   KERNEL_LOOP(i, n) {
     int label = (int)labels[i / (extent * inner) * inner + i % inner];
     float slope = prob[i] - (i / inner % extent == label ? 1.0f : 0.0f);
-    dx[i] = has_ignore && label == ignore ? 0.0f : slope * (weight[0] / divisor);
+    dx[i] = has_ignore && label == ignore ? 0.0f : slope * (weight[0] / *divisor);
   }
 }
 "#,
@@ -132,8 +137,6 @@ extern "C" __global__ void softmax_loss_backward(int64 n, const float* prob, con
 
 impl CudaLayer for SoftmaxWithLoss {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
-        let valid = self.labels.count(Io::bottom(&io, 1)?)?;
-        self.divisor = self.normalization.divisor(self.around, valid);
         let Around { outer, extent, inner } = self.around;
         let (count, positions) = (io.bottom_shape(0).count(), outer * inner);
         let prob = self.prob_on_device.room(&cuda.device, count)?;
@@ -143,7 +146,9 @@ impl CudaLayer for SoftmaxWithLoss {
         let (prob_arg, sizes) = (prob.into(), [extent.into(), inner.into()]);
         let args = [prob_arg, labels.into(), terms.into(), sizes[0], sizes[1], has_ignore, ignore];
         cuda.each(&KERNELS, "softmax_loss_terms", positions, &args)?;
-        self.terms.total(cuda, positions, self.divisor, io.top_mut(0)?)?;
+        let fixed = self.normalization.fixed(self.around);
+        let divisor = self.judge.judge(cuda, self.labels, (labels, positions), fixed)?;
+        self.terms.total(cuda, positions, divisor, io.top_mut(0)?)?;
         if io.tops() == 2 {
             cuda.device.copy(prob, io.top_mut(1)?, count)?;
         }
@@ -161,7 +166,7 @@ impl CudaLayer for SoftmaxWithLoss {
             self.prob_on_device.room(&cuda.device, count)?.into(),
             io.bottom(1)?.into(),
             io.top_diff(0)?.into(),
-            self.divisor.into(),
+            self.judge.found(cuda)?.into(),
             io.bottom_diff_mut(0)?.into(),
             extent.into(),
             inner.into(),
@@ -187,6 +192,7 @@ fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Layer>> {
         prob: Vec::new(),
         prob_on_device: Scratch::default(),
         terms: Terms::default(),
+        judge: Judge::default(),
         divisor: 1.0,
     }))
 }

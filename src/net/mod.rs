@@ -6,15 +6,18 @@
 //! no other replica: batches are fed in, and a [`Watch`] sees layers start and end.
 
 mod build;
+mod feeding;
 mod filter;
 mod finite;
 mod fusion;
 mod gradient_flow;
+mod loss;
 mod memory;
 mod memory_data;
 mod on_device;
 mod options;
 mod passes;
+mod recorded;
 mod reshape;
 mod select;
 mod split;
@@ -23,13 +26,13 @@ mod weights;
 
 pub use filter::is_included;
 pub use finite::{all_finite, key_text};
+pub use loss::KERNELS as LOSS;
 pub use options::{NetOptions, Origin};
 pub use weights::CopyReport;
 
 use caffe_proto::{LayerParameter, Phase};
 
 use crate::blob::{BlobId, Epoch, Layout, Store};
-use crate::data::Batch;
 use crate::device::{Run, Step};
 use crate::layers::{Layer, LayerDef};
 use crate::params::{ParamArena, ParamId};
@@ -55,6 +58,12 @@ pub trait Watch {
     fn after(&mut self, _pass: Pass, _index: usize, _params: &mut ParamArena) -> Result<()> {
         Ok(())
     }
+    /// Whether [`after`](Watch::after) does anything for this layer: where many layers are one call of a
+    /// device, that is cut there. Always the same for one pass. `None`: every layer has to be seen by
+    /// itself, before and after.
+    fn cuts(&self, _pass: Pass, _index: usize) -> Option<bool> {
+        None
+    }
 }
 
 /// One number of a net's outputs.
@@ -70,7 +79,11 @@ pub struct Value {
 
 /// Watches nothing.
 pub struct Unwatched;
-impl Watch for Unwatched {}
+impl Watch for Unwatched {
+    fn cuts(&self, _pass: Pass, _index: usize) -> Option<bool> {
+        Some(false)
+    }
+}
 
 /// A layer in its place in the net.
 pub struct Node {
@@ -139,9 +152,14 @@ pub struct Net {
     outputs: Vec<BlobId>,
     /// Layers that read records.
     data_layers: Vec<usize>,
-    /// The loss of the last forward pass, and what it is multiplied by before it is differentiated.
-    loss: f32,
+    loss: loss::Loss,
+    /// What the loss is multiplied by before it is differentiated.
     loss_scale: f32,
+    /// Where batches lie on a device.
+    places: feeding::Places,
+    /// How many times shapes have changed.
+    shapes_changed: u64,
+    recorder: recorded::Recorder,
     /// Of blobs and their gradients, in device memory.
     floats_on_device: usize,
 }
@@ -224,19 +242,6 @@ impl Net {
         &self.data_layers
     }
 
-    /// Hands each data layer its next batch. Where images have another size than the last ones, the
-    /// layers behind are reshaped.
-    ///
-    /// # Errors
-    /// When a layer cannot take the new shapes.
-    pub fn feed(&mut self, batches: &mut [Batch]) -> Result<()> {
-        self.follow_batches(batches)?;
-        for (&layer, batch) in self.data_layers.iter().zip(batches) {
-            self.nodes[layer].layer.feed(batch);
-        }
-        Ok(())
-    }
-
     /// Sets iteration and record position for the passes to come.
     pub fn set_step(&mut self, step: Step) {
         self.run.set_step(step);
@@ -245,11 +250,6 @@ impl Net {
     /// Floats of device memory that blobs and their gradients take; 0 on the host.
     pub fn floats_on_device(&self) -> usize {
         self.floats_on_device
-    }
-
-    /// The loss of the last forward pass.
-    pub fn loss(&self) -> f32 {
-        self.loss
     }
 
     /// Multiplies all gradients of the backward passes to come.

@@ -24,7 +24,8 @@ pub struct NetOptions {
     pub cuda: Option<CudaDevice>,
     /// Layers without code for that device compute on the host, instead of being refused.
     pub cpu_fallback: bool,
-    /// Parameters stay zero instead of getting first values.
+    /// For who only wants to know what such a net needs: parameters stay zero instead of getting first
+    /// values, and no layer writes files.
     pub blank: bool,
 }
 

@@ -1,5 +1,6 @@
 //! Forward and backward: the layers in their order, each on the net's device.
 
+use super::recorded::Taking;
 use super::{Net, Pass, Unwatched, Watch};
 use crate::Result;
 use crate::device::Run;
@@ -20,16 +21,52 @@ impl Net {
     /// # Errors
     /// As [`Net::forward`].
     pub fn forward_watched(&mut self, watch: &mut dyn Watch) -> Result<f32> {
-        let mut loss = 0.0;
+        self.settle()?;
+        self.ask_forward(watch, None)?;
+        self.free_place()?;
+        if self.loss_is_away() {
+            self.ask_report()?;
+        }
+        self.see_loss()
+    }
+
+    /// Forward and backward, without waiting for a device that computes them: what it reports
+    /// ([`Net::see_loss`]) has been asked for. A pass that asks a device for the same as passes before it
+    /// becomes a graph there.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn pass_watched(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.settle()?;
+        self.ask_pass(watch)?;
+        self.free_place()
+    }
+
+    /// Has a device report the loss, and the norm measured last, as they are when everything asked for
+    /// so far is done.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn ask_report(&self) -> Result<()> {
+        self.run.cuda().map_or(Ok(()), |cuda| cuda.report.ask())
+    }
+
+    /// Forward, asked for.
+    pub(super) fn ask_forward(
+        &mut self,
+        watch: &mut dyn Watch,
+        mut taking: Option<&mut Taking>,
+    ) -> Result<()> {
+        self.clear_loss()?;
         for index in 0..self.nodes.len() {
             watch.before(Pass::Forward, index);
             self.follow_values(index)?;
             self.run_turn(index, Pass::Forward)?;
-            loss += self.loss_of(index)?;
-            watch.after(Pass::Forward, index, &mut self.params)?;
+            self.add_loss(index)?;
+            self.after_layer(Pass::Forward, index, watch, taking.as_deref_mut())?;
         }
-        self.loss = loss;
-        Ok(loss)
+        self.loss_asked();
+        Ok(())
     }
 
     /// Runs the layers that need it backward, last first, and adds to the parameter gradients.
@@ -46,13 +83,24 @@ impl Net {
     /// # Errors
     /// As [`Net::backward`].
     pub fn backward_watched(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.settle()?;
+        self.ask_backward(watch, None)?;
+        self.free_place()
+    }
+
+    /// Backward, asked for.
+    pub(super) fn ask_backward(
+        &mut self,
+        watch: &mut dyn Watch,
+        mut taking: Option<&mut Taking>,
+    ) -> Result<()> {
         self.seed_losses()?;
         for index in (0..self.nodes.len()).rev() {
             if self.nodes[index].needs_backward {
                 watch.before(Pass::Backward, index);
                 self.run_turn(index, Pass::Backward)?;
             }
-            watch.after(Pass::Backward, index, &mut self.params)?;
+            self.after_layer(Pass::Backward, index, watch, taking.as_deref_mut())?;
         }
         Ok(())
     }
@@ -108,32 +156,5 @@ impl Net {
             top_has_diff: &node.top_has_diff,
         };
         call(&mut *node.layer, &mut self.run, io).map_err(|e| self.nodes[index].blame(e))
-    }
-
-    fn loss_of(&mut self, index: usize) -> Result<f32> {
-        let mut loss = 0.0;
-        for j in 0..self.nodes[index].top.len() {
-            let weight = self.nodes[index].loss_weight[j];
-            if weight != 0.0 {
-                let id = self.nodes[index].top[j];
-                loss += weight * self.data(id)?.iter().sum::<f32>();
-            }
-        }
-        Ok(loss)
-    }
-
-    /// The gradient of the loss by a loss top is its weight, times the scale.
-    fn seed_losses(&mut self) -> Result<()> {
-        for index in 0..self.nodes.len() {
-            for j in 0..self.nodes[index].top.len() {
-                let weight = self.nodes[index].loss_weight[j];
-                if weight != 0.0 {
-                    let id = self.nodes[index].top[j];
-                    let slope = weight * self.loss_scale;
-                    self.diff_mut(id)?.fill(slope);
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -65,6 +65,7 @@ impl Net {
 
     /// Reshapes, from layer `first` on, the layers with a changed bottom.
     fn reshape_behind(&mut self, first: usize, mut changed: Vec<bool>) -> Result<()> {
+        self.shapes_changed += 1;
         for node in &mut self.nodes[first..] {
             if !node.bottom.iter().any(|&b| changed[b]) {
                 continue;

@@ -22,7 +22,7 @@ impl Net {
         options: &NetOptions,
     ) -> Result<Net, Vec<Error>> {
         let placed = select(param, &options.state).map_err(|e| vec![e])?;
-        let mut builder = Builder::new(options, &placed);
+        let mut builder = Builder::new(options, &placed).map_err(|e| vec![e])?;
         let mut faults = Vec::new();
         // Blobs of which nothing is known.
         let mut unknown: HashSet<String> = HashSet::new();

@@ -3,14 +3,18 @@
 //! Each stretch knows where its present values are. Whoever asks for them gets them, copied only when
 //! they are elsewhere; whoever changes them makes the other side's copy old. Nobody has to remember to
 //! copy, and nothing is copied that nobody asks for.
+//!
+//! Where gradients and weights go to and fro in every iteration, the host's side is locked in its place
+//! ([`lock_for`](Mirrored::lock_for)), and copies are made beside the computation: who looks at values
+//! that are still on their way waits for them.
 
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::Result;
-use crate::device::cpu::aligned::AlignedBuf;
-use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cpu::aligned::{AlignedBuf, LARGE};
+use crate::device::cuda::backend::{Address, Backend, Event, Queue};
 use crate::device::cuda::memory::Memory;
 
 /// Where the present values of a stretch are.
@@ -23,6 +27,27 @@ enum Newest {
     Zero,
 }
 
+/// Where values are, as it matters to who computes on a device and does the same again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the host only.
+    Here,
+    /// The device has them, and the host perhaps.
+    There,
+    /// On the device only.
+    Away,
+    /// Nowhere: they are zeros.
+    Zero,
+}
+
+impl Place {
+    /// Whether a device that met both would do the same.
+    pub(crate) fn alike(self, other: Place) -> bool {
+        let known = |place| if place == Place::Away { Place::There } else { place };
+        known(self) == known(other)
+    }
+}
+
 /// What values are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -32,20 +57,60 @@ pub enum Use {
     Change,
 }
 
+/// A part of the array whose values are in one place.
+struct Stretch {
+    range: Range<usize>,
+    newest: Cell<Newest>,
+    /// Behind the last copy beside the computation, until somebody has waited for it.
+    copying: Cell<Option<Event>>,
+    /// Its own event, made when it is first needed.
+    event: OnceCell<Event>,
+}
+
+/// The host's side locked for a device.
+struct Lock {
+    device: Rc<dyn Backend>,
+    at: *mut u8,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.device.unlock(self.at);
+    }
+}
+
 /// An array of stretches on the host, and on a device from the first time that one asks for it.
 pub struct Mirrored {
+    /// Before the memory, so that it goes first.
+    lock: OnceCell<Lock>,
     host: UnsafeCell<AlignedBuf>,
     there: OnceCell<Memory>,
-    stretches: Vec<(Range<usize>, Cell<Newest>)>,
+    stretches: Vec<Stretch>,
+}
+
+impl Drop for Mirrored {
+    fn drop(&mut self) {
+        for i in 0..self.stretches.len() {
+            // A device that failed copies nothing any more.
+            let _ = self.arrived(i);
+        }
+    }
 }
 
 impl Mirrored {
     /// Zeros. The stretches cover what anybody writes.
     pub fn zeroed(len: usize, stretches: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let stretch = |range| Stretch {
+            range,
+            newest: Cell::new(Newest::Host),
+            copying: Cell::default(),
+            event: OnceCell::new(),
+        };
         Mirrored {
+            lock: OnceCell::new(),
             host: UnsafeCell::new(AlignedBuf::zeroed(len)),
             there: OnceCell::new(),
-            stretches: stretches.into_iter().map(|r| (r, Cell::new(Newest::Host))).collect(),
+            stretches: stretches.into_iter().map(stretch).collect(),
         }
     }
 
@@ -57,12 +122,13 @@ impl Mirrored {
 
     /// Makes every stretch zero, without touching the memory.
     pub fn clear(&mut self) {
-        self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Zero));
+        self.stretches.iter().for_each(|stretch| stretch.newest.set(Newest::Zero));
     }
 
     /// Whether only the device has the present values of some stretch in `span`.
     pub fn is_away(&self, span: &Range<usize>) -> bool {
-        self.stretches.iter().any(|(r, newest)| overlap(r, span) && newest.get() == Newest::Device)
+        let away = |s: &Stretch| overlap(&s.range, span) && s.newest.get() == Newest::Device;
+        self.stretches.iter().any(away)
     }
 
     /// The device that has been asked for it, if one has.
@@ -77,7 +143,7 @@ impl Mirrored {
     /// A device that failed.
     pub fn host(&mut self, span: &Range<usize>, what_for: Use) -> Result<&mut [f32]> {
         for i in 0..self.stretches.len() {
-            if overlap(&self.stretches[i].0, span) {
+            if overlap(&self.stretches[i].range, span) {
                 self.bring(i, what_for)?;
             }
         }
@@ -113,25 +179,31 @@ impl Mirrored {
     /// No memory there, or a device that failed.
     pub fn on(&self, device: &Rc<dyn Backend>, stretch: usize, what_for: Use) -> Result<Address> {
         let there = self.memory(device)?;
-        let (range, newest) = &self.stretches[stretch];
+        let Stretch { range, newest, .. } = &self.stretches[stretch];
         let at = there.at().plus(range.start);
+        if what_for == Use::Change || newest.get() == Newest::Zero {
+            // A copy to the host may still read what is there.
+            self.arrived(stretch)?;
+        }
         match newest.get() {
             Newest::Both | Newest::Device => {}
             // Mostly the state of all: then one call instead of one for each.
             Newest::Host if self.all(Newest::Host) => {
-                // SAFETY: no host borrow that writes is alive while a device is asked for: the net
-                // runs one layer at a time, on one side.
-                there.upload(unsafe { &*self.host.get() })?;
-                self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Both));
+                self.send_up(stretch, 0..self.floats())?;
+                let copying = self.stretches[stretch].copying.get();
+                for other in &self.stretches {
+                    other.newest.set(Newest::Both);
+                    other.copying.set(copying);
+                }
             }
             Newest::Host => {
-                // SAFETY: as above.
-                device.upload(unsafe { self.slice(stretch) }, at)?;
+                self.send_up(stretch, range.clone())?;
                 newest.set(Newest::Both);
             }
             Newest::Zero if self.all(Newest::Zero) => {
+                (0..self.stretches.len()).try_for_each(|i| self.arrived(i))?;
                 there.zero()?;
-                self.stretches.iter().for_each(|(_, newest)| newest.set(Newest::Device));
+                self.stretches.iter().for_each(|other| other.newest.set(Newest::Device));
             }
             Newest::Zero => {
                 device.zero(at, range.len())?;
@@ -142,6 +214,147 @@ impl Mirrored {
             newest.set(Newest::Device);
         }
         Ok(at)
+    }
+
+    /// Copies floats of the host's to the device, which a stretch remembers.
+    fn send_up(&self, stretch: usize, floats: Range<usize>) -> Result<()> {
+        let Some(there) = self.there.get() else { return Ok(()) };
+        let (device, to) = (there.device(), there.at().plus(floats.start));
+        // SAFETY: no host borrow that writes is alive while a device is asked for: the net runs one layer
+        // at a time, on one side.
+        let from = unsafe { &(&*self.host.get())[floats] };
+        if self.lock.get().is_none() {
+            return device.upload(from, to);
+        }
+        // SAFETY: whoever changes the host's side waits for the event first.
+        unsafe {
+            device.upload_in(Queue::Compute, from.as_ptr().cast(), size_of_val(from), to)?;
+        }
+        self.copying(stretch, device, Queue::Compute)
+    }
+
+    /// Notes that a stretch is being copied in a queue.
+    fn copying(&self, stretch: usize, device: &Rc<dyn Backend>, queue: Queue) -> Result<()> {
+        let Stretch { copying, event, .. } = &self.stretches[stretch];
+        let event = match event.get() {
+            Some(event) => *event,
+            None => {
+                let made = device.event()?;
+                *event.get_or_init(|| made)
+            }
+        };
+        device.set(event, queue)?;
+        copying.set(Some(event));
+        Ok(())
+    }
+
+    /// Waits for the last copy of a stretch.
+    fn arrived(&self, stretch: usize) -> Result<()> {
+        match (self.stretches[stretch].copying.get(), self.there.get()) {
+            (Some(event), Some(there)) => {
+                there.device().wait(event)?;
+                self.stretches[stretch].copying.set(None);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Locks the host's side for copies to and from the device, which is asked for it often.
+    ///
+    /// # Errors
+    /// When there is not enough memory on the device.
+    pub fn lock_for(&mut self, device: &Rc<dyn Backend>) -> Result<()> {
+        self.memory(device)?;
+        let host = self.host.get_mut();
+        let bytes = host.len() * size_of::<f32>();
+        if bytes < LARGE || self.lock.get().is_some() {
+            return Ok(());
+        }
+        let at = host.base().cast();
+        // SAFETY: a large buffer has its pages to itself, and the lock goes before it does.
+        if unsafe { device.lock(at, bytes) } {
+            self.lock.get_or_init(|| Lock { device: device.clone(), at });
+        }
+        Ok(())
+    }
+
+    /// Copies what only the device has of `span` to the host, beside the computation: the host has it when
+    /// [`has_come`](Mirrored::has_come) says so, or when it asks.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn send_down(&mut self, span: &Range<usize>) -> Result<()> {
+        let Some(there) = self.there.get() else { return Ok(()) };
+        let device = there.device();
+        let away = |s: &Stretch| overlap(&s.range, span) && s.newest.get() == Newest::Device;
+        let asked: Vec<usize> =
+            (0..self.stretches.len()).filter(|&i| away(&self.stretches[i])).collect();
+        let Some(&first) = asked.first() else { return Ok(()) };
+        asked.iter().try_for_each(|&i| self.arrived(i))?;
+        // The copies follow what has been computed so far.
+        self.copying(first, device, Queue::Compute)?;
+        if let Some(event) = self.stretches[first].copying.get() {
+            device.follow(Queue::CopyOut, event)?;
+        }
+        for &i in &asked {
+            let range = &self.stretches[i].range;
+            // SAFETY: within the buffer; nobody looks at it before the event below.
+            unsafe {
+                let to = (&mut *self.host.get()).base().add(range.start);
+                device.download_in(
+                    Queue::CopyOut,
+                    there.at().plus(range.start),
+                    to,
+                    range.len(),
+                )?;
+            }
+        }
+        self.copying(first, device, Queue::CopyOut)?;
+        let copying = self.stretches[first].copying.get();
+        for i in asked {
+            self.stretches[i].copying.set(copying);
+            self.stretches[i].newest.set(Newest::Both);
+        }
+        Ok(())
+    }
+
+    /// Where each stretch is.
+    pub(crate) fn places(&self, into: &mut Vec<Place>) {
+        into.extend(self.stretches.iter().map(|stretch| match stretch.newest.get() {
+            Newest::Host => Place::Here,
+            Newest::Both => Place::There,
+            Newest::Device => Place::Away,
+            Newest::Zero => Place::Zero,
+        }));
+    }
+
+    /// Takes it that the device has done again what it did before each stretch was `then` where it was:
+    /// what the host still had then it still has.
+    pub(crate) fn put(&self, then: &mut impl Iterator<Item = Place>) {
+        for (stretch, then) in self.stretches.iter().zip(then) {
+            match then {
+                Place::Away => stretch.newest.set(Newest::Device),
+                Place::Zero => stretch.newest.set(Newest::Zero),
+                Place::Here | Place::There => {}
+            }
+        }
+    }
+
+    /// Whether all that is on its way to or from `span` has arrived.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn has_come(&self, span: &Range<usize>) -> Result<bool> {
+        let Some(there) = self.there.get() else { return Ok(true) };
+        for stretch in self.stretches.iter().filter(|s| overlap(&s.range, span)) {
+            if let Some(event) = stretch.copying.get()
+                && !there.device().passed(event)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Takes the device memory that the array will need.
@@ -163,7 +376,7 @@ impl Mirrored {
         what_for: Use,
     ) -> Result<Address> {
         for i in 0..self.stretches.len() {
-            if overlap(&self.stretches[i].0, span) {
+            if overlap(&self.stretches[i].range, span) {
                 self.on(device, i, what_for)?;
             }
         }
@@ -176,17 +389,20 @@ impl Mirrored {
     /// # Errors
     /// A device that failed.
     pub fn copy_from(&mut self, stretch: usize, from: &Mirrored, other: usize) -> Result<()> {
-        let ((source, newest), (range, own)) = (&from.stretches[other], &self.stretches[stretch]);
+        let Stretch { range: source, newest, .. } = &from.stretches[other];
+        let Stretch { range, newest: own, .. } = &self.stretches[stretch];
         if let (Newest::Both | Newest::Device, Some(theirs)) = (newest.get(), from.there.get())
             && let Some(mine) = self.there.get()
             && Rc::ptr_eq(mine.device(), theirs.device())
         {
+            self.arrived(stretch)?;
             let (from, to) = (theirs.at().plus(source.start), mine.at().plus(range.start));
             mine.device().copy(from, to, range.len())?;
             own.set(Newest::Device);
             return Ok(());
         }
         from.bring(other, Use::Read)?;
+        self.arrived(stretch)?;
         // SAFETY: `self` is borrowed alone, and it is another array than `from`, of which this is the
         // only slice.
         unsafe { self.slice(stretch).copy_from_slice(from.slice(other)) };
@@ -195,12 +411,13 @@ impl Mirrored {
     }
 
     fn all(&self, state: Newest) -> bool {
-        self.stretches.iter().all(|(_, newest)| newest.get() == state)
+        self.stretches.iter().all(|stretch| stretch.newest.get() == state)
     }
 
     /// Gives the host a stretch's present values.
     fn bring(&self, stretch: usize, what_for: Use) -> Result<()> {
-        let (range, newest) = &self.stretches[stretch];
+        self.arrived(stretch)?;
+        let Stretch { range, newest, .. } = &self.stretches[stretch];
         match (newest.get(), self.there.get()) {
             (Newest::Device, Some(there)) => {
                 // SAFETY: as long as the device has changed a stretch, no slice of it is alive: the net
@@ -234,7 +451,7 @@ impl Mirrored {
     /// As [`lend`](Mirrored::lend).
     #[allow(clippy::mut_from_ref)]
     unsafe fn slice(&self, stretch: usize) -> &mut [f32] {
-        let range = &self.stretches[stretch].0;
+        let range = &self.stretches[stretch].range;
         // SAFETY: a raw slice of this range only; other stretches' slices stay untouched.
         unsafe {
             let base = (&mut *self.host.get()).base().add(range.start);

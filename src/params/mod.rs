@@ -14,6 +14,7 @@
 mod mirrored;
 mod on_device;
 
+pub(crate) use mirrored::Place;
 pub use mirrored::{Mirrored, Use};
 
 use std::cell::{Cell, OnceCell};

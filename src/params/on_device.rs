@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::{ParamArena, ParamId, Use};
+use super::{ParamArena, ParamId, Place, Use};
 use crate::Result;
 use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::step_record::Report;
 use crate::device::cuda::{Kind, convert, multiply};
 
 impl ParamArena {
@@ -58,21 +59,76 @@ impl ParamArena {
         self.diff.span_on(device, &(0..self.learnable), Use::Read)
     }
 
-    /// Multiplies a part of the gradients, where it is.
+    /// Multiplies a part of the gradients, where it is; on a device it becomes NaN where the loss that is
+    /// reported there is not finite.
     ///
     /// # Errors
     /// A device that failed.
-    pub fn multiply_diff(&mut self, part: Range<usize>, factor: f32) -> Result<()> {
-        match self.diff.device().filter(|_| self.diff.is_away(&part)) {
-            Some(device) => {
-                let all = self.diff.span_on(&device, &part, Use::Change)?;
-                multiply(&*device, all.plus(part.start), factor, part.len())
+    pub fn multiply_diff(
+        &mut self,
+        part: Range<usize>,
+        factor: f32,
+        report: Option<&Report>,
+    ) -> Result<()> {
+        match report.filter(|_| self.diff.is_away(&part)) {
+            Some(report) => {
+                let all = self.diff.span_on(report.device(), &part, Use::Change)?;
+                multiply(report, all.plus(part.start), factor, part.len())
             }
             None => {
                 self.diff_in_mut(part)?.iter_mut().for_each(|g| *g *= factor);
                 Ok(())
             }
         }
+    }
+
+    /// Locks the host's side: gradients and weights will go to and fro.
+    ///
+    /// # Errors
+    /// A device without enough memory.
+    pub fn lock_for(&mut self, device: &Rc<dyn Backend>) -> Result<()> {
+        self.data.lock_for(device)?;
+        self.diff.lock_for(device)
+    }
+
+    /// Copies what only the device has of a part of the gradients to the host, beside the computation; the
+    /// host waits for it when it asks for it before [`diff_has_come`](ParamArena::diff_has_come).
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn send_diff(&mut self, part: &Range<usize>) -> Result<()> {
+        self.diff.send_down(part)
+    }
+
+    /// Whether a part of the gradients that was sent is there.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn diff_has_come(&self, part: &Range<usize>) -> Result<bool> {
+        self.diff.has_come(part)
+    }
+
+    /// Gives the device all values that only the host has.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn settle_on(&self, device: &Rc<dyn Backend>) -> Result<()> {
+        self.data.span_on(device, &(0..self.data.floats()), Use::Read).map(|_| ())
+    }
+
+    /// Where everything is, one number for each thing.
+    pub(crate) fn places(&self, into: &mut Vec<Place>) {
+        into.push(if self.halved.get() == self.version() { Place::There } else { Place::Here });
+        self.data.places(into);
+        self.diff.places(into);
+    }
+
+    /// Takes it that everything is where it was `then`, after the same has been done to it.
+    pub(crate) fn put(&self, then: &mut impl Iterator<Item = Place>) {
+        let halved = if then.next() == Some(Place::There) { self.version() } else { 0 };
+        self.halved.set(halved);
+        self.data.put(then);
+        self.diff.put(then);
     }
 
     /// Values on a device during a layer call, to be read or, by the layer that maintains them, to be

@@ -1,30 +1,33 @@
-//! [`Forecast`]: the device memory of one replica, before any of it is taken.
+//! [`Forecast`]: the device memory of one replica, or of one net, before any of it is taken.
 //!
 //! The replica is built and takes one step on a device that only counts
 //! ([`Meter`]), so that whatever layers and solver ask for is known: blobs, parameters,
-//! layers' working memory, histories, test nets. No device is needed for that.
+//! layers' working memory, histories, test nets. A net alone makes its passes. No device is needed for
+//! that.
 
 use std::fmt;
 use std::rc::Rc;
 
 use caffe_proto::SolverParameter;
 
-use super::nets::NetPlans;
+use super::feeds::DataLayers;
+use super::nets::{NetPlan, NetPlans};
 use super::replica::{Solver, SolverOptions};
 use crate::data::Batch;
 use crate::device::Step;
 use crate::device::cuda::algorithms::Wanted;
-use crate::device::cuda::backend::WORKSPACE;
+use crate::device::cuda::backend::{Backend, WORKSPACE};
 use crate::device::cuda::meter::Meter;
 use crate::device::cuda::{CudaDevice, Kind};
-use crate::net::{Net, Unwatched};
+use crate::net::{Net, NetOptions, Pass, Unwatched};
 use crate::{Result, bail};
 
 /// Bytes that the libraries load and keep for themselves on a device: an allowance, as only the
 /// device knows.
 const LIBRARIES: u64 = 512 << 20;
 
-/// Bytes of device memory that a replica will have taken after its first step and test.
+/// Bytes of device memory that will have been taken after a replica's first step and test, or a net's first
+/// passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forecast {
     /// The train net's blobs and their gradients.
@@ -33,7 +36,7 @@ pub struct Forecast {
     pub parameters: u64,
     /// All test nets' blobs and parameters.
     pub tests: u64,
-    /// What layers and solver take in the first step and test: working memory, histories.
+    /// What layers and solver take in the first step and test, or in passes: working memory, histories.
     pub steps: u64,
     /// Bytes of the block in which all of these have room.
     pub block: u64,
@@ -56,22 +59,43 @@ impl Forecast {
         options: &SolverOptions,
         updates: bool,
     ) -> Result<Forecast> {
-        let kind = options.cuda.as_ref().map_or(Kind::F32, |device| device.0.kind());
-        let meter = Rc::new(Meter::default().storing(kind));
-        let options =
-            SolverOptions { cuda: Some(CudaDevice(meter.clone())), blank: true, ..options.clone() };
+        let (meter, cuda) = meter(options.cuda.as_ref());
+        let options = SolverOptions { cuda, graphs: false, blank: true, ..options.clone() };
         let mut solver = Solver::new(param, nets, &options)?;
-        let net = solver.train_net();
-        let floats = |count: usize| (count * size_of::<f32>()) as u64;
-        let blobs = floats(net.floats_on_device());
-        let copy = if kind == Kind::F32 { 0 } else { kind.floats(net.arena().floats()) };
-        let parameters = floats(2 * net.arena().floats() + copy);
+        let [blobs, parameters] = held_by(solver.train_net(), meter.kind());
         let built = meter.held();
         step(&mut solver, updates)?;
-        Ok(Forecast {
-            blobs,
-            parameters,
-            tests: built.saturating_sub(blobs + parameters),
+        let tests = match nets.test.len() {
+            0 => 0,
+            _ => built.saturating_sub(blobs + parameters),
+        };
+        Ok(Forecast { blobs, parameters, tests, ..Forecast::of_passes(&meter, built) })
+    }
+
+    /// Of one net that makes passes up to `last`, as `caffe test` and `caffe time` have it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the net; one that only a program can feed.
+    pub fn of_net(plan: &NetPlan, options: &NetOptions, last: Pass) -> Result<Forecast> {
+        let (meter, cuda) = meter(options.cuda.as_ref());
+        let options = NetOptions { cuda, blank: true, ..options.clone() };
+        let mut net = Net::new(&plan.param, &plan.origin, &options)?;
+        DataLayers::of(plan)?;
+        let [blobs, parameters] = held_by(&net, meter.kind());
+        let built = meter.held();
+        let mut batches = zeros(&net);
+        net.feed(&mut batches)?;
+        net.forward()?;
+        net.output_values()?;
+        if last == Pass::Backward {
+            net.backward()?;
+        }
+        Ok(Forecast { blobs, parameters, ..Forecast::of_passes(&meter, built) })
+    }
+
+    /// What passes took beside the `built` bytes before them, and all that has to be there for both.
+    fn of_passes(meter: &Meter, built: u64) -> Forecast {
+        Forecast {
             steps: meter.held().saturating_sub(built),
             block: meter.high(),
             workspace: match meter.has_workspace() {
@@ -80,7 +104,8 @@ impl Forecast {
             },
             trials: meter.largest_correlation(),
             correlations: meter.correlations(),
-        })
+            ..Forecast::default()
+        }
     }
 
     /// Bytes of everything.
@@ -121,18 +146,37 @@ const MB: u64 = 1_000_000;
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let others = self.block.saturating_sub(self.blobs + self.parameters + self.tests);
+        let tests = match self.tests {
+            0 => String::new(),
+            tests => format!("test nets {}, ", tests / MB),
+        };
         write!(
             f,
-            "{} MB (blobs {}, parameters {}, test nets {}, layers' and solver's working memory {}, \
-             libraries and their workspace {})",
+            "{} MB (blobs {}, parameters {}, {tests}working memory {}, libraries and their workspace {})",
             self.total() / MB,
             self.blobs / MB,
             self.parameters / MB,
-            self.tests / MB,
             others / MB,
             (self.workspace + self.trials + LIBRARIES) / MB
         )
     }
+}
+
+/// What counts for a device, in its kind.
+fn meter(device: Option<&CudaDevice>) -> (Rc<Meter>, Option<CudaDevice>) {
+    let kind = device.map_or(Kind::F32, |device| device.0.kind());
+    let meter = Rc::new(Meter::default().storing(kind));
+    (meter.clone(), Some(CudaDevice(meter)))
+}
+
+/// Bytes of a net's blobs and their gradients, and of its parameters, gradients (where it learns) and 16-bit
+/// copy.
+fn held_by(net: &Net, kind: Kind) -> [u64; 2] {
+    let own = net.arena().floats();
+    let learns = net.layers().iter().any(|node| node.needs_backward);
+    let copy = if kind == Kind::F32 { 0 } else { kind.floats(own) };
+    let parameters = if learns { 2 * own } else { own } + copy;
+    [net.floats_on_device(), parameters].map(|floats| (floats * size_of::<f32>()) as u64)
 }
 
 /// A step on zeros, and a batch of every test net.
@@ -153,11 +197,6 @@ fn step(solver: &mut Solver, updates: bool) -> Result<()> {
 
 /// A batch of zeros for each data layer.
 fn zeros(net: &Net) -> Vec<Batch> {
-    let batch = |&layer: &usize| {
-        let tops = net.layers()[layer].top.iter().map(|&id| &net.store().blobs[id].shape);
-        let shapes: Vec<Vec<usize>> = tops.map(|shape| shape.dims().to_vec()).collect();
-        let tops = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-        Batch { tops, shapes, ..Batch::default() }
-    };
-    net.data_layers().iter().map(batch).collect()
+    let blank = |&layer: &usize| net.layers()[layer].layer.blank().unwrap_or_default();
+    net.data_layers().iter().map(blank).collect()
 }

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use super::rules;
+use crate::Result;
 use crate::device::cuda::CudaRun;
-use crate::device::cuda::backend::{Address, Backend};
+use crate::device::cuda::backend::{Address, Arg, Backend};
 use crate::device::cuda::memory::Memory;
 use crate::device::cuda::source::Source;
 use crate::params::{GRAIN, ParamArena};
-use crate::{Error, Result};
 
 /// Most blocks that sum squares: enough to fill any device.
 const PARTS: usize = 512;
@@ -30,13 +30,15 @@ extern "C" __global__ void norm_parts(int64 n, const float* x, int64 floats, flo
   }
 }
 
-// The norm, and the factor that brings it down to `most`: one block.
-extern "C" __global__ void norm_whole(int64 n, const float* sums, int64 parts, float most, float* norm) {
+// The norm, and the factor that brings it down to `most`: one block. Without a finite loss, or after a
+// fault, there is none.
+extern "C" __global__ void norm_whole(int64 n, const float* sums, int64 parts, float most,
+                                      const float* loss, const float* fault, float* norm) {
   float sum = 0.0f;
   for (int64 i = threadIdx.x; i < parts; i += BLOCK) sum += sums[i];
   sum = sqrtf(block_sum(sum));
   if (blockIdx.x == 0 && threadIdx.x == 0) {
-    norm[0] = sum;
+    norm[0] = sum + *loss * 0.0f + (*fault ? __uint_as_float(0x7fc00000u) : 0.0f);
     norm[1] = sum > most ? most / sum : 1.0f;
   }
 }
@@ -66,8 +68,6 @@ pub(super) struct OnDevice {
     /// lr_mult, decay_mult and used floats of every grain of the arena.
     runs: Memory,
     sums: Memory,
-    /// The gradient's norm, and the factor that clips it.
-    norm: Memory,
 }
 
 impl OnDevice {
@@ -92,35 +92,24 @@ impl OnDevice {
                 rows[p.range.start / GRAIN + grain] = [p.lr_mult, p.decay_mult, used];
             }
         }
-        let memory = |values: &[f32]| {
-            let memory = Memory::new(device, values.len())?;
-            memory.upload(values).map(|()| memory)
-        };
-        let (runs, norm) = (memory(rows.as_flattened())?, memory(&[0.0, 1.0])?);
-        Ok(OnDevice { floats, runs, sums: Memory::new(device, PARTS)?, norm })
+        let rows = rows.as_flattened();
+        let runs = Memory::new(device, rows.len())?;
+        runs.upload(rows)?;
+        Ok(OnDevice { floats, runs, sums: Memory::new(device, PARTS)? })
     }
 
-    /// The gradient's norm, and the factor that brings it down to `most`.
+    /// The gradient's norm, and the factor that brings it down to `most`, to the report.
     pub fn measure(&self, cuda: &CudaRun, arena: &mut ParamArena, most: f32) -> Result<()> {
         let (diff, sums) = (arena.diff_on(&cuda.device)?, self.sums.at());
         let args = [diff.into(), self.floats.into(), sums.into()];
         let parts = self.floats.div_ceil(PART).min(PARTS);
         cuda.rows(&NORM, "norm_parts", parts, &args)?;
-        let args = [sums.into(), parts.into(), most.into(), self.norm.at().into()];
+        let (report, (sums, parts)) = (&cuda.report, (sums.into(), parts.into()));
+        let [loss, fault, norm] =
+            [report.loss(), report.fault_place(), report.norm()].map(Arg::from);
+        let args = [sums, parts, most.into(), loss, fault, norm];
+        cuda.report.changes();
         cuda.rows(&NORM, "norm_whole", 1, &args)
-    }
-
-    /// Looks at the norm measured last.
-    pub fn check(&self, iter: u64) -> Result<()> {
-        let mut norm = [0.0];
-        self.norm.download(&mut norm)?;
-        match norm[0].is_finite() {
-            true => Ok(()),
-            false => {
-                let what = "the gradient's norm".into();
-                Err(Error::NotFinite { iter, what, value: norm[0] })
-            }
-        }
     }
 
     /// Runs a rule.
@@ -133,7 +122,7 @@ impl OnDevice {
             h0.into(),
             h1.into(),
             self.runs.at().into(),
-            self.norm.at().into(),
+            cuda.report.norm().into(),
             (update.rate * rule.factor).into(),
             update.iter_size.into(),
             update.l1.into(),

@@ -182,10 +182,22 @@ impl Optimizer {
         self.run(arena, all, iter, threads, true)
     }
 
-    /// [`Optimizer::update`] on a device, where gradient, weights and histories stay.
+    /// Measures the gradient's norm on a device, for the report and for [`Optimizer::update_on`].
     ///
     /// # Errors
-    /// As [`Optimizer::solve`], and then nothing has changed; a device that failed.
+    /// A device that failed.
+    pub fn measure_on(&mut self, arena: &mut ParamArena, cuda: &CudaRun) -> Result<()> {
+        let there = OnDevice::get(&mut self.there, arena, &cuda.device)?;
+        let most = self.clip.map_or(f32::MAX, |clip| clip * self.gradient_scale);
+        there.measure(cuda, arena, most)
+    }
+
+    /// [`Optimizer::update`] on a device, where gradient, weights and histories stay, with the norm that
+    /// was measured last. It does not wait for the host's look at that: without a finite one it leaves
+    /// everything as it is.
+    ///
+    /// # Errors
+    /// A device that failed.
     pub fn update_on(&mut self, arena: &mut ParamArena, iter: u64, cuda: &CudaRun) -> Result<()> {
         let (l1, l2) = match self.decay {
             Decay::None => (0.0, 0.0),
@@ -194,9 +206,6 @@ impl Optimizer {
         };
         let device = &cuda.device;
         let there = OnDevice::get(&mut self.there, arena, device)?;
-        if let Some(clip) = self.clip {
-            there.measure(cuda, arena, clip * self.gradient_scale)?;
-        }
         let (data, diff) = arena.data_and_diff_on(device)?;
         let mut history = [data; 2];
         for (at, h) in history.iter_mut().zip(&self.histories).take(self.rule.histories()) {
@@ -204,20 +213,7 @@ impl Optimizer {
         }
         let (rate, iter_size) = (self.policy.rate(iter), self.iter_size * self.gradient_scale);
         let rule = self.rule.on_device(iter);
-        there.update(cuda, &rule, &Update { data, diff, history, rate, iter_size, l1, l2 })?;
-        // The update does not wait for the host's look at the norm: without a finite one it has left
-        // everything as it was.
-        if self.clip.is_some() { there.check(iter) } else { Ok(()) }
-    }
-
-    /// Whether a gradient on a device is finite.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] when its norm is not; a device that failed.
-    pub fn check_on(&mut self, arena: &mut ParamArena, iter: u64, cuda: &CudaRun) -> Result<()> {
-        let there = OnDevice::get(&mut self.there, arena, &cuda.device)?;
-        there.measure(cuda, arena, f32::MAX)?;
-        there.check(iter)
+        there.update(cuda, &rule, &Update { data, diff, history, rate, iter_size, l1, l2 })
     }
 
     fn run(

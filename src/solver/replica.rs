@@ -26,6 +26,8 @@ pub struct SolverOptions {
     pub cpu_fallback: bool,
     /// What the loss is multiplied by; left out: what the device's numbers need.
     pub loss_scale: Option<LossScale>,
+    /// Passes that repeat may become CUDA graphs.
+    pub graphs: bool,
     /// Parameters stay zero: for who only wants to know what such a replica needs.
     pub blank: bool,
 }
@@ -40,6 +42,7 @@ impl SolverOptions {
             cuda: None,
             cpu_fallback: false,
             loss_scale: None,
+            graphs: true,
             blank: false,
         }
     }
@@ -48,14 +51,16 @@ impl SolverOptions {
 /// Train net, test nets and optimizer on one device.
 pub struct Solver {
     param: SolverParameter,
-    net: Net,
+    pub(super) net: Net,
     test_nets: Vec<Net>,
     /// Whether the test nets have the train net's present weights.
-    tests_current: bool,
-    optimizer: Optimizer,
+    pub(super) tests_current: bool,
+    pub(super) optimizer: Optimizer,
     scaler: Scaler,
     /// The scale is taken out of the gradient by whoever gives it to other replicas.
-    shared: bool,
+    pub(super) shared: bool,
+    /// The iteration whose update a device has been asked for with its gradient.
+    pub(super) asked: Option<u64>,
 }
 
 impl Solver {
@@ -75,7 +80,9 @@ impl Solver {
             tests_current: false,
             scaler: Scaler::new(options.loss_scale.unwrap_or(LossScale::usual(kind))),
             shared: false,
+            asked: None,
         };
+        solver.net.set_graphs(options.graphs);
         solver.scale_changed();
         for plan in &nets.test {
             solver.test_nets.push(build(plan, options)?);
@@ -163,9 +170,14 @@ impl Solver {
 
     /// Gradients are given to other replicas, and the scale is taken out of them
     /// ([`ParamArena::multiply_diff`](crate::params::ParamArena::multiply_diff)) before that.
-    pub fn share(&mut self) {
+    ///
+    /// # Errors
+    /// A device without enough memory.
+    pub fn share(&mut self) -> Result<()> {
         self.shared = true;
         self.scale_changed();
+        let device = self.net.run().cuda().map(|cuda| cuda.device.clone());
+        device.map_or(Ok(()), |device| self.net.params().lock_for(&device))
     }
 
     /// An update is dropped because of a gradient that is not finite: whether the loss scale is smaller
@@ -177,7 +189,7 @@ impl Solver {
     }
 
     /// An update is made: whether the loss scale is larger from the next one on.
-    fn went_well(&mut self) -> bool {
+    pub(super) fn went_well(&mut self) -> bool {
         let changed = self.scaler.went_well();
         self.scale_changed();
         changed
@@ -239,26 +251,17 @@ impl Solver {
     /// As [`Optimizer::solve`]; a device that failed.
     pub fn update(&mut self, iter: u64) -> Result<bool> {
         self.tests_current = false;
-        let (params, run) = self.net.params_and_run();
-        match run.cuda() {
-            Some(cuda) if params.gradient_is_away() => {
-                self.optimizer.update_on(params, iter, cuda)?;
-            }
-            _ => self.optimizer.update(params, iter, run.threads())?,
+        if self.asked.take() == Some(iter) {
+            return Ok(self.went_well());
+        }
+        if self.ask_update(iter)? {
+            self.net.ask_report()?;
+            self.see_norm(iter)?;
+        } else {
+            let (params, run) = self.net.params_and_run();
+            self.optimizer.update(params, iter, run.threads())?;
         }
         Ok(self.went_well())
-    }
-
-    /// Looks at a gradient that only the device has.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] when its norm is not; a device that failed.
-    pub fn check_gradient(&mut self, iter: u64) -> Result<()> {
-        let (params, run) = self.net.params_and_run();
-        match run.cuda() {
-            Some(cuda) if params.gradient_is_away() => self.optimizer.check_on(params, iter, cuda),
-            _ => Ok(()),
-        }
     }
 
     /// Turns the gradient into the update, in place, without applying it. Whether the loss scale is larger
@@ -312,12 +315,23 @@ pub(crate) fn forward_backward(
 ) -> Result<f32> {
     net.feed(batches)?;
     net.set_step(step);
-    let loss = net.forward_watched(watch)?;
-    if !loss.is_finite() {
-        return Err(Error::NotFinite { iter: step.iter, what: "the loss".into(), value: loss });
+    if net.run().cuda().is_some() {
+        // One wait for both.
+        net.pass_watched(watch)?;
+        net.ask_report()?;
+        return finite(net.see_loss()?, step.iter);
     }
+    let loss = finite(net.forward_watched(watch)?, step.iter)?;
     net.backward_watched(watch)?;
     Ok(loss)
+}
+
+/// A loss that is a number.
+pub(super) fn finite(loss: f32, iter: u64) -> Result<f32> {
+    match loss.is_finite() {
+        true => Ok(loss),
+        false => Err(Error::NotFinite { iter, what: "the loss".into(), value: loss }),
+    }
 }
 
 /// Checks what no part of the solver looks at by itself.

@@ -1,29 +1,20 @@
-//! [`Fences`]: where backward has completed a bucket of gradients.
+//! [`Fences`]: watches a replica's passes: where backward has completed a bucket, and for the trace.
 
 use caffe_actors::Ready;
 use caffe_actors::trace::{Kind, NameId, Span, Tracer};
 
-use super::buckets::Bucket;
-use super::team::Team;
-use crate::device::cpu::threads::Threads;
-use crate::net::{Pass, Watch, all_finite};
+use super::copy_out::{CopyOut, Solving};
+use crate::Result;
+use crate::net::{Pass, Watch};
 use crate::params::ParamArena;
-use crate::solver::Optimizer;
-use crate::{Error, Result};
 
-/// Watches backward and gives each bucket away when its last layer has run.
+/// Watches one pass.
 pub(super) struct Fences<'a, 'r> {
-    buckets: &'a [Bucket],
-    pub(super) next: usize,
-    /// Whether anybody wants the gradients.
-    pub(super) gives: bool,
-    /// Takes the loss scale out of a gradient that others get.
-    pub(super) unscale: f32,
-    pub(super) team: Option<&'a Team>,
-    iter: u64,
+    out: &'a mut CopyOut,
     ready: &'a mut Ready<'r>,
-    /// What makes updates of gradients, where updates are wanted.
-    pub(super) solving: Option<(&'a mut Optimizer, u64, Threads)>,
+    solving: Option<Solving<'a>>,
+    /// A device computes: it may be asked for more while buckets are on their way.
+    ahead: bool,
     tracer: &'a Tracer,
     names: &'a [NameId],
     pass: Option<Pass>,
@@ -32,31 +23,16 @@ pub(super) struct Fences<'a, 'r> {
 }
 
 impl<'a, 'r> Fences<'a, 'r> {
-    /// From bucket `next` on, of a pass whose gradients stay where they are.
+    /// Of a pass whose gradients go this way.
     pub(super) fn new(
-        buckets: &'a [Bucket],
-        next: usize,
-        iter: u64,
+        out: &'a mut CopyOut,
         ready: &'a mut Ready<'r>,
+        solving: Option<Solving<'a>>,
+        ahead: bool,
         (tracer, names): (&'a Tracer, &'a [NameId]),
     ) -> Self {
         let (pass, span, layer) = Default::default();
-        let (gives, unscale, team, solving) = (false, 1.0, None, None);
-        Fences {
-            buckets,
-            next,
-            gives,
-            unscale,
-            team,
-            iter,
-            ready,
-            solving,
-            tracer,
-            names,
-            pass,
-            span,
-            layer,
-        }
+        Fences { out, ready, solving, ahead, tracer, names, pass, span, layer }
     }
 }
 
@@ -75,46 +51,16 @@ impl Watch for Fences<'_, '_> {
 
     fn after(&mut self, pass: Pass, index: usize, params: &mut ParamArena) -> Result<()> {
         self.layer = None;
-        while pass == Pass::Backward
-            && self.buckets.get(self.next).is_some_and(|b| b.layer >= index)
-        {
-            let range = self.buckets[self.next].range.clone();
-            if !self.gives && self.solving.is_none() && params.gradient_is_away() {
-                // It stays on the device, where the solver looks at it.
-                self.next += 1;
-                continue;
-            }
-            if self.unscale != 1.0 {
-                params.multiply_diff(range.clone(), self.unscale)?;
-            }
-            if let Some(team) = self.team
-                && !team.sum(params, &range)?
-            {
-                (self.ready)(self.next, &[]);
-                self.next += 1;
-                continue;
-            }
-            let gradient = params.diff_in(range.clone())?;
-            // Here it is about to be read, so looking at it costs next to nothing.
-            if !all_finite(gradient) {
-                let value = gradient.iter().copied().find(|g| !g.is_finite()).unwrap_or(f32::NAN);
-                if self.gives {
-                    // Here, as a team has added it up already and must not be asked again.
-                    let gradient = params.diff_in_mut(range)?;
-                    gradient.fill(f32::NAN);
-                    (self.ready)(self.next, gradient);
-                    self.next += 1;
-                }
-                return Err(Error::NotFinite { iter: self.iter, what: "a gradient".into(), value });
-            }
-            if let Some((optimizer, iter, threads)) = &mut self.solving {
-                optimizer.solve_part(params, range.clone(), *iter, *threads)?;
-            }
-            if self.gives {
-                (self.ready)(self.next, params.diff_in(range)?);
-            }
-            self.next += 1;
+        if pass == Pass::Forward || !self.out.gives() {
+            return Ok(());
         }
-        Ok(())
+        self.out.send(index, params)?;
+        let solving = self.solving.as_mut().map(Solving::again);
+        self.out.give(params, self.ready, solving, !self.ahead)
+    }
+
+    fn cuts(&self, pass: Pass, index: usize) -> Option<bool> {
+        let cuts = pass == Pass::Backward && self.out.gives() && self.out.completes(index);
+        (!self.tracer.shows_layers()).then_some(cuts)
     }
 }

@@ -46,6 +46,10 @@ pub struct Job {
     pub device_memory: DeviceMemory,
     /// What the job's first replica has to say of its algorithms.
     pub algorithms: OnceLock<Told>,
+    /// Passes that repeat become CUDA graphs there.
+    pub graphs: bool,
+    /// Whether they have, in words.
+    pub about_graphs: OnceLock<String>,
     /// Layers without code for these compute on the CPU.
     pub cpu_fallback: bool,
     /// How replicas share what they learn.
@@ -135,6 +139,8 @@ impl Job {
             },
             device_memory: DeviceMemory::default(),
             algorithms: OnceLock::new(),
+            graphs: options.graphs,
+            about_graphs: OnceLock::new(),
             cpu_fallback: options.cpu_fallback,
             mode: options.mode,
             batch: options.batch,

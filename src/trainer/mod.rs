@@ -2,7 +2,7 @@
 //! running job.
 //!
 //! * `options`: what to train and how. `job`: everything equal on all replicas. `replica`, `source`: the engine behind the
-//!   actors' traits. `buckets`: how parameters are cut for travel. `report`: Caffe's log lines;
+//!   actors' traits. `buckets`: how parameters are cut for travel, `copy_out`, `fences`: their way out of backward. `report`: Caffe's log lines;
 //!   [`observe`]: all who listen, and the numbers for files and dashboards. `identity`: what all
 //!   ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM. `guard`: what a
 //!   loss that is no number does. `algorithms`: those of convolutions, one choice for all replicas. `nodes`: several nodes in this process. `emulation`: devices that
@@ -12,6 +12,7 @@
 
 mod algorithms;
 mod buckets;
+mod copy_out;
 mod device_memory;
 mod emulation;
 mod equivalence;

@@ -71,6 +71,8 @@ pub struct Options {
     pub workers: usize,
     /// The CUDA device of each of them; empty: they compute on the CPU.
     pub cuda: Vec<Choice>,
+    /// Passes that repeat become CUDA graphs.
+    pub graphs: bool,
     /// Layers without code for these compute on the CPU, instead of being refused.
     pub cpu_fallback: bool,
     /// CPU threads of this process, divided among its workers.
@@ -132,6 +134,7 @@ impl Options {
             dilate: Dilation::Auto,
             workers: 1,
             cuda: Vec::new(),
+            graphs: true,
             cpu_fallback: false,
             threads: 1,
             readers: None,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use caffe_actors::trace::{NameId, Tracer};
 use caffe_actors::{
-    Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step, Writing,
+    Begun, Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step,
+    Writing,
 };
 
 use super::algorithms::Algorithms;
-use super::buckets::{self, Bucket};
+use super::buckets;
+use super::copy_out::{CopyOut, Solving};
 use super::fences::Fences;
 use super::guard::Guard;
 use super::job::Job;
@@ -18,14 +20,16 @@ use super::team::Team;
 use crate::data::Batch;
 use crate::net::all_finite;
 use crate::snapshot::{self, Paths, SidecarWriter};
-use crate::solver::{Forecast, Solver, SolverOptions, forward_backward};
+use crate::solver::{Forecast, Solver, SolverOptions, Then, forward_backward};
 use crate::{Error, Result, device};
 
 /// One replica: the solver, and how its parameters are cut for travel.
 pub struct SolverReplica {
     job: Arc<Job>,
     solver: Solver,
-    buckets: Vec<Bucket>,
+    /// Those of its device's convolutions; `None` on the CPU.
+    algorithms: Option<Algorithms>,
+    out: CopyOut,
     /// Where the layers' own statistics lie in the arena.
     statistics: Vec<std::ops::Range<usize>>,
     /// Records of one batch, and what the reader adds to tickets: for the sidecar.
@@ -33,13 +37,11 @@ pub struct SolverReplica {
     offset: i64,
     /// One replica in the job: nobody else needs its gradient.
     alone: bool,
-    /// Those of its device; `None` on the CPU.
-    algorithms: Option<Algorithms>,
-    /// Its gradients are added to those of the node's other devices, and given by the first.
-    team: Option<Team>,
     tracer: Tracer,
     layer_names: Vec<NameId>,
     guard: Guard,
+    /// Whether updates are wanted of the pass that is under way.
+    solving: bool,
     /// Index in the job, and number of replicas.
     place: (usize, usize),
     records: Option<RecordLog>,
@@ -58,6 +60,7 @@ impl SolverReplica {
             cuda: job.cuda.get(place.local).map(|choice| choice.open(job.exact)).transpose()?,
             cpu_fallback: job.cpu_fallback,
             loss_scale: Some(job.loss_scale),
+            graphs: job.graphs,
             blank: false,
         };
         let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
@@ -76,27 +79,29 @@ impl SolverReplica {
         solver.optimizer().set_ramp(job.ramp(place.replicas));
         job.load(&mut solver, place.replica, place.replicas)?;
         if place.replicas > 1 {
-            solver.share();
+            solver.share()?;
         }
         let (train, _) = job.data(place.replicas)?;
         let batch = train.batch_size();
+        let report = solver.net().run().cuda().map(|cuda| cuda.report.clone());
         let net = solver.train_net();
+        let alone = place.replicas == 1;
         let statistics =
             net.arena().params().iter().filter(|p| p.maintained).map(|p| p.range.clone());
         let records =
             job.log_records.as_ref().map(|folder| RecordLog::create(folder, place.replica));
         Ok(SolverReplica {
             records: records.transpose()?,
-            buckets: buckets::cut(net),
+            out: CopyOut::new(buckets::cut(net), team, report, alone),
             statistics: statistics.collect(),
             batch: batch as usize,
             offset: job.ticket_offset(place.replicas, batch),
-            alone: place.replicas == 1,
+            alone,
             algorithms,
-            team,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
             guard: Guard::new(job.on_nan),
+            solving: false,
             place: (place.replica, place.replicas),
             job: job.clone(),
             solver,
@@ -117,88 +122,83 @@ impl SolverReplica {
         net.outputs().iter().map(|&id| net.store().blobs[id].shape.count()).sum()
     }
 
-    /// Gives away a bucket that no backward pass has completed: no numbers.
-    fn give_none(&mut self, bucket: usize, ready: &mut Ready<'_>) -> Result<()> {
-        let range = self.buckets[bucket].range.clone();
-        self.gradient(bucket)?.fill(f32::NAN);
-        let params = self.solver.net().params();
-        match self.team.as_ref().map(|team| team.sum(params, &range)).transpose()? {
-            Some(false) => ready(bucket, &[]),
-            Some(true) | None => ready(bucket, params.diff_in(range)?),
-        }
-        Ok(())
-    }
-
     fn gradient(&mut self, bucket: usize) -> Result<&mut [f32]> {
-        let range = self.buckets[bucket].range.clone();
+        let range = self.out.buckets[bucket].range.clone();
         self.solver.net().params().diff_in_mut(range)
     }
 
-    /// Forward and backward of one batch; gives each bucket's gradient away on the last pass, or its
-    /// update. And how many buckets have been given away.
+    /// Forward and backward of one batch; on the last pass, or where it updates, gradients are on their way
+    /// when a device has not yet computed them. The loss, where it is known.
     fn pass(
         &mut self,
         batch: &mut [Batch],
         step: &Step,
         solving: bool,
         ready: &mut Ready<'_>,
-    ) -> (usize, Result<f32>) {
+    ) -> Result<Option<f32>> {
         let at = engine_step(step, batch);
         let unscale = if self.alone { 1.0 } else { 1.0 / self.solver.scaler().scale() };
+        let gives = step.last() && !self.out.stays();
+        self.out.begin(if gives { 0 } else { self.out.buckets.len() }, step.iter, unscale);
+        let on_device = self.solver.on_device();
         let (net, optimizer) = self.solver.parts();
         let threads = net.run().threads();
-        let next = if step.last() { 0 } else { self.buckets.len() };
+        let solving = solving.then_some(Solving { optimizer, threads });
         let trace = (&self.tracer, &self.layer_names[..]);
-        let mut watch = Fences::new(&self.buckets, next, step.iter, ready, trace);
-        (watch.gives, watch.unscale, watch.team) = (!self.alone, unscale, self.team.as_ref());
-        watch.solving = solving.then_some((optimizer, step.iter, threads));
-        let done = forward_backward(net, batch, at, &mut watch);
-        let next = watch.next;
-        let checked = match done {
-            Ok(_) if step.last() && self.alone => self.solver.check_gradient(step.iter),
-            _ => Ok(()),
-        };
-        (next, checked.and(done))
+        let mut watch = Fences::new(&mut self.out, ready, solving, on_device, trace);
+        if !on_device {
+            return forward_backward(net, batch, at, &mut watch).map(Some);
+        }
+        net.feed(batch)?;
+        net.set_step(at);
+        net.pass_watched(&mut watch)?;
+        drop(watch);
+        let updates = step.last() && self.alone;
+        self.solver.begun(step.iter, if updates { Then::Update } else { Then::Nothing })?;
+        Ok(None)
     }
 
-    /// [`pass`](Self::pass), and what follows when its loss or gradient is no finite number.
-    fn guarded(
+    /// Waits for what a device has been asked for, and gives it away.
+    fn arrive(&mut self, step: &Step, solving: bool, ready: &mut Ready<'_>) -> Result<f32> {
+        let (net, optimizer) = self.solver.parts();
+        let threads = net.run().threads();
+        let solving = solving.then_some(Solving { optimizer, threads });
+        self.out.give(net.params(), ready, solving, true)?;
+        self.solver.finish(step.iter)
+    }
+
+    /// What follows when a loss or a gradient is no finite number.
+    fn not_finite(
         &mut self,
-        batch: &mut [Batch],
         step: &Step,
-        solving: bool,
+        error: Error,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        if let Some(records) = &mut self.records {
-            records.batch(step.ticket, batch)?;
+        let Error::NotFinite { what, value, .. } = error else { return Err(error.into()) };
+        let loss = self.solver.net().see_loss()?;
+        if loss.is_finite() && self.solver.scaler().can_shrink() {
+            self.guard.overflowed();
+        } else {
+            self.guard.met(self.solver.net(), step, &what, value)?;
         }
-        if step.pass == 0 {
-            self.solver.clear_gradient();
-            self.guard.begin();
-        }
-        let mut given = 0;
-        let mut loss = f32::NAN;
-        if !self.guard.own() {
-            match self.pass(batch, step, solving, ready) {
-                (_, Ok(value)) => return Ok(value),
-                (next, Err(Error::NotFinite { what, value, .. })) => {
-                    given = next;
-                    loss = self.solver.train_net().loss();
-                    if loss.is_finite() && self.solver.scaler().can_shrink() {
-                        self.guard.overflowed();
-                    } else {
-                        self.guard.met(self.solver.net(), step, &what, value)?;
-                    }
-                }
-                (_, Err(e)) => return Err(e.into()),
-            }
-        }
-        if step.last() && !self.alone {
-            for bucket in given..self.buckets.len() {
-                self.give_none(bucket, ready)?;
-            }
-        }
+        self.give_rest(step, ready)?;
         Ok(loss)
+    }
+
+    /// Gives away, without numbers, the buckets of a last pass that no backward pass has completed.
+    fn give_rest(&mut self, step: &Step, ready: &mut Ready<'_>) -> Result<()> {
+        if step.last() && !self.alone {
+            for bucket in self.out.sent()..self.out.buckets.len() {
+                self.out.send_none(bucket, self.solver.net().params())?;
+            }
+            // They are not finite, which is known.
+            let params = self.solver.net().params();
+            match self.out.give(params, ready, None, true) {
+                Err(Error::NotFinite { .. }) => {}
+                given => given?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -224,7 +224,7 @@ impl Replica for SolverReplica {
         let history = self.solver.history_len();
         Plan {
             params: net.arena().learnable_len(),
-            buckets: self.buckets.iter().map(|b| b.range.clone()).collect(),
+            buckets: self.out.buckets.iter().map(|b| b.range.clone()).collect(),
             statistics: self.statistics.iter().map(std::ops::Range::len).sum(),
             history,
             train_outputs: Self::outputs_len(net),
@@ -253,7 +253,49 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        self.guarded(batch, step, false, ready)
+        match self.begin(batch, step, false, ready)? {
+            Begun::Done(loss) => Ok(loss),
+            Begun::Underway => self.finish(step, ready),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        batch: &mut Vec<Batch>,
+        step: &Step,
+        solving: bool,
+        ready: &mut Ready<'_>,
+    ) -> Result<Begun, Cause> {
+        if let Some(records) = &mut self.records {
+            records.batch(step.ticket, batch)?;
+        }
+        if step.pass == 0 {
+            self.solver.clear_gradient();
+            self.guard.begin();
+        }
+        self.solving = solving;
+        if self.guard.own() {
+            // An earlier pass of this step was worth nothing.
+            self.out.begin(0, step.iter, 1.0);
+            self.give_rest(step, ready)?;
+            return Ok(Begun::Done(f32::NAN));
+        }
+        match self.pass(batch, step, solving, ready) {
+            Ok(Some(loss)) => Ok(Begun::Done(loss)),
+            Ok(None) => Ok(Begun::Underway),
+            Err(error) => self.not_finite(step, error, ready).map(Begun::Done),
+        }
+    }
+
+    fn prepare(&mut self, next: &Vec<Batch>) -> Result<(), Cause> {
+        Ok(self.solver.prepare(next)?)
+    }
+
+    fn finish(&mut self, step: &Step, ready: &mut Ready<'_>) -> Result<f32, Cause> {
+        match self.arrive(step, self.solving, ready) {
+            Ok(loss) => Ok(loss),
+            Err(error) => self.not_finite(step, error, ready),
+        }
     }
 
     fn solves_early(&self) -> bool {
@@ -267,12 +309,18 @@ impl Replica for SolverReplica {
         step: &Step,
         ready: &mut Ready<'_>,
     ) -> Result<f32, Cause> {
-        self.guarded(batch, step, true, ready)
+        match self.begin(batch, step, true, ready)? {
+            Begun::Done(loss) => Ok(loss),
+            Begun::Underway => self.finish(step, ready),
+        }
     }
 
     fn outputs(&mut self, out: &mut [f32]) -> Result<(), Cause> {
         let values = self.solver.train_values()?;
         self.job.device_memory.seen(self.solver.device_memory_taken());
+        if let Some(about) = self.solver.train_net().about_graphs() {
+            self.job.about_graphs.get_or_init(|| about.to_owned());
+        }
         out.iter_mut().zip(values).for_each(|(o, v)| *o = v.value);
         Ok(())
     }
@@ -326,13 +374,13 @@ impl Replica for SolverReplica {
     }
 
     fn read_weights(&mut self, bucket: usize, out: &mut [f32]) -> Result<(), Cause> {
-        let range = self.buckets[bucket].range.clone();
+        let range = self.out.buckets[bucket].range.clone();
         out.copy_from_slice(self.solver.net().params().data_in(range)?);
         Ok(())
     }
 
     fn write_weights(&mut self, bucket: usize, weights: &[f32]) -> Result<(), Cause> {
-        let range = self.buckets[bucket].range.clone();
+        let range = self.out.buckets[bucket].range.clone();
         self.solver.net().params().data_in_mut(range)?.copy_from_slice(weights);
         Ok(())
     }

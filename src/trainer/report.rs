@@ -316,6 +316,9 @@ impl Observer for Report {
         if let Some(text) = self.job.device_memory.outcome() {
             self.log.info(PLACE, text);
         }
+        if let Some(text) = self.job.about_graphs.get() {
+            self.log.info(PLACE, text.clone());
+        }
         self.log.info("solver.cpp:332", "Optimization Done.");
         self.log.info("caffe.cpp:259", "Optimization Done.");
     }

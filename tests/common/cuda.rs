@@ -1,27 +1,23 @@
 //! The CUDA device that tests run on, and the layer types that have no code for one.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
 use caffe::Error;
 use caffe::device::cuda::backend::Backend;
-use caffe::device::cuda::emulator::Emulator;
 use caffe::device::cuda::library::{Library, Places};
 use caffe::device::cuda::nvidia::Nvidia;
 use caffe::device::cuda::{CudaDevice, Math, probe};
-
-/// What the emulator says it is, with its precision.
-const EMULATED: &str = "an emulated CUDA device";
+use cudarc::driver::CudaContext;
 
 /// Layer types that compute and have no CUDA code: none. One that is written without stands here until it
 /// gets some: tests fail when a type has none and is not listed, and when it is listed and has some.
 pub const WITHOUT_CODE: &[&str] = &[];
 
 /// A device of the caller's own: device 0 where there is a driver and a device, else a simulated one, which is
-/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` (a failure where
-/// there is none), `simulated`, `emulated`, or `none`. `None`, with a printed line, where there is nothing to run on.
+/// the same code of ours on libraries of `tests/simulated_cuda`. `CAFFE_CUDA` chooses: `device` or
+/// `simulated` (a failure where there is none), or `none`. `None`, with a printed line, where there is nothing to run on.
 pub fn device() -> Option<CudaDevice> {
     device_with(Math::F32)
 }
@@ -29,16 +25,18 @@ pub fn device() -> Option<CudaDevice> {
 /// The same, computing with this.
 pub fn device_with(math: Math) -> Option<CudaDevice> {
     let device = match std::env::var("CAFFE_CUDA").as_deref() {
-        Err(_) | Ok("") if driver() => real(math),
-        Err(_) | Ok("") => simulated(math).or_else(|why| emulated(math, &format!("{why}, and "))),
-        Ok("simulated") => simulated(math),
+        Err(_) | Ok("") if driver() => real(0, math),
+        Err(_) | Ok("") => simulated(0, math),
+        Ok("simulated") => {
+            let none = |why| panic!("CAFFE_CUDA=simulated, but no simulated device: {why}");
+            Ok(simulated(0, math).unwrap_or_else(none))
+        }
         Ok("device") => {
             let none = |why| panic!("CAFFE_CUDA=device, but no CUDA device: {why}");
-            Ok(real(math).unwrap_or_else(none))
+            Ok(real(0, math).unwrap_or_else(none))
         }
-        Ok("emulated") => emulated(math, ""),
         Ok("none") => Err("CAFFE_CUDA=none".to_owned()),
-        Ok(other) => panic!("CAFFE_CUDA is device, simulated, emulated or none, not `{other}`"),
+        Ok(other) => panic!("CAFFE_CUDA is device, simulated or none, not `{other}`"),
     };
     match device {
         Ok(device) => {
@@ -58,9 +56,9 @@ fn driver() -> bool {
     *FOUND.get_or_init(|| Library::Driver.open_in(&Places::of_process()).is_ok())
 }
 
-fn real(math: Math) -> Result<Rc<dyn Backend>, String> {
+fn real(id: usize, math: Math) -> Result<Rc<dyn Backend>, String> {
     probe().map_err(|why| why.to_string())?;
-    match Nvidia::new(0, math, false) {
+    match Nvidia::new(id, math, false) {
         Ok(device) => Ok(Rc::new(device)),
         Err(why) => Err(why.to_string()),
     }
@@ -72,7 +70,8 @@ pub fn libraries() -> Result<(), String> {
     let opened = OPENED.get_or_init(|| {
         let places = Places::default().with(simulated_cuda::install()?);
         for library in Library::ALL {
-            let found = library.open_in(&places).map_err(|why| why.to_string())?;
+            // What was made for this must open.
+            let found = library.open_in(&places).unwrap_or_else(|why| panic!("{why}"));
             let file = found.path.file_name();
             if file.is_none_or(|name| name != simulated_cuda::LIBRARY) {
                 return Err(format!("{} of this machine is in the way", found.path.display()));
@@ -83,22 +82,33 @@ pub fn libraries() -> Result<(), String> {
     opened.clone()
 }
 
-/// Device 0 of the simulated driver. A call that no correct program makes ends the process.
-pub fn simulated(math: Math) -> Result<Rc<dyn Backend>, String> {
+/// A device of the simulated driver. A call that no correct program makes ends the process.
+pub fn simulated(id: usize, math: Math) -> Result<Rc<dyn Backend>, String> {
     libraries()?;
     let handle = Library::Driver.open().map_err(|why| why.to_string())?.handle;
     // SAFETY: the function of the simulated library has this type, and no demands.
     unsafe { handle.get::<unsafe extern "C" fn()>(b"simulated_cuda_be_strict\0").unwrap()() };
-    real(math)
+    real(id, math)
 }
 
-/// What a program needs in its environment so that `--gpu` means a device in software: an emulated one where
-/// `CAFFE_CUDA` says so, else simulated ones. `None`, with a printed line, where there is neither.
+/// From now on the simulated devices have so many bytes each, whoever uses them.
+pub fn limit_memory(bytes: u64) {
+    let handle = Library::Driver.open().unwrap().handle;
+    type Limit = unsafe extern "C" fn(u64);
+    // SAFETY: the function of the simulated library has this type, and no demands.
+    unsafe { handle.get::<Limit>(b"simulated_cuda_limit_memory\0").unwrap()(bytes) };
+}
+
+/// Bytes that are taken of device number `id` when all that was asked for has been done: memory is given back
+/// in its stream's order.
+pub fn settled(device: &dyn Backend, id: usize) -> u64 {
+    CudaContext::new(id).unwrap().synchronize().unwrap();
+    device.taken().unwrap()
+}
+
+/// What a program needs in its environment so that `--gpu` means simulated devices. `None`, with a printed
+/// line, where there are none.
 pub fn environment() -> Option<Vec<(&'static str, OsString)>> {
-    if std::env::var("CAFFE_CUDA").is_ok_and(|choice| choice == "emulated") {
-        device()?;
-        return Some(vec![("CAFFE_EMULATE_CUDA", kernels().into())]);
-    }
     let folder = match simulated_cuda::install() {
         Ok(folder) => folder,
         Err(why) => {
@@ -123,28 +133,9 @@ pub fn environment() -> Option<Vec<(&'static str, OsString)>> {
 /// What the simulated libraries say on stderr of a call that no correct program makes.
 pub const VIOLATION: &str = "simulated CUDA: ";
 
-/// `before` stands before what goes wrong.
-fn emulated(math: Math, before: &str) -> Result<Rc<dyn Backend>, String> {
-    match Emulator::new(&kernels()) {
-        Ok(device) => Ok(Rc::new(device.storing(math.kind()))),
-        Err(why) => Err(format!("{before}{why}")),
-    }
-}
-
 /// Whether a device is software.
 pub fn is_software(device: &CudaDevice) -> bool {
-    let name = device.0.describe();
-    name.starts_with(EMULATED) || name.contains("Simulated")
-}
-
-/// Where the emulator keeps compiled kernels: among the build's files, unless the tests were built
-/// elsewhere.
-fn kernels() -> PathBuf {
-    let folder = match std::env::var_os("CAFFE_REPOSITORY") {
-        Some(_) => std::env::temp_dir(),
-        None => Path::new(env!("CARGO_TARGET_TMPDIR")).into(),
-    };
-    folder.join("emulated-kernels")
+    device.0.describe().contains("Simulated")
 }
 
 /// The layer type that a net was refused for, if it was refused for having no CUDA code.

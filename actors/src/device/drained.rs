@@ -161,7 +161,11 @@ impl<R: Replica> Device<R> {
         let mut loss = 0.0;
         // One batch is looked at; a step's other batches come with it and go back.
         while batches < passes {
-            let mut load = self.wait(&self.ends.loads, Kind::WaitTest)?;
+            // One may have been taken ahead.
+            let mut load = match own.load.take() {
+                Some((load, _)) => load,
+                None => self.wait(&self.ends.loads, Kind::WaitTest)?,
+            };
             if batches == 0 {
                 let step = Step { iter, ticket, pass: 0, passes, report: true };
                 loss = own.replica.evaluate(&mut load.batches[0], &step)?;

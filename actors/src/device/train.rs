@@ -10,7 +10,7 @@ use crate::fault::Halt;
 use crate::header::Sample;
 use crate::messages::{Cue, Gradient, Load, Note, Part};
 use crate::mode::Then;
-use crate::replica::{Ready, Replica, Step};
+use crate::replica::{Begun, Ready, Replica, Step};
 use crate::store::Store;
 use crate::trace::Kind;
 
@@ -258,6 +258,11 @@ impl<R: Replica> Device<R> {
         Ok(sample)
     }
 
+    /// Whether the next load in the channel is this device's next: in hogwild it is anybody's.
+    fn loads_come_in_order(&self) -> bool {
+        self.alone() || matches!(self.mode, Mode::Sync | Mode::LocalSgd { .. })
+    }
+
     fn store(&self) -> Result<&Store, Halt> {
         let none = || Halt::from("has no weights to push to".to_owned());
         self.board.store.get().ok_or_else(none)
@@ -305,10 +310,20 @@ impl<R: Replica> Device<R> {
             let step = Step { iter, ticket: first, pass, passes, report };
             let span = self.post.tracer.span(Kind::Compute);
             self.post.inject("train")?;
-            let batch = &mut load.batches[place];
-            loss += f64::from(match solving && step.last() {
-                true => own.replica.compute_solving(batch, &step, ready)?,
-                false => own.replica.compute(batch, &step, ready)?,
+            let (replica, batches) = (&mut own.replica, &mut load.batches);
+            let solving = solving && step.last();
+            loss += f64::from(match replica.begin(&mut batches[place], &step, solving, ready)? {
+                Begun::Done(loss) => loss,
+                Begun::Underway => {
+                    if place + 1 == batches.len() && self.loads_come_in_order() {
+                        own.load = self.ends.loads.try_recv().ok().map(|load| (load, 0));
+                    }
+                    let later = own.load.as_ref().map(|(load, place)| &load.batches[*place]);
+                    if let Some(next) = batches.get(place + 1).or(later) {
+                        replica.prepare(next)?;
+                    }
+                    replica.finish(&step, ready)?
+                }
             });
             drop(span);
             if place + 1 < load.batches.len() {

@@ -162,6 +162,11 @@ impl Tracer {
         }) as u32)
     }
 
+    /// Whether layers were asked for.
+    pub fn shows_layers(&self) -> bool {
+        self.0.layers
+    }
+
     /// Starts a layer's span, if layers were asked for.
     pub fn layer(&self, name: NameId) -> Option<Span> {
         self.0.layers.then(|| self.start(Kind::Layer, name.0))

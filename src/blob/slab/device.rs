@@ -38,7 +38,42 @@ impl DeviceRep {
     }
 }
 
+/// Bits of [`Slab::places`].
+const PLAIN: u8 = 1;
+const BLOCKED: u8 = 2;
+const FLOATS: u8 = 4;
+const HALVES: u8 = 8;
+const ON_DEVICE: u8 = FLOATS | HALVES;
+
 impl Slab {
+    /// Which representations are valid, one bit for each.
+    pub(crate) fn places(&self) -> u8 {
+        let bit = |valid: &Cell<bool>, bit| if valid.get() { bit } else { 0 };
+        bit(&self.plain.valid, PLAIN)
+            | bit(&self.blocked.valid, BLOCKED)
+            | bit(&self.device.floats.valid, FLOATS)
+            | bit(&self.device.halves.valid, HALVES)
+    }
+
+    /// Whether a device that met both would do the same: what it has is the same, or it has nothing.
+    pub(crate) fn alike(a: u8, b: u8) -> bool {
+        let known = |places| if places & ON_DEVICE == 0 { places } else { places & ON_DEVICE };
+        known(a) == known(b)
+    }
+
+    /// Takes it that the device has done again what it did before this was valid `then`: what the host
+    /// still had then it still has.
+    pub(crate) fn put(&self, then: u8) {
+        if then & ON_DEVICE != 0 {
+            self.device.floats.valid.set(then & FLOATS != 0);
+            self.device.halves.valid.set(then & HALVES != 0);
+            if then & PLAIN == 0 {
+                self.plain.valid.set(false);
+                self.blocked.valid.set(false);
+            }
+        }
+    }
+
     /// The blob in device memory, plain, to be read as this kind.
     ///
     /// # Errors

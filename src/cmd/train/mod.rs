@@ -73,6 +73,9 @@ pub struct TrainArgs {
     /// bits: dynamic (as large as goes without overflow) or a number [default: dynamic in fp16, else 1]
     #[arg(long, value_name = "dynamic|N", help_heading = "GPU")]
     pub loss_scale: Option<LossScale>,
+    /// Ask the GPU for every layer by itself; passes that repeat are CUDA graphs otherwise
+    #[arg(long, help_heading = "GPU")]
+    pub no_cuda_graphs: bool,
     #[command(flatten)]
     seeing: Seeing,
 }
@@ -96,6 +99,7 @@ impl TrainArgs {
         options.shuffle = self.shuffle;
         options.exact = self.exact;
         options.loss_scale = self.loss_scale;
+        options.graphs = !self.no_cuda_graphs;
         self.lasting.apply(&mut options);
         self.sharing.apply(&mut options);
         self.resources.apply(&mut options)?;

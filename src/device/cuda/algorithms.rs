@@ -31,7 +31,7 @@ pub enum Direction {
     Forward,
     /// The gradient of x, from w and that of y.
     Back,
-    /// The gradient of w, from x and that of y.
+    /// The gradient of w, from x and that of y, added to what is there.
     Weights,
 }
 

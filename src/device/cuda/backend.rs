@@ -1,11 +1,15 @@
 //! What a CUDA device does for the engine: [`Backend`].
 //!
-//! There are two: [`nvidia`](super::nvidia) drives a GPU; [`emulator`](super::emulator) compiles the
-//! same kernels as plain C++ and runs them on the host, so that the layers' device code is tested
-//! where there is no GPU. Nothing here knows a layer: addresses and sizes go in.
+//! There are two: [`nvidia`](super::nvidia) drives a GPU; [`meter`](super::meter) computes nothing and
+//! counts the memory that it is asked for. Nothing here knows a layer: addresses and sizes go in.
 //!
-//! All work of one backend is done in the order in which it was asked for. Only
-//! [`download`](Backend::download) waits.
+//! All work of one backend is done in the order in which it was asked for, in its queue of
+//! [computation](Queue::Compute); two queues beside that copy what may travel meanwhile, and [`Event`]s
+//! order what is in different queues. Only [`download`](Backend::download), [`wait`](Backend::wait) and
+//! [`finish`](Backend::finish) wait.
+//!
+//! What is asked for between [`note`](Backend::note) and [`noted`](Backend::noted) can be made a
+//! [`Graph`], which asks for all of it in one call.
 
 use std::sync::Arc;
 
@@ -15,6 +19,7 @@ use super::algorithms::{Record, Settled, Table, Wanted};
 use super::clique::Clique;
 use super::kind::Kind;
 use super::source::Source;
+use super::work::{Graph, Work};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Result, bail};
 
@@ -38,7 +43,7 @@ impl Address {
 }
 
 /// An argument of a kernel, of the type that its declaration has there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     /// A pointer.
     Address(Address),
@@ -129,7 +134,23 @@ impl Correlation {
     }
 }
 
-/// A device with one queue of work. Used by the thread that made it.
+/// A queue of work: what is asked for in one is done in that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Kernels, products, and copies that have to wait for them.
+    Compute,
+    /// Copies to the device, beside the computation.
+    CopyIn,
+    /// Copies from the device, beside the computation.
+    CopyOut,
+}
+
+/// A place in a queue, by which other queues and the host wait for what stands before it. Made once and
+/// set again and again; before it is set the first time, everything is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub(super) usize);
+
+/// A device with its queues of work. Used by the thread that made it.
 pub trait Backend {
     /// What it is, for the log.
     fn describe(&self) -> String;
@@ -209,6 +230,130 @@ pub trait Backend {
         blocks: usize,
         args: &[Arg],
     ) -> Result<()>;
+
+    /// Waits until all computation is done.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A new event.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn event(&self) -> Result<Event> {
+        Ok(Event(0))
+    }
+
+    /// Puts an event behind what a queue has been asked for.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn set(&self, _event: Event, _queue: Queue) -> Result<()> {
+        Ok(())
+    }
+
+    /// Lets what a queue is asked for from now on wait for an event.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn follow(&self, _queue: Queue, _event: Event) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether an event is done.
+    ///
+    /// # Errors
+    /// A device that failed, now or in earlier work.
+    fn passed(&self, _event: Event) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Waits for an event.
+    ///
+    /// # Errors
+    /// As [`passed`](Backend::passed).
+    fn wait(&self, _event: Event) -> Result<()> {
+        Ok(())
+    }
+
+    /// Locks so many bytes of the host's memory, from a page's begin on, in their place, so that copies
+    /// need not wait for the host; whether that could be done.
+    ///
+    /// # Safety
+    /// The memory has its pages to itself, and is unlocked before it is given back.
+    unsafe fn lock(&self, _at: *mut u8, _bytes: usize) -> bool {
+        false
+    }
+
+    /// Unlocks what begins there.
+    fn unlock(&self, _at: *mut u8) {}
+
+    /// Copies bytes from locked memory in a queue.
+    ///
+    /// # Errors
+    /// A device that failed.
+    ///
+    /// # Safety
+    /// They stay as they are until an event that is set behind the copy is done.
+    unsafe fn upload_in(
+        &self,
+        _queue: Queue,
+        from: *const u8,
+        bytes: usize,
+        to: Address,
+    ) -> Result<()> {
+        // SAFETY: the caller's word.
+        self.upload_bytes(unsafe { std::slice::from_raw_parts(from, bytes) }, to)
+    }
+
+    /// Copies floats to locked memory in a queue.
+    ///
+    /// # Errors
+    /// A device that failed.
+    ///
+    /// # Safety
+    /// Nobody looks at the memory until an event that is set behind the copy is done.
+    unsafe fn download_in(
+        &self,
+        _queue: Queue,
+        from: Address,
+        to: *mut f32,
+        floats: usize,
+    ) -> Result<()> {
+        // SAFETY: the caller's word.
+        self.download(from, unsafe { std::slice::from_raw_parts_mut(to, floats) })
+    }
+
+    /// Starts to note what computation is asked for, while it is done.
+    fn note(&self) {}
+
+    /// Ends that; what was noted, or why it cannot be asked for again as it was.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    fn noted(&self) -> std::result::Result<Vec<Work>, &'static str> {
+        Err("the device has no graphs")
+    }
+
+    /// What is noted will not be the same again, for this reason.
+    fn spoil(&self, _why: &'static str) {}
+
+    /// Makes a graph of work that has been done once. It is of no use when
+    /// [`frees`](Backend::frees) has changed.
+    ///
+    /// # Errors
+    /// A device that failed, or has no graphs.
+    fn graph(&self, _works: &[Work]) -> Result<Box<dyn Graph>> {
+        bail!("{} has no graphs", self.describe())
+    }
+
+    /// How many times memory has been given back: an address from before may be somebody else's.
+    fn frees(&self) -> u64 {
+        0
+    }
 
     /// Joins other devices of this process, as member number `member`; returns when all have joined.
     ///

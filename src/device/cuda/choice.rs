@@ -1,42 +1,25 @@
 //! Which device somebody wants: [`Choice`], which may go to the thread that will use it.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::emulator::Emulator;
 use super::nvidia::Nvidia;
 use super::{CudaDevice, Kind, Math};
 use crate::Result;
 
-/// A device to be opened.
+/// A GPU to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// A GPU.
-    Gpu {
-        /// Its number, as `caffe device_query` counts.
-        id: usize,
-        /// What it computes products with.
-        math: Math,
-    },
-    /// A device in software, for tests.
-    Emulated {
-        /// Its number.
-        id: usize,
-        /// Where it keeps compiled kernels.
-        folder: PathBuf,
-        /// What it stores activations as.
-        kind: Kind,
-    },
+pub struct Choice {
+    /// Its number, as `caffe device_query` counts.
+    pub id: usize,
+    /// What it computes products with.
+    pub math: Math,
 }
 
 impl Choice {
     /// What activations are stored as.
     pub fn kind(&self) -> Kind {
-        match self {
-            Choice::Gpu { math, .. } => math.kind(),
-            Choice::Emulated { kind, .. } => *kind,
-        }
+        self.math.kind()
     }
 
     /// Opens the device, for this thread. `exact`: the same sums in every run, where that costs something.
@@ -44,22 +27,15 @@ impl Choice {
     /// # Errors
     /// A device or library that is not there; the message says what to do.
     pub fn open(&self, exact: bool) -> Result<CudaDevice> {
-        Ok(CudaDevice(match self {
-            Choice::Gpu { id, math } => Rc::new(Nvidia::new(*id, *math, exact)?),
-            Choice::Emulated { folder, kind, .. } => Rc::new(Emulator::new(folder)?.storing(*kind)),
-        }))
+        Ok(CudaDevice(Rc::new(Nvidia::new(self.id, self.math, exact)?)))
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Choice::Gpu { id, math: Math::F32 } => write!(f, "GPU {id}"),
-            Choice::Gpu { id, math } => write!(f, "GPU {id} in {}", math.name()),
-            Choice::Emulated { kind: Kind::F32, .. } => f.write_str("an emulated CUDA device"),
-            Choice::Emulated { kind, .. } => {
-                write!(f, "an emulated CUDA device in {}", kind.name())
-            }
+        match self.math {
+            Math::F32 => write!(f, "GPU {}", self.id),
+            math => write!(f, "GPU {} in {}", self.id, math.name()),
         }
     }
 }

@@ -4,10 +4,12 @@
 //! creates no context and takes no device memory.
 //!
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
-//!   (not yet run on one), [`emulator`]: a device in software, for tests; [`Choice`] says which;
+//!   (not yet run on one); [`Choice`] says which;
 //! * [`algorithms`]: the choices among a library's, which a job shares;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
+//! * [`locked`]: memory of the host for copies beside the computation; [`step_record`]: what changes from
+//!   pass to pass, and what a pass reports; [`work`]: passes that are asked for in one call;
 //! * [`Kind`]: what numbers are stored as, [`Math`]: what is computed with;
 //! * [`library`]: CUDA's libraries, found and opened, or what to install;
 //! * [`source`]: the text of kernels; [`compiler`]: machine code from it; [`cache`]: the code on disk.
@@ -26,16 +28,18 @@ mod choice;
 pub mod clique;
 pub mod compiler;
 pub mod divisor;
-pub mod emulator;
 mod kind;
 pub mod library;
+pub mod locked;
 pub mod memory;
 pub mod meter;
 pub mod nvidia;
 pub mod pool;
 mod run;
 pub mod source;
+pub mod step_record;
 pub mod sums;
+pub mod work;
 
 pub use choice::Choice;
 pub use kind::{Kind, Math};
@@ -123,7 +127,7 @@ pub struct Limits {
 
 /// The engine's own kernels; those of layers stand in their [`LayerDef`](crate::layers::LayerDef).
 pub fn sources() -> Vec<source::Source> {
-    vec![source::AXPY, source::CONVERT, source::MULTIPLY, sums::KERNELS]
+    vec![source::AXPY, source::CONVERT, source::MULTIPLY, sums::KERNELS, crate::net::LOSS]
 }
 
 /// Looks for the driver and its devices.

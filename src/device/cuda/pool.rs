@@ -77,6 +77,11 @@ impl Pool {
         self.taken.values().sum()
     }
 
+    /// Bytes that are free, in whatever pieces.
+    pub fn left(&self) -> u64 {
+        self.size - self.held()
+    }
+
     /// Bytes of a block that would have been large enough so far.
     pub fn high(&self) -> u64 {
         self.high
@@ -92,10 +97,10 @@ mod tests {
         let mut pool = Pool::new(1024);
         let places: Vec<u64> = (0..4).map(|_| pool.take(200).unwrap()).collect();
         assert_eq!(places, [0, 256, 512, 768]);
-        assert_eq!(pool.take(1), None);
+        assert_eq!((pool.take(1), pool.left()), (None, 0));
         assert!(pool.give(256) && pool.give(512) && !pool.give(512) && !pool.give(1));
         assert_eq!(pool.take(512), Some(256));
-        assert_eq!((pool.held(), pool.high()), (1024, 1024));
+        assert_eq!((pool.held(), pool.left(), pool.high()), (1024, 0, 1024));
     }
 
     #[test]

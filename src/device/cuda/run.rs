@@ -7,6 +7,7 @@ use super::backend::{Address, Arg, Backend};
 use super::kind::Kind;
 use super::memory::Scratch;
 use super::source::{BLOCK, CONVERT, MULTIPLY, Source};
+use super::step_record::{Report, StepRecord};
 use crate::Result;
 use crate::device::cpu::CpuRun;
 use crate::device::cpu::gemm::Gemm;
@@ -35,9 +36,32 @@ pub struct CudaRun {
     pub host: CpuRun,
     /// Sums of parts of rows, from one kernel to the next.
     pub partial: RefCell<Scratch>,
+    /// In which of a data layer's two places the present batch lies.
+    pub place: usize,
+    /// What changes from pass to pass, for kernels.
+    pub record: StepRecord,
+    /// What a pass has to report.
+    pub report: Rc<Report>,
 }
 
 impl CudaRun {
+    /// On a device, with this host beside it.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn new(device: &CudaDevice, host: CpuRun) -> Result<CudaRun> {
+        let device = device.0.clone();
+        Ok(CudaRun {
+            real: Kind::F32,
+            host,
+            partial: RefCell::default(),
+            place: 0,
+            record: StepRecord::new(&device)?,
+            report: Rc::new(Report::new(&device)?),
+            device,
+        })
+    }
+
     /// Runs a kernel over `n` elements. Its first parameter is `long long n`, the others are `args`.
     ///
     /// # Errors
@@ -174,10 +198,11 @@ pub fn add_to_f32(
     over(device, &CONVERT, kind, "add_to_float", n, &[from.into(), to.into()])
 }
 
-/// x ← factor · x, f32.
+/// x ← factor · x, f32; all NaN where the loss that a pass reports is not finite.
 ///
 /// # Errors
 /// A device that failed.
-pub fn multiply(device: &dyn Backend, x: Address, factor: f32, n: usize) -> Result<()> {
-    over(device, &MULTIPLY, Kind::F32, "multiply", n, &[x.into(), factor.into()])
+pub fn multiply(report: &Report, x: Address, factor: f32, n: usize) -> Result<()> {
+    let args = [x.into(), factor.into(), report.loss().into()];
+    over(&**report.device(), &MULTIPLY, Kind::F32, "multiply", n, &args)
 }

@@ -24,6 +24,7 @@
 //! all kinds; all arithmetic is in `float`.
 
 use super::kind::Kind;
+use super::step_record::TEXT as STEP;
 
 /// Threads of every block that calls the prelude's reductions; a launch uses this size.
 pub const BLOCK: usize = 256;
@@ -74,6 +75,12 @@ static __device__ __forceinline__ uint32 rest(uint32 n, Divisor d) {
 static __device__ __forceinline__ uint32 channel_element(uint32 i, uint32 channel, uint32 channels,
                                                          Divisor inner) {
   return (over(i, inner) * channels + channel) * NUMBER(inner) + rest(i, inner);
+}
+
+// The class that a label names, of so many; where it names none, the first: kernels rely on no label.
+static __device__ __forceinline__ int class_of(float label, int64 classes) {
+  int named = (int)label;
+  return named >= 0 && named < classes ? named : 0;
 }
 
 // The sum of x over the block, for every thread.
@@ -143,11 +150,11 @@ const REAL_BF16: &str = r#"struct real {
 };
 "#;
 
-/// `real` as half precision: the device's own conversions, the emulator's where there is no device.
+/// `real` as half precision: the device's own conversions; those of the host where a test simulates one.
 const REAL_F16: &str = r#"struct real {
   unsigned short bits;
   __device__ __forceinline__ operator float() const {
-#ifdef EMULATED
+#ifdef SIMULATED
     return host::from_half(bits);
 #else
     float x;
@@ -157,7 +164,7 @@ const REAL_F16: &str = r#"struct real {
   }
   // To the nearest, of two to the even one; beyond 65504 to infinity.
   __device__ __forceinline__ real& operator=(float x) {
-#ifdef EMULATED
+#ifdef SIMULATED
     bits = host::to_half(x);
 #else
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
@@ -182,7 +189,8 @@ impl Source {
         };
         let name = self.name;
         format!(
-            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}#line 1 \"{name}.cu\"\n{text}\n"
+            "#line 1 \"real.cu\"\n{real}#line 1 \"prelude.cu\"\n{PRELUDE}{STEP}#line 1 \"{name}.cu\"\n\
+             {text}\n"
         )
     }
 }
@@ -215,12 +223,14 @@ extern "C" __global__ void add_to_float(int64 n, const real* x, float* y) {
     functions: &["to_real", "to_float", "add_to_float"],
 };
 
-/// x ← factor · x over n floats.
+/// x ← factor · x over n floats, NaN where the loss is not finite.
 pub static MULTIPLY: Source = Source {
     name: "multiply",
     text: r#"
-extern "C" __global__ void multiply(int64 n, float* x, float factor) {
-  KERNEL_LOOP(i, n) { x[i] *= factor; }
+extern "C" __global__ void multiply(int64 n, float* x, float factor, const float* loss) {
+  // Infinity times zero, and NaN times anything, are NaN.
+  float poison = *loss * 0.0f;
+  KERNEL_LOOP(i, n) { x[i] = x[i] * factor + poison; }
 }
 "#,
     functions: &["multiply"],
@@ -236,7 +246,7 @@ mod tests {
             let text = AXPY.assembled(kind);
             let (before, after) = text.split_once("#line 1 \"axpy.cu\"\n").unwrap();
             assert!(before.starts_with("#line 1 \"real.cu\"\n"));
-            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}")));
+            assert!(before.ends_with(&format!("#line 1 \"prelude.cu\"\n{PRELUDE}{STEP}")));
             assert!(after.starts_with("extern \"C\" __global__ void axpy("), "{after}");
             assert!(after.ends_with("}\n\n"), "{after:?}");
         }

@@ -29,6 +29,12 @@ impl Normalization {
         })
     }
 
+    /// The divisor for labels `around` a class axis that is known before they are: 0 where it is the number
+    /// of those that count.
+    pub fn fixed(self, around: Around) -> f32 {
+        if self.0 == Mode::Valid { 0.0 } else { self.divisor(around, 0) }
+    }
+
     /// The divisor for labels `around` a class axis, of which `valid` count; at least 1, so that a
     /// batch without a valid label has loss 0.
     pub fn divisor(self, around: Around, valid: usize) -> f32 {

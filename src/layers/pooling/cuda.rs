@@ -77,15 +77,16 @@ extern "C" __global__ void pool_mean(int64 n, const real* x, real* y, WINDOWS) {
 }
 
 // An element drawn in proportion to its value.
-extern "C" __global__ void pool_draw(int64 n, const real* x, real* y, int* places, int64 first,
-                                     int key0, int key1, int stream0, int stream1, WINDOWS) {
+extern "C" __global__ void pool_draw(int64 n, const real* x, real* y, int* places, const Step* step,
+                                     int64 record, int key0, int key1, int stream0, int stream1,
+                                     WINDOWS) {
   KERNEL_LOOP(i, n) {
     WINDOW(i)
     float sum = 0.0f;
     for (int h = h0; h < h1; ++h)
       for (int w = w0; w < w1; ++w) sum += plane[h * width + w];
     uint32 words[4];
-    philox((uint64)(first + i), key0, key1, stream0, stream1, words);
+    philox(step->first_record * record + i, key0, key1, stream0, stream1, words);
     float threshold = unit(words[0]) * sum, passed = 0.0f, chosen = 0.0f;
     int place = -1;
     for (int h = h0; h < h1 && !(passed > threshold); ++h)
@@ -212,14 +213,13 @@ impl CudaLayer for Pooling {
             Method::Expect => self.launch(cuda, ("pool_expect", n), &[x, y], windows),
             Method::Draw => {
                 let places = self.places_on(cuda, n)?;
-                let record = io.top_shape(0).count_from(1) as u64;
-                let first = cuda.host.step.first_record.wrapping_mul(record);
                 let [key0, key1, stream0, stream1] = self.random.words().map(u32::cast_signed);
                 let args = [
                     x,
                     y,
                     places.into(),
-                    Arg::Long(first.cast_signed()),
+                    cuda.record.at().into(),
+                    io.top_shape(0).count_from(1).into(),
                     key0.into(),
                     key1.into(),
                     stream0.into(),

@@ -62,8 +62,11 @@ impl Builder<'_> {
             now: 1,
             inputs,
             outputs,
-            loss: 0.0,
+            loss: Default::default(),
             loss_scale: 1.0,
+            places: Default::default(),
+            shapes_changed: 0,
+            recorder: Default::default(),
             floats_on_device,
         };
         if net.run.cuda().is_some() && !self.options.keep_all {

@@ -2,7 +2,6 @@
 
 mod finish;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 
 use caffe_proto::{LayerParameter, NetParameter, ParamSpec, param_spec};
@@ -13,7 +12,7 @@ use super::{Net, NetOptions, Node, Origin, memory};
 use crate::blob::{BlobId, Shape};
 use crate::device::Run;
 use crate::device::cpu::CpuRun;
-use crate::device::cuda::{CudaRun, Kind};
+use crate::device::cuda::CudaRun;
 use crate::layers::{Alias, Count, Layer, LayerDef, Setup, by_type_name};
 use crate::params::{Declared, ParamDef, ParamId};
 use crate::{Error, Result, bail, ensure};
@@ -28,7 +27,7 @@ impl Net {
         ensure!(!placed.is_empty(), "net `{}` has no layers in this phase", param.name());
         let with_blobs = placed.iter().filter(|p| !p.param.blobs.is_empty());
         let given: Vec<LayerParameter> = with_blobs.map(|p| p.param.clone()).collect();
-        let mut builder = Builder::new(options, &placed);
+        let mut builder = Builder::new(options, &placed)?;
         for (index, layer) in insert_splits(placed).into_iter().enumerate() {
             builder.add_placed(index, layer, origin)?;
         }
@@ -39,15 +38,12 @@ impl Net {
 }
 
 /// Where the net computes.
-fn run_of(options: &NetOptions) -> Run {
+fn run_of(options: &NetOptions) -> Result<Run> {
     let host = CpuRun::new(options.threads, options.exact);
-    match &options.cuda {
-        Some(device) => {
-            let (device, partial) = (device.0.clone(), RefCell::default());
-            Run::Cuda(CudaRun { device, real: Kind::F32, host, partial })
-        }
+    Ok(match &options.cuda {
+        Some(device) => Run::Cuda(CudaRun::new(device, host)?),
         None => Run::Cpu(host),
-    }
+    })
 }
 
 /// Alias groups while the net is built: which blobs' values and gradients share memory.
@@ -81,10 +77,10 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// A net without layers yet, of which `placed` will come.
-    pub(super) fn new(options: &'a NetOptions, placed: &[Placed]) -> Self {
-        Builder {
+    pub(super) fn new(options: &'a NetOptions, placed: &[Placed]) -> Result<Self> {
+        Ok(Builder {
             options,
-            run: run_of(options),
+            run: run_of(options)?,
             groups: Groups::default(),
             blobs: Vec::new(),
             available: HashMap::new(),
@@ -92,7 +88,7 @@ impl<'a> Builder<'a> {
             declared: Vec::new(),
             shared: HashMap::new(),
             makers: makers(placed),
-        }
+        })
     }
 
     /// The next layer; its errors name it and its place.
@@ -122,6 +118,7 @@ impl<'a> Builder<'a> {
             index,
             seed: self.options.seed,
             tops: param.top.len(),
+            blank: self.options.blank,
         };
         let mut layer = (def.build)(&setup, &shapes)?;
         self.check_device(&mut *layer, def)?;

@@ -70,8 +70,11 @@ fn link(folder: &Path, to: &Path, name: &str) -> std::io::Result<()> {
 /// A library of this name that has nothing of its own and needs the one that has all.
 fn stub(folder: &Path, name: &str) -> Result<(), String> {
     let made = folder.join(format!("{name}-{}", std::process::id()));
+    // The old kind of search path comes before LD_LIBRARY_PATH, in which cargo has the folder of the library
+    // itself: opened from there, nothing else would be beside it.
     let output = Command::new(compiler())
-        .args(["-shared", "-fPIC", "-nostdlib", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"])
+        .args(["-shared", "-fPIC", "-nostdlib", "-Wl,--no-as-needed"])
+        .args(["-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN"])
         .arg(format!("-Wl,-soname,{name}"))
         .arg(format!("-L{}", folder.display()))
         .arg(format!("-l:{LIBRARY}"))

@@ -17,8 +17,8 @@ use crate::install;
 use crate::memory::Memory;
 use crate::world::Fault;
 
-/// What kernels find on a device: the engine's own, so that both devices in software agree.
-const HOST: &str = include_str!("../../../src/device/cuda/emulator/host.h");
+/// What kernels find on a device.
+const HOST: &str = include_str!("host.h");
 
 /// Says of each parameter of a kernel how large it is, and whether it is a pointer.
 const PARAMETERS: &str = r#"

@@ -10,11 +10,11 @@
 //! * Memory is full of NaN when allocated and when freed; around each allocation lies a guard.
 //! * A stream's work runs as late as the interface allows: when somebody waits for it. What is read without a
 //!   wait is old, or NaN. `SIMULATED_CUDA_ORDER=others` runs all other streams first instead.
-//! * Kernels are compiled as C++ with the engine's `emulator/host.h`; a block's threads are fibers. A barrier that
+//! * Kernels are compiled as C++ with `host.h` before them; a block's threads are fibers. A barrier that
 //!   some threads miss is a failed launch. Blocks have 256 threads.
 //! * cuBLASLt and cuDNN compute from their descriptions alone.
 //!
-//! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device; `SIMULATED_CUDA_DEVICES`, their number.
+//! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device, which [`simulated_cuda_limit_memory`] changes; `SIMULATED_CUDA_DEVICES`, their number.
 //! `SIMULATED_CUDA_SHAKE`, by what part of themselves convolutions are off by algorithms whose sums differ from run to run.
 //! `SIMULATED_CUDA_TIMES=N`: measured times of convolutions differ from try to try and from handle to handle; another N,
 //! other times. `SIMULATED_CUDA_CONVOLUTIONS`, a file in which each convolution that is tried or computed is written down.
@@ -47,6 +47,12 @@ pub use install::{LIBRARY, install};
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_be_strict() {
     world::lock().strict = true;
+}
+
+/// From now on each device has so many bytes.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_limit_memory(bytes: u64) {
+    world::lock().memory.limit(bytes as usize);
 }
 
 /// Violations of the interface so far, of all threads.

@@ -48,6 +48,11 @@ impl Memory {
         Memory { blocks, freed, used: vec![0; devices], limit }
     }
 
+    /// So many bytes a device from now on.
+    pub fn limit(&mut self, bytes: usize) {
+        self.limit = bytes;
+    }
+
     /// Bytes of a device that are free, and all.
     pub fn room(&self, device: usize) -> (usize, usize) {
         (self.limit - self.used[device].min(self.limit), self.limit)

@@ -19,6 +19,11 @@ impl Block {
         self.at
     }
 
+    /// Bytes that are nobody's.
+    pub(super) fn left(&self) -> u64 {
+        self.pool.left()
+    }
+
     /// An address of so many bytes; `None` where there is no room.
     pub(super) fn take(&mut self, bytes: usize) -> Option<u64> {
         self.pool.take(bytes).map(|place| self.at + place)

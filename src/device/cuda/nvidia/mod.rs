@@ -1,4 +1,5 @@
-//! A GPU of NVIDIA's, through its driver: memory, kernels, cuBLASLt and cuDNN on one stream.
+//! A GPU of NVIDIA's, through its driver: memory, kernels, cuBLASLt and cuDNN on one stream, copies on two
+//! others.
 //!
 //! Not yet run on a device: it is tested on simulated libraries (`tests/simulated_cuda`), and its kernels
 //! are compiled for three architectures.
@@ -7,27 +8,33 @@ mod algorithm;
 mod block;
 mod choosing;
 mod convolution;
+mod graphs;
 mod kernels;
 pub mod nccl;
 mod product;
+mod queues;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, result};
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use self::block::Block;
 use self::convolution::Convolutions;
+use self::graphs::Notes;
 use self::kernels::Kernels;
 use self::nccl::Member;
 use self::product::Products;
-use super::algorithms::{Record, Settled, Setup, Table, Wanted};
-use super::backend::{Address, Arg, Backend, Correlation, WORKSPACE};
+use self::queues::Queues;
+use super::algorithms::{Direction, Record, Settled, Setup, Table, Wanted};
+use super::backend::{Address, Arg, Backend, Correlation, Event, Queue, WORKSPACE};
 use super::clique::Clique;
 use super::library::Library;
 use super::source::{BLOCK, Source};
+use super::work::{Graph, Work};
 use super::{Kind, Math, add_to_f32};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Error, Result, ensure};
@@ -51,6 +58,11 @@ pub struct Nvidia {
     member: RefCell<Option<Member>>,
     /// Bytes that were free when it was opened.
     free: usize,
+    notes: Notes,
+    frees: Cell<u64>,
+    /// Locked memory of the host: where each begins, and its bytes.
+    locked: RefCell<BTreeMap<usize, usize>>,
+    queues: Queues,
     /// Dropped last: the others live in it.
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -98,6 +110,7 @@ impl Nvidia {
         let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
         let cudnn = cudarc::cudnn::result::get_version();
         let setup = Setup { device: name.clone(), capability, cudnn, math };
+        let (notes, frees, locked) = Default::default();
         Ok(Nvidia {
             name: match math {
                 Math::F32 => format!("CUDA device {id} ({name})"),
@@ -111,17 +124,38 @@ impl Nvidia {
             block: RefCell::default(),
             member: RefCell::default(),
             free,
+            notes,
+            frees,
+            locked,
+            queues: Queues::new(&context, &stream)?,
             stream,
             context,
         })
     }
 
-    /// Waits for all work; not for that of a member of the clique that has gone.
-    fn wait(&self) -> Result<()> {
-        if let Some(member) = &mut *self.member.borrow_mut() {
-            member.wait()?;
+    /// Waits for sums of the clique, but not for a member that has gone.
+    fn wait_for_members(&self) -> Result<()> {
+        self.member.borrow_mut().as_mut().map_or(Ok(()), Member::wait)
+    }
+
+    /// Whether so much memory of the host, or a part of it, is locked: then a copy of it is made later.
+    fn is_locked(&self, at: usize, bytes: usize) -> bool {
+        let locked = self.locked.borrow();
+        let before = locked.range(..at + bytes).next_back();
+        before.is_some_and(|(start, length)| start + length > at)
+    }
+
+    /// Copies from the host before anybody changes what is there.
+    fn upload_now<T>(&self, from: &[T], to: Address) -> Result<()> {
+        self.notes.spoil("something is copied from the host in the middle of a pass");
+        // SAFETY: `to` has room for `from`, by the caller's word. From pageable memory the call
+        // returns when the driver has its own copy.
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
+            .map_err(driver("copying to the device"))?;
+        match self.is_locked(from.as_ptr() as usize, size_of_val(from)) {
+            true => self.finish(),
+            false => Ok(()),
         }
-        self.stream.synchronize().map_err(driver("waiting for the device"))
     }
 
     /// So many bytes from the driver.
@@ -143,8 +177,19 @@ impl Nvidia {
 
     /// Gives back what [`take`](Nvidia::take) gave, all of it.
     fn free_all(&self, at: u64) {
+        self.frees.set(self.frees.get() + 1);
         // SAFETY: from `take`, and given back once; in stream order, so after its last use.
         let _ = unsafe { result::free_async(at, self.stream.cu_stream()) };
+    }
+
+    fn note_correlation(
+        &self,
+        direction: Direction,
+        shape: &Correlation,
+        kind: Kind,
+        at: [Address; 3],
+    ) {
+        self.notes.add(|| Work::Correlate(direction, shape.clone(), kind, at));
     }
 
     /// At least so many bytes of working memory.
@@ -166,7 +211,7 @@ impl Drop for Nvidia {
     fn drop(&mut self) {
         // What still runs uses memory and handles that go now; a device that failed has said so.
         self.member.take();
-        let _ = self.stream.synchronize();
+        self.queues.drain();
         let Workspace { at, bytes } = std::mem::take(self.workspace.get_mut());
         // The context outlives this object where another replica has it, too.
         if bytes > 0 {
@@ -190,7 +235,9 @@ impl Backend for Nvidia {
     fn free_memory(&self) -> Result<Option<u64>> {
         let (free, _) =
             self.context.mem_get_info().map_err(driver("asking for the free memory"))?;
-        Ok(Some(free as u64))
+        // What is left of the block is taken from the driver, but nobody's.
+        let left = self.block.borrow().as_ref().map_or(0, Block::left);
+        Ok(Some(free as u64 + left))
     }
 
     fn reserve(&self, bytes: u64) -> Result<()> {
@@ -213,32 +260,124 @@ impl Backend for Nvidia {
     }
 
     fn free(&self, at: Address) {
-        if !self.block.borrow_mut().as_mut().is_some_and(|block| block.give(at.0)) {
-            self.free_all(at.0);
+        match self.block.borrow_mut().as_mut().is_some_and(|block| block.give(at.0)) {
+            true => self.frees.set(self.frees.get() + 1),
+            false => self.free_all(at.0),
         }
     }
 
+    fn frees(&self) -> u64 {
+        self.frees.get()
+    }
+
     fn upload(&self, from: &[f32], to: Address) -> Result<()> {
-        // SAFETY: `to` has room for `from`, by the caller's word. From pageable memory the call
-        // returns when the driver has its own copy.
-        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
-            .map_err(driver("copying to the device"))
+        self.upload_now(from, to)
     }
 
     fn upload_bytes(&self, from: &[u8], to: Address) -> Result<()> {
-        // SAFETY: as in `upload`.
-        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
-            .map_err(driver("copying to the device"))
+        self.upload_now(from, to)
     }
 
     fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
+        self.notes.spoil("the host looks at something in the middle of a pass");
         // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
             .map_err(driver("copying from the device"))?;
-        self.wait()
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.wait_for_members()?;
+        self.stream.synchronize().map_err(driver("what was asked for"))
+    }
+
+    fn event(&self) -> Result<Event> {
+        self.queues.event()
+    }
+
+    fn set(&self, event: Event, queue: Queue) -> Result<()> {
+        self.queues.set(event, queue)
+    }
+
+    fn follow(&self, queue: Queue, event: Event) -> Result<()> {
+        self.queues.follow(queue, event)
+    }
+
+    fn passed(&self, event: Event) -> Result<bool> {
+        self.queues.passed(event)
+    }
+
+    fn wait(&self, event: Event) -> Result<()> {
+        // An event may stand behind a sum that waits for a member for ever.
+        self.wait_for_members()?;
+        self.queues.wait(event)
+    }
+
+    unsafe fn lock(&self, at: *mut u8, bytes: usize) -> bool {
+        let portable = sys::CU_MEMHOSTREGISTER_PORTABLE;
+        // SAFETY: the caller's word; the context is current on this thread, which made it.
+        let done = unsafe { sys::cuMemHostRegister_v2(at.cast(), bytes, portable) }.result();
+        if done.is_ok() {
+            self.locked.borrow_mut().insert(at as usize, bytes);
+        }
+        done.is_ok()
+    }
+
+    fn unlock(&self, at: *mut u8) {
+        if self.locked.borrow_mut().remove(&(at as usize)).is_some() {
+            // SAFETY: locked by `lock`, and not yet given back.
+            let _ = unsafe { sys::cuMemHostUnregister(at.cast()) };
+        }
+    }
+
+    unsafe fn upload_in(
+        &self,
+        queue: Queue,
+        from: *const u8,
+        bytes: usize,
+        to: Address,
+    ) -> Result<()> {
+        self.notes.spoil("something is copied from the host in the middle of a pass");
+        let stream = self.queues.stream(queue).cu_stream();
+        // SAFETY: the caller's word; `to` has room for as many.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from.cast(), bytes, stream) }
+            .result()
+            .map_err(driver("copying to the device"))
+    }
+
+    unsafe fn download_in(
+        &self,
+        queue: Queue,
+        from: Address,
+        to: *mut f32,
+        floats: usize,
+    ) -> Result<()> {
+        self.notes.spoil("something is copied to the host in the middle of a pass");
+        let (stream, bytes) = (self.queues.stream(queue).cu_stream(), floats * size_of::<f32>());
+        // SAFETY: the caller's word; `from` has as many.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from.0, bytes, stream) }
+            .result()
+            .map_err(driver("copying from the device"))
+    }
+
+    fn note(&self) {
+        self.notes.begin();
+    }
+
+    fn noted(&self) -> std::result::Result<Vec<Work>, &'static str> {
+        self.notes.end()
+    }
+
+    fn spoil(&self, why: &'static str) {
+        self.notes.spoil(why);
+    }
+
+    fn graph(&self, works: &[Work]) -> Result<Box<dyn Graph>> {
+        self.capture(works)
     }
 
     fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
+        self.notes.add(|| Work::Copy(from, to, floats));
         let bytes = floats * size_of::<f32>();
         // SAFETY: both are memory of this device, of that length by the caller's word.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) }
@@ -246,6 +385,7 @@ impl Backend for Nvidia {
     }
 
     fn zero(&self, at: Address, floats: usize) -> Result<()> {
+        self.notes.add(|| Work::Zero(at, floats));
         let bytes = floats * size_of::<f32>();
         // SAFETY: as in `copy`.
         unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream.cu_stream()) }
@@ -260,6 +400,7 @@ impl Backend for Nvidia {
         blocks: usize,
         args: &[Arg],
     ) -> Result<()> {
+        self.notes.add(|| Work::Launch(source, kind, function, blocks, args.to_vec()));
         let kernel = self.kernels.borrow_mut().get(source, kind, function)?;
         let mut words: smallvec::SmallVec<[u64; 20]> = args.iter().map(|arg| arg.word()).collect();
         let mut pointers: smallvec::SmallVec<[*mut c_void; 20]> =
@@ -282,6 +423,7 @@ impl Backend for Nvidia {
     }
 
     fn sum_into_first(&self, at: Address, floats: usize) -> Result<()> {
+        self.notes.spoil("gradients are added up with other devices in the middle of a pass");
         match &mut *self.member.borrow_mut() {
             Some(member) => member.sum_into_first(at, floats, &self.stream),
             None => crate::bail!("internal: {} has not joined others", self.name),
@@ -289,6 +431,7 @@ impl Backend for Nvidia {
     }
 
     fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()> {
+        self.notes.add(|| Work::Product(g, kinds, [a, b, c]));
         let mut products = self.products.borrow_mut();
         let plan = products.plan(&g, kinds, [a, b, c])?;
         let workspace = self.workspace(plan.workspace())?;
@@ -311,6 +454,7 @@ impl Backend for Nvidia {
         w: Address,
         y: Address,
     ) -> Result<()> {
+        self.note_correlation(Direction::Forward, shape, kind, [x, w, y]);
         let mut convolutions = self.convolutions.borrow_mut();
         let choice = convolutions.choose(shape, kind)?;
         convolutions.forward(choice, [x, w, y], self.workspace(choice.1.bytes)?)
@@ -324,6 +468,7 @@ impl Backend for Nvidia {
         dy: Address,
         dx: Address,
     ) -> Result<()> {
+        self.note_correlation(Direction::Back, shape, kind, [w, dy, dx]);
         let mut convolutions = self.convolutions.borrow_mut();
         let choice = convolutions.choose(shape, kind)?;
         convolutions.back(choice, [w, dy, dx], self.workspace(choice.1.bytes)?)
@@ -337,6 +482,7 @@ impl Backend for Nvidia {
         dy: Address,
         dw: Address,
     ) -> Result<()> {
+        self.note_correlation(Direction::Weights, shape, kind, [x, dy, dw]);
         let mut convolutions = self.convolutions.borrow_mut();
         let choice = convolutions.choose(shape, kind)?;
         let bytes = choice.1.bytes;
@@ -349,6 +495,9 @@ impl Backend for Nvidia {
         let workspace = self.workspace(own + weights * kind.bytes())?;
         let scratch = Address(workspace as u64 + own as u64);
         convolutions.weights(choice, [x, dy, scratch], workspace, false)?;
-        add_to_f32(self, (kind, scratch), dw, weights)
+        let works = self.notes.pause();
+        let added = add_to_f32(self, (kind, scratch), dw, weights);
+        self.notes.go_on(works);
+        added
     }
 }

@@ -9,8 +9,8 @@
 #include <ucontext.h>
 #include <utility>
 
-// For texts that say something else to a device.
-#define EMULATED
+// For texts that tell a device something in its own assembler.
+#define SIMULATED
 
 #define __global__
 #define __device__

@@ -1,0 +1,259 @@
+//! Records on their way to a CUDA device: copied there beside the computation, into one of two places, and
+//! made floats by a kernel.
+//!
+//! The places take turns, so that one batch travels while another is computed on. Which one is the present
+//! batch's stands in the step record, not among the kernels' arguments: these are the same in every pass.
+
+use super::{Data, Sides, raw_batch};
+use crate::blob::Shape;
+use crate::data::transform::{Levels, Mean};
+use crate::data::{Batch, Raw};
+use crate::device::cuda::CudaRun;
+use crate::device::cuda::backend::{Address, Arg, Queue};
+use crate::device::cuda::divisor::Divisor;
+use crate::device::cuda::locked::Locked;
+use crate::device::cuda::memory::Scratch;
+use crate::device::cuda::source::Source;
+use crate::layers::{CudaLayer, DeviceIo};
+use crate::{Result, bail, ensure};
+
+/// The kernels that make tops of what was copied.
+pub static KERNELS: Source = Source {
+    name: "data",
+    text: r#"
+// Where a record's pixels lay in its image, and whether the top shows them mirrored.
+struct Cut {
+  uint32 top, left, mirror;
+};
+
+// top = (pixel - mean) * scale over records of channels x height x width. A difference before a product
+// leaves the compiler nothing to fuse, so the bits are the host's. The mean of an element is that of its
+// place in an image of rows x columns, or that of its channel where `each` is 1, or one for all. Places are
+// `stride` floats apart; a record's cut lies `cuts` floats behind its place's begin.
+extern "C" __global__ void transform(int64 n, const float* places, int64 stride, int64 cuts,
+                                     const Step* step, const float* mean, float* top,
+                                     Divisor record, Divisor plane, Divisor width, int rows,
+                                     int columns, int each, float scale) {
+  const float* place = places + step->place * stride;
+  const uint8* pixels = (const uint8*)place;
+  KERNEL_LOOP(i, n) {
+    uint32 position = rest(i, record), within = rest(position, plane);
+    Cut cut = ((const Cut*)(place + cuts))[over(i, record)];
+    uint32 c = over(position, plane), y = over(within, width), x = rest(within, width);
+    uint32 from = cut.mirror ? NUMBER(width) - 1 - x : x;
+    int64 at = c * each;
+    if (rows) at = ((int64)c * rows + cut.top + y) * columns + cut.left + from;
+    top[i] = ((float)pixels[i - x + from] - mean[at]) * scale;
+  }
+}
+
+// A top of floats.
+extern "C" __global__ void take(int64 n, const float* places, int64 stride, const Step* step,
+                                float* top) {
+  const float* place = places + step->place * stride;
+  KERNEL_LOOP(i, n) { top[i] = place[i]; }
+}
+"#,
+    functions: &["transform", "take"],
+};
+
+/// Bytes of a float, and of any word of 32 bits.
+const WORD: usize = size_of::<f32>();
+/// Words of a `Cut`.
+const CUT: usize = 3;
+/// Floats at whose multiples the parts of a place begin.
+const ALIGNED: usize = 64;
+
+/// Where a batch's parts begin in a place, in floats.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Parts {
+    /// The cuts of raw records, whose pixels come first.
+    cuts: Option<usize>,
+    /// Each top, and its floats; none of a raw one.
+    tops: Vec<(usize, usize)>,
+    /// The end.
+    end: usize,
+}
+
+impl Parts {
+    fn of(batch: &Batch) -> Parts {
+        let mut parts = Parts::default();
+        let mut part = |floats: usize| {
+            let begin = parts.end;
+            parts.end += floats.next_multiple_of(ALIGNED);
+            begin
+        };
+        let Raw { pixels, cuts } = &batch.raw;
+        let has_cuts = !batch.raw.is_empty();
+        if has_cuts {
+            part(pixels.len().div_ceil(WORD));
+        }
+        let cuts = has_cuts.then(|| part(cuts.len() * CUT));
+        let tops = batch.tops.iter().map(|top| (part(top.len()), top.len())).collect();
+        Parts { cuts, tops, ..parts }
+    }
+
+    /// Writes a batch into a place.
+    fn write(&self, batch: &Batch, place: &mut [u8]) {
+        if let Some(cuts) = self.cuts {
+            place[..batch.raw.pixels.len()].copy_from_slice(&batch.raw.pixels);
+            let words = batch.raw.cuts.iter();
+            let words = words.flat_map(|cut| [cut.top, cut.left, u32::from(cut.mirror)]);
+            put(&mut place[cuts * WORD..], words.map(u32::to_ne_bytes));
+        }
+        for ((begin, _), top) in self.tops.iter().zip(&batch.tops) {
+            put(&mut place[begin * WORD..], top.iter().map(|value| value.to_ne_bytes()));
+        }
+    }
+}
+
+/// Writes words to the beginning of `to`.
+fn put(to: &mut [u8], words: impl Iterator<Item = [u8; WORD]>) {
+    for (to, word) in to.chunks_exact_mut(WORD).zip(words) {
+        to.copy_from_slice(&word);
+    }
+}
+
+/// The places on the device, and what there is beside them.
+#[derive(Default)]
+pub(super) struct Staging {
+    /// Both places, one behind the other, and the floats of one.
+    there: Scratch,
+    stride: usize,
+    /// The host's side of each.
+    here: [Option<Locked>; 2],
+    /// What lies in each.
+    parts: [Parts; 2],
+    /// The place that holds a batch of the future, and where that begins in the order of records.
+    ahead: Option<(usize, u64)>,
+    mean: Scratch,
+    has_mean: bool,
+}
+
+impl Staging {
+    /// Copies a batch into a place.
+    fn send(&mut self, cuda: &CudaRun, batch: &Batch, place: usize) -> Result<()> {
+        let parts = Parts::of(batch);
+        self.reserve(cuda, parts.end)?;
+        let floats = self.stride;
+        let here = match &mut self.here[place] {
+            Some(here) if here.floats() >= floats => here,
+            old => old.insert(Locked::new(&cuda.device, floats)?),
+        };
+        parts.write(batch, here.bytes()?);
+        let to = self.there.room(&cuda.device, 2 * floats)?.plus(place * floats);
+        here.upload(Queue::CopyIn, parts.end, to)?;
+        cuda.device.follow(Queue::Compute, here.copied())?;
+        self.parts[place] = parts;
+        Ok(())
+    }
+
+    /// Takes memory for two places of so many floats.
+    fn reserve(&mut self, cuda: &CudaRun, floats: usize) -> Result<()> {
+        if floats > self.stride {
+            for here in self.here.iter_mut().flatten() {
+                // A copy may still be under way to memory that is given back now.
+                here.values()?;
+            }
+            if self.ahead.is_some() {
+                bail!("internal: a batch that was sent ahead is smaller than the one before it");
+            }
+            self.there.room(&cuda.device, 2 * floats)?;
+            self.stride = floats;
+        }
+        Ok(())
+    }
+
+    /// The mean, which is copied once.
+    fn mean(&mut self, cuda: &CudaRun, levels: &Levels) -> Result<Address> {
+        let values = match &levels.mean {
+            Mean::None => [0.0].as_slice(),
+            Mean::Values(values) => values,
+            Mean::Image(mean) => &mean.data,
+        };
+        let at = self.mean.room(&cuda.device, values.len())?;
+        if !self.has_mean {
+            cuda.device.upload(values, at)?;
+            self.has_mean = true;
+        }
+        Ok(at)
+    }
+
+    /// Where the places begin.
+    fn places(&mut self, cuda: &CudaRun) -> Result<Address> {
+        self.there.room(&cuda.device, 2 * self.stride)
+    }
+
+    /// Makes a top of raw records.
+    fn transform(
+        &mut self,
+        cuda: &CudaRun,
+        (raw, levels, sides): (&Raw, &Levels, Sides),
+        top: Address,
+    ) -> Result<()> {
+        let (mean, places) = (self.mean(cuda, levels)?, self.places(cuda)?);
+        let parts = &self.parts[cuda.place];
+        let Some(cuts) = parts.cuts else { bail!("internal: raw records that were not sent") };
+        let (rows, columns, each) = match &levels.mean {
+            Mean::Image(mean) => (mean.shape[1], mean.shape[2], 0),
+            Mean::Values(values) if values.len() > 1 => (0, 0, 1),
+            _ => (0, 0, 0),
+        };
+        let [channels, height, width] = sides;
+        let extents = [channels * height * width, height * width, width];
+        let [record, plane, width] = extents.map(|extent| Divisor::new(extent).into());
+        let [rows, columns, each] = [rows, columns, each].map(|n| Arg::Int(n as i32));
+        let [stride, cuts] = [self.stride, cuts].map(Arg::from);
+        let (step, scale) = (cuda.record.at().into(), levels.scale.into());
+        let (places, mean, top) = (places.into(), mean.into(), top.into());
+        let args = [
+            places, stride, cuts, step, mean, top, record, plane, width, rows, columns, each, scale,
+        ];
+        cuda.each(&KERNELS, "transform", raw.pixels.len(), &args)
+    }
+
+    /// Makes a top of floats.
+    fn take(&mut self, cuda: &CudaRun, i: usize, shape: &Shape, top: Address) -> Result<()> {
+        let places = self.places(cuda)?;
+        let (begin, floats) = self.parts[cuda.place].tops.get(i).copied().unwrap_or_default();
+        ensure!(
+            floats == shape.count(),
+            "the batch holds {floats} values for top {i}, the net was built for {shape}"
+        );
+        let (stride, step) = (self.stride.into(), cuda.record.at().into());
+        let args = [places.plus(begin).into(), stride, step, top.into()];
+        cuda.each(&KERNELS, "take", floats, &args)
+    }
+}
+
+impl CudaLayer for Data {
+    fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
+        let raw = raw_batch(&self.batch, &self.levels, io.top_shape(0))?;
+        if let Some(batch) = raw {
+            self.staging.transform(cuda, batch, io.top_mut(0)?)?;
+        }
+        let first = usize::from(raw.is_some());
+        (first..io.tops())
+            .try_for_each(|i| self.staging.take(cuda, i, io.top_shape(i), io.top_mut(i)?))
+    }
+
+    fn backward(&mut self, _cuda: &CudaRun, _io: DeviceIo<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn send(&mut self, cuda: &CudaRun, place: usize) -> Result<()> {
+        match self.staging.ahead.take() {
+            Some(ahead) if ahead == (place, self.batch.positions.start) => Ok(()),
+            _ => self.staging.send(cuda, &self.batch, place),
+        }
+    }
+
+    fn send_ahead(&mut self, cuda: &CudaRun, batch: &Batch, place: usize) -> Result<()> {
+        // A batch that needs more room has to wait until nobody uses what is there.
+        if Parts::of(batch).end <= self.staging.stride {
+            self.staging.send(cuda, batch, place)?;
+            self.staging.ahead = Some((place, batch.positions.start));
+        }
+        Ok(())
+    }
+}
