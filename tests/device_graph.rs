@@ -18,7 +18,7 @@ use caffe_proto::{Datum, SolverParameter};
 use prost::Message;
 
 /// What a pass is called when it is a graph.
-const GRAPH: &str = "a pass is a CUDA graph";
+const GRAPH: &str = "a pass is a CUDA graph of ";
 
 /// All that changes from pass to pass: records of a mask, of a stochastic window, rates, scales. A PReLU
 /// computes in f32, so in 16 bits there are conversions.
@@ -127,7 +127,8 @@ fn graphs_compute_what_layers_compute() {
                 assert!(a == b, "{settings} {iter}: weights differ");
             }
         }
-        assert_eq!((about(&plain), about(&graphs)), ("nothing yet", GRAPH), "{settings}");
+        assert_eq!(about(&plain), "nothing yet");
+        assert!(about(&graphs).starts_with(GRAPH), "{settings}: {}", about(&graphs));
     }
 }
 
@@ -184,7 +185,7 @@ fn what_happens_between_passes_is_seen() {
             }
         }
         if iter == 18 {
-            assert_eq!(about(&graphs), GRAPH);
+            assert!(about(&graphs).starts_with(GRAPH), "{}", about(&graphs));
         }
     }
     assert!(weights(&mut plain) == weights(&mut graphs));
@@ -198,7 +199,7 @@ fn a_loss_that_is_no_number_leaves_everything_as_it_was() {
         passes(&mut solver, iter, 1, &mut Unwatched);
         solver.update(iter).unwrap();
     }
-    assert_eq!(about(&solver), GRAPH);
+    assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
     let before = weights(&mut solver);
     let statistics = solver.net().arena().learnable_len();
     solver.clear_gradient();
@@ -258,7 +259,7 @@ fn who_looks_in_the_middle_of_a_pass_cuts_it() {
         (watch.seen, weights(&mut solver), about(&solver).to_owned())
     });
     assert!(plain.0 == graphs.0 && plain.1 == graphs.1);
-    assert_eq!(graphs.2, "a pass is 2 CUDA graphs");
+    assert!(graphs.2.starts_with("a pass is 2 CUDA graphs of "), "{}", graphs.2);
 }
 
 #[test]
@@ -269,7 +270,7 @@ fn a_bad_label_in_a_graph_is_named_and_updates_nothing() {
         passes(&mut solver, iter, 1, &mut Unwatched);
         solver.update(iter).unwrap();
     }
-    assert_eq!(about(&solver), GRAPH);
+    assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
     let before = weights(&mut solver);
     let learnable = solver.net().arena().learnable_len();
     solver.clear_gradient();
@@ -354,7 +355,7 @@ fn a_batch_that_was_sent_ahead_is_the_one_that_is_computed_on() {
             losses.push(solver.finish(iter).unwrap());
             solver.update(iter).unwrap();
         }
-        assert_eq!(about(&solver), GRAPH);
+        assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
         (losses, weights(&mut solver))
     };
     for raw in [true, false] {

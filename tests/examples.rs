@@ -6,10 +6,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use caffe::blob::Shape;
+use caffe::device::cuda::CudaDevice;
+use caffe::device::cuda::meter::Meter;
 use caffe::filler::{self, Key};
-use caffe::net::{Net, NetOptions};
+use caffe::net::{Net, NetOptions, Unwatched};
 use caffe::solver::{LrPolicy, NetPlan, NetPlans, rules};
 use caffe_proto::{
     BlobShape, FillerParameter, InputParameter, LayerParameter, NetState, Phase, net_from_file,
@@ -100,6 +103,11 @@ fn name_of(file: &str) -> String {
 /// Builds a net without its databases, for one record: readers become inputs of the shapes they
 /// would give. Weights stay zero: drawing 138 million numbers would take longer than all else.
 fn build(name: &str, plan: &NetPlan) -> Net {
+    build_on(name, plan, None)
+}
+
+/// The same on a device.
+fn build_on(name: &str, plan: &NetPlan, cuda: Option<CudaDevice>) -> Net {
     let mut param = plan.param.clone();
     for layer in &mut param.layer {
         if ["Data", "ImageData", "HDF5Data"].contains(&layer.r#type()) {
@@ -129,7 +137,7 @@ fn build(name: &str, plan: &NetPlan) -> Net {
     }
     let phase = plan.state.phase();
     let state = plan.state.clone();
-    let options = NetOptions { state, exact: true, ..NetOptions::new(phase) };
+    let options = NetOptions { state, exact: true, cuda, ..NetOptions::new(phase) };
     Net::new(&param, &plan.origin, &options).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
@@ -185,6 +193,35 @@ fn every_net_builds_in_all_its_states_with_the_published_numbers() {
         let param = net_from_file(&path).unwrap().net;
         check(&name, &build(&name, &NetPlan { param, origin: Default::default(), state }));
     }
+}
+
+/// Passes of the example nets are CUDA graphs but where a layer looks at something on the host.
+#[test]
+fn training_passes_are_graphs() {
+    let mut others = BTreeSet::new();
+    for path in prototxts().into_iter().filter(|path| is_solver(path)) {
+        let solver = solver_from_file(&path).unwrap().solver;
+        let plan = NetPlans::read(&solver, 0, &[]).unwrap().train;
+        let name = name_of(&plan.origin.file);
+        let device = CudaDevice(Rc::new(Meter::default()));
+        let mut net = build_on(&name, &plan, Some(device));
+        net.set_graphs(true);
+        for _ in 0..30 {
+            net.clear_param_diffs();
+            net.pass_watched(&mut Unwatched).unwrap();
+            if net.about_graphs().is_some() {
+                break;
+            }
+        }
+        let about = net.about_graphs().unwrap();
+        println!("{name}: {about}");
+        if !about.starts_with("a pass is a CUDA graph of ") {
+            others.insert(format!("{name}: {about}"));
+        }
+    }
+    let siamese = "mnist/mnist_siamese_train_test: passes are no CUDA graphs: a layer looks at its bottom on \
+                   the host";
+    assert_eq!(others, [siamese.to_owned()].into());
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl Recorder {
         if let Some(why) = spoilt.or(moves) {
             return self.in_vain(why);
         }
+        let operations: usize = pieces.iter().map(|piece| piece.works.len()).sum();
         let form = match seen.map(|take| take.form) {
             Some(Form::Once(before)) if same(&before, &pieces) => match graphs(&*device, pieces) {
                 Ok(graphs) => graphs,
@@ -123,10 +124,11 @@ impl Recorder {
             _ => Form::Once(pieces),
         };
         if let Form::Graphs(graphs) = &form {
-            let number = graphs.iter().filter(|(graph, _)| graph.is_some()).count();
-            let form =
-                if number == 1 { "a CUDA graph".into() } else { format!("{number} CUDA graphs") };
-            self.about = Some(format!("a pass is {form}"));
+            let form = match graphs.iter().filter(|(graph, _)| graph.is_some()).count() {
+                1 => "a CUDA graph".into(),
+                number => format!("{number} CUDA graphs"),
+            };
+            self.about = Some(format!("a pass is {form} of {operations} operations"));
             self.vain = 0;
         } else {
             self.in_vain("each asks for something else than the one before");

@@ -2,7 +2,8 @@
 //! correlations.
 //!
 //! A job that takes one step on it tells how much memory it needs on a device, layers' working memory
-//! included, without one: [`Forecast`](crate::solver::Forecast).
+//! included, without one: [`Forecast`](crate::solver::Forecast). It notes what it is asked for as any device
+//! does, and its graphs do as little as its kernels.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,8 +12,18 @@ use super::backend::{Address, Arg, Backend, Correlation};
 use super::kind::Kind;
 use super::pool::Pool;
 use super::source::Source;
+use super::work::{COPIED_IN, COPIED_OUT, Graph, Notes, Work};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Result, bail};
+
+/// A graph of no use but to be there.
+struct Nothing;
+
+impl Graph for Nothing {
+    fn launch(&self) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// The device. All that is read from it is zero.
 pub struct Meter {
@@ -25,6 +36,8 @@ pub struct Meter {
     gradient: Cell<u64>,
     correlations: RefCell<Vec<Wanted>>,
     kind: Kind,
+    notes: Notes,
+    frees: Cell<u64>,
 }
 
 impl Default for Meter {
@@ -36,6 +49,8 @@ impl Default for Meter {
             gradient: Cell::new(0),
             correlations: RefCell::default(),
             kind: Kind::F32,
+            notes: Notes::default(),
+            frees: Cell::new(0),
         }
     }
 }
@@ -76,7 +91,14 @@ impl Meter {
         self.correlations.borrow().clone()
     }
 
-    fn correlation(&self, direction: Direction, shape: &Correlation, kind: Kind) -> Result<()> {
+    fn correlation(
+        &self,
+        direction: Direction,
+        shape: &Correlation,
+        kind: Kind,
+        at: [Address; 3],
+    ) -> Result<()> {
+        self.notes.add(|| Work::Correlate(direction, shape.clone(), kind, at));
         let wanted = Wanted { direction, kind, shape: shape.clone() };
         let mut all = self.correlations.borrow_mut();
         if !all.contains(&wanted) {
@@ -116,49 +138,70 @@ impl Backend for Meter {
     }
 
     fn free(&self, at: Address) {
+        self.frees.set(self.frees.get() + 1);
         self.pool.borrow_mut().give(at.0);
     }
 
+    fn frees(&self) -> u64 {
+        self.frees.get()
+    }
+
+    fn note(&self) {
+        self.notes.begin();
+    }
+
+    fn noted(&self) -> std::result::Result<Vec<Work>, &'static str> {
+        self.notes.end()
+    }
+
+    fn spoil(&self, why: &'static str) {
+        self.notes.spoil(why);
+    }
+
+    fn graph(&self, _works: &[Work]) -> Result<Box<dyn Graph>> {
+        Ok(Box::new(Nothing))
+    }
+
     fn upload(&self, _from: &[f32], _to: Address) -> Result<()> {
+        self.notes.spoil(COPIED_IN);
         Ok(())
     }
 
     fn upload_bytes(&self, _from: &[u8], _to: Address) -> Result<()> {
+        self.notes.spoil(COPIED_IN);
         Ok(())
     }
 
     fn download(&self, _from: Address, to: &mut [f32]) -> Result<()> {
+        self.notes.spoil(COPIED_OUT);
         to.fill(0.0);
         Ok(())
     }
 
-    fn copy(&self, _from: Address, _to: Address, _floats: usize) -> Result<()> {
+    fn copy(&self, from: Address, to: Address, floats: usize) -> Result<()> {
+        self.notes.add(|| Work::Copy(from, to, floats));
         Ok(())
     }
 
-    fn zero(&self, _at: Address, _floats: usize) -> Result<()> {
+    fn zero(&self, at: Address, floats: usize) -> Result<()> {
+        self.notes.add(|| Work::Zero(at, floats));
         Ok(())
     }
 
     fn launch(
         &self,
-        _source: &'static Source,
-        _kind: Kind,
-        _function: &'static str,
-        _blocks: usize,
-        _args: &[Arg],
+        source: &'static Source,
+        kind: Kind,
+        function: &'static str,
+        blocks: usize,
+        args: &[Arg],
     ) -> Result<()> {
+        self.notes.add(|| Work::Launch(source, kind, function, blocks, args.to_vec()));
         Ok(())
     }
 
-    fn product(
-        &self,
-        _g: Gemm,
-        _kinds: [Kind; 2],
-        _a: Address,
-        _b: Address,
-        _c: Address,
-    ) -> Result<()> {
+    fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()> {
+        self.notes.add(|| Work::Product(g, kinds, [a, b, c]));
         self.works.set(true);
         Ok(())
     }
@@ -167,36 +210,36 @@ impl Backend for Meter {
         &self,
         shape: &Correlation,
         kind: Kind,
-        _x: Address,
-        _w: Address,
-        _y: Address,
+        x: Address,
+        w: Address,
+        y: Address,
     ) -> Result<()> {
-        self.correlation(Direction::Forward, shape, kind)
+        self.correlation(Direction::Forward, shape, kind, [x, w, y])
     }
 
     fn correlate_back(
         &self,
         shape: &Correlation,
         kind: Kind,
-        _w: Address,
-        _dy: Address,
-        _dx: Address,
+        w: Address,
+        dy: Address,
+        dx: Address,
     ) -> Result<()> {
-        self.correlation(Direction::Back, shape, kind)
+        self.correlation(Direction::Back, shape, kind, [w, dy, dx])
     }
 
     fn correlate_weights(
         &self,
         shape: &Correlation,
         kind: Kind,
-        _x: Address,
-        _dy: Address,
-        _dw: Address,
+        x: Address,
+        dy: Address,
+        dw: Address,
     ) -> Result<()> {
         if kind != Kind::F32 {
             let bytes = (shape.weights() * kind.bytes()) as u64;
             self.gradient.set(self.gradient.get().max(bytes));
         }
-        self.correlation(Direction::Weights, shape, kind)
+        self.correlation(Direction::Weights, shape, kind, [x, dy, dw])
     }
 }

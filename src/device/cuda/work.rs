@@ -4,6 +4,8 @@
 //! device notes what it is asked for ([`Backend::note`](super::backend::Backend::note)); two passes that
 //! have asked for the same will go on doing so, and a graph of it takes the place of the calls.
 
+use std::cell::RefCell;
+
 use super::algorithms::Direction;
 use super::backend::{Address, Arg, Correlation};
 use super::kind::Kind;
@@ -33,4 +35,49 @@ pub trait Graph {
     /// # Errors
     /// A device that failed.
     fn launch(&self) -> Result<()>;
+}
+
+/// Why a pass that copies from the host is not the same again.
+pub(super) const COPIED_IN: &str = "something is copied from the host in the middle of a pass";
+/// Why one is not that is waited for.
+pub(super) const COPIED_OUT: &str = "the host looks at something in the middle of a pass";
+
+/// Work that is being noted.
+#[derive(Default)]
+pub(super) struct Notes(RefCell<Option<Noted>>);
+
+/// What was noted, or why it is of no use.
+pub(super) type Noted = std::result::Result<Vec<Work>, &'static str>;
+
+impl Notes {
+    pub(super) fn begin(&self) {
+        *self.0.borrow_mut() = Some(Ok(Vec::new()));
+    }
+
+    pub(super) fn end(&self) -> Noted {
+        self.0.borrow_mut().take().unwrap_or(Err("nothing was noted"))
+    }
+
+    /// Notes a piece of work, which is only made if somebody wants to know.
+    pub(super) fn add(&self, work: impl FnOnce() -> Work) {
+        if let Some(Ok(works)) = &mut *self.0.borrow_mut() {
+            works.push(work());
+        }
+    }
+
+    /// Notes nothing until [`go_on`](Notes::go_on): for what is a part of work that was noted.
+    pub(super) fn pause(&self) -> Option<Noted> {
+        self.0.borrow_mut().take()
+    }
+
+    pub(super) fn go_on(&self, paused: Option<Noted>) {
+        *self.0.borrow_mut() = paused;
+    }
+
+    /// Something was asked for that cannot be repeated.
+    pub(super) fn spoil(&self, why: &'static str) {
+        if let Some(noted @ Ok(_)) = &mut *self.0.borrow_mut() {
+            *noted = Err(why);
+        }
+    }
 }

@@ -1,6 +1,4 @@
-//! What was asked for, noted and made a CUDA graph.
-
-use std::cell::RefCell;
+//! Work that was noted, as a CUDA graph.
 
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -10,46 +8,6 @@ use crate::device::cuda::algorithms::Direction;
 use crate::device::cuda::backend::Backend;
 use crate::device::cuda::work::{Graph, Work};
 use crate::{Result, bail};
-
-/// Work that is being noted.
-#[derive(Default)]
-pub(super) struct Notes(RefCell<Option<Noted>>);
-
-/// What was noted, or why it is of no use.
-pub(super) type Noted = std::result::Result<Vec<Work>, &'static str>;
-
-impl Notes {
-    pub(super) fn begin(&self) {
-        *self.0.borrow_mut() = Some(Ok(Vec::new()));
-    }
-
-    pub(super) fn end(&self) -> Noted {
-        self.0.borrow_mut().take().unwrap_or(Err("nothing was noted"))
-    }
-
-    /// Notes a piece of work, which is only made if somebody wants to know.
-    pub(super) fn add(&self, work: impl FnOnce() -> Work) {
-        if let Some(Ok(works)) = &mut *self.0.borrow_mut() {
-            works.push(work());
-        }
-    }
-
-    /// Notes nothing until [`go_on`](Notes::go_on): for what is a part of work that was noted.
-    pub(super) fn pause(&self) -> Option<Noted> {
-        self.0.borrow_mut().take()
-    }
-
-    pub(super) fn go_on(&self, paused: Option<Noted>) {
-        *self.0.borrow_mut() = paused;
-    }
-
-    /// Something was asked for that cannot be repeated.
-    pub(super) fn spoil(&self, why: &'static str) {
-        if let Some(noted @ Ok(_)) = &mut *self.0.borrow_mut() {
-            *noted = Err(why);
-        }
-    }
-}
 
 impl Graph for CudaGraph {
     fn launch(&self) -> Result<()> {

@@ -24,7 +24,6 @@ use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use self::block::Block;
 use self::convolution::Convolutions;
-use self::graphs::Notes;
 use self::kernels::Kernels;
 use self::nccl::Member;
 use self::product::Products;
@@ -34,7 +33,7 @@ use super::backend::{Address, Arg, Backend, Correlation, Event, Queue, WORKSPACE
 use super::clique::Clique;
 use super::library::Library;
 use super::source::{BLOCK, Source};
-use super::work::{Graph, Work};
+use super::work::{COPIED_IN, COPIED_OUT, Graph, Notes, Work};
 use super::{Kind, Math, add_to_f32};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Error, Result, ensure};
@@ -147,7 +146,7 @@ impl Nvidia {
 
     /// Copies from the host before anybody changes what is there.
     fn upload_now<T>(&self, from: &[T], to: Address) -> Result<()> {
-        self.notes.spoil("something is copied from the host in the middle of a pass");
+        self.notes.spoil(COPIED_IN);
         // SAFETY: `to` has room for `from`, by the caller's word. From pageable memory the call
         // returns when the driver has its own copy.
         unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
@@ -279,7 +278,7 @@ impl Backend for Nvidia {
     }
 
     fn download(&self, from: Address, to: &mut [f32]) -> Result<()> {
-        self.notes.spoil("the host looks at something in the middle of a pass");
+        self.notes.spoil(COPIED_OUT);
         // SAFETY: `from` has as many floats; the wait below ends the borrow of `to`.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
             .map_err(driver("copying from the device"))?;
@@ -337,7 +336,7 @@ impl Backend for Nvidia {
         bytes: usize,
         to: Address,
     ) -> Result<()> {
-        self.notes.spoil("something is copied from the host in the middle of a pass");
+        self.notes.spoil(COPIED_IN);
         let stream = self.queues.stream(queue).cu_stream();
         // SAFETY: the caller's word; `to` has room for as many.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from.cast(), bytes, stream) }
@@ -352,7 +351,7 @@ impl Backend for Nvidia {
         to: *mut f32,
         floats: usize,
     ) -> Result<()> {
-        self.notes.spoil("something is copied to the host in the middle of a pass");
+        self.notes.spoil(COPIED_OUT);
         let (stream, bytes) = (self.queues.stream(queue).cu_stream(), floats * size_of::<f32>());
         // SAFETY: the caller's word; `from` has as many.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from.0, bytes, stream) }

@@ -8,13 +8,16 @@
 //! ([`lock_for`](Mirrored::lock_for)), and copies are made beside the computation: who looks at values
 //! that are still on their way waits for them.
 
+mod copies;
+
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::copies::Lock;
 use crate::Result;
-use crate::device::cpu::aligned::{AlignedBuf, LARGE};
-use crate::device::cuda::backend::{Address, Backend, Event, Queue};
+use crate::device::cpu::aligned::AlignedBuf;
+use crate::device::cuda::backend::{Address, Backend, Event};
 use crate::device::cuda::memory::Memory;
 
 /// Where the present values of a stretch are.
@@ -67,18 +70,6 @@ struct Stretch {
     event: OnceCell<Event>,
 }
 
-/// The host's side locked for a device.
-struct Lock {
-    device: Rc<dyn Backend>,
-    at: *mut u8,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        self.device.unlock(self.at);
-    }
-}
-
 /// An array of stretches on the host, and on a device from the first time that one asks for it.
 pub struct Mirrored {
     /// Before the memory, so that it goes first.
@@ -86,15 +77,6 @@ pub struct Mirrored {
     host: UnsafeCell<AlignedBuf>,
     there: OnceCell<Memory>,
     stretches: Vec<Stretch>,
-}
-
-impl Drop for Mirrored {
-    fn drop(&mut self) {
-        for i in 0..self.stretches.len() {
-            // A device that failed copies nothing any more.
-            let _ = self.arrived(i);
-        }
-    }
 }
 
 impl Mirrored {
@@ -216,109 +198,6 @@ impl Mirrored {
         Ok(at)
     }
 
-    /// Copies floats of the host's to the device, which a stretch remembers.
-    fn send_up(&self, stretch: usize, floats: Range<usize>) -> Result<()> {
-        let Some(there) = self.there.get() else { return Ok(()) };
-        let (device, to) = (there.device(), there.at().plus(floats.start));
-        // SAFETY: no host borrow that writes is alive while a device is asked for: the net runs one layer
-        // at a time, on one side.
-        let from = unsafe { &(&*self.host.get())[floats] };
-        if self.lock.get().is_none() {
-            return device.upload(from, to);
-        }
-        // SAFETY: whoever changes the host's side waits for the event first.
-        unsafe {
-            device.upload_in(Queue::Compute, from.as_ptr().cast(), size_of_val(from), to)?;
-        }
-        self.copying(stretch, device, Queue::Compute)
-    }
-
-    /// Notes that a stretch is being copied in a queue.
-    fn copying(&self, stretch: usize, device: &Rc<dyn Backend>, queue: Queue) -> Result<()> {
-        let Stretch { copying, event, .. } = &self.stretches[stretch];
-        let event = match event.get() {
-            Some(event) => *event,
-            None => {
-                let made = device.event()?;
-                *event.get_or_init(|| made)
-            }
-        };
-        device.set(event, queue)?;
-        copying.set(Some(event));
-        Ok(())
-    }
-
-    /// Waits for the last copy of a stretch.
-    fn arrived(&self, stretch: usize) -> Result<()> {
-        match (self.stretches[stretch].copying.get(), self.there.get()) {
-            (Some(event), Some(there)) => {
-                there.device().wait(event)?;
-                self.stretches[stretch].copying.set(None);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Locks the host's side for copies to and from the device, which is asked for it often.
-    ///
-    /// # Errors
-    /// When there is not enough memory on the device.
-    pub fn lock_for(&mut self, device: &Rc<dyn Backend>) -> Result<()> {
-        self.memory(device)?;
-        let host = self.host.get_mut();
-        let bytes = host.len() * size_of::<f32>();
-        if bytes < LARGE || self.lock.get().is_some() {
-            return Ok(());
-        }
-        let at = host.base().cast();
-        // SAFETY: a large buffer has its pages to itself, and the lock goes before it does.
-        if unsafe { device.lock(at, bytes) } {
-            self.lock.get_or_init(|| Lock { device: device.clone(), at });
-        }
-        Ok(())
-    }
-
-    /// Copies what only the device has of `span` to the host, beside the computation: the host has it when
-    /// [`has_come`](Mirrored::has_come) says so, or when it asks.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub fn send_down(&mut self, span: &Range<usize>) -> Result<()> {
-        let Some(there) = self.there.get() else { return Ok(()) };
-        let device = there.device();
-        let away = |s: &Stretch| overlap(&s.range, span) && s.newest.get() == Newest::Device;
-        let asked: Vec<usize> =
-            (0..self.stretches.len()).filter(|&i| away(&self.stretches[i])).collect();
-        let Some(&first) = asked.first() else { return Ok(()) };
-        asked.iter().try_for_each(|&i| self.arrived(i))?;
-        // The copies follow what has been computed so far.
-        self.copying(first, device, Queue::Compute)?;
-        if let Some(event) = self.stretches[first].copying.get() {
-            device.follow(Queue::CopyOut, event)?;
-        }
-        for &i in &asked {
-            let range = &self.stretches[i].range;
-            // SAFETY: within the buffer; nobody looks at it before the event below.
-            unsafe {
-                let to = (&mut *self.host.get()).base().add(range.start);
-                device.download_in(
-                    Queue::CopyOut,
-                    there.at().plus(range.start),
-                    to,
-                    range.len(),
-                )?;
-            }
-        }
-        self.copying(first, device, Queue::CopyOut)?;
-        let copying = self.stretches[first].copying.get();
-        for i in asked {
-            self.stretches[i].copying.set(copying);
-            self.stretches[i].newest.set(Newest::Both);
-        }
-        Ok(())
-    }
-
     /// Where each stretch is.
     pub(crate) fn places(&self, into: &mut Vec<Place>) {
         into.extend(self.stretches.iter().map(|stretch| match stretch.newest.get() {
@@ -339,22 +218,6 @@ impl Mirrored {
                 Place::Here | Place::There => {}
             }
         }
-    }
-
-    /// Whether all that is on its way to or from `span` has arrived.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub fn has_come(&self, span: &Range<usize>) -> Result<bool> {
-        let Some(there) = self.there.get() else { return Ok(true) };
-        for stretch in self.stretches.iter().filter(|s| overlap(&s.range, span)) {
-            if let Some(event) = stretch.copying.get()
-                && !there.device().passed(event)?
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Takes the device memory that the array will need.
