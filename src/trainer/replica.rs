@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use caffe_actors::trace::{NameId, Tracer};
+use caffe_actors::trace::{Kind, NameId, Tracer};
 use caffe_actors::{
     Begun, Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step,
     Writing,
@@ -292,6 +292,7 @@ impl Replica for SolverReplica {
     }
 
     fn finish(&mut self, step: &Step, ready: &mut Ready<'_>) -> Result<f32, Cause> {
+        let _span = self.tracer.span(Kind::WaitDevice);
         match self.arrive(step, self.solving, ready) {
             Ok(loss) => Ok(loss),
             Err(error) => self.not_finite(step, error, ready),
