@@ -1,5 +1,5 @@
 //! Where devices and communicator of a node lay out bulk data at drained points, when nobody
-//! trains: start weights, statistics, histories, test scores.
+//! trains: opening words, start weights, statistics, histories, test scores.
 //!
 //! Nothing here is touched while a segment runs. Whoever writes a field says so with a message
 //! before anybody reads it, so the locks are never contended.
@@ -13,6 +13,8 @@ use crate::store::Store;
 /// The board of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
+    /// What the job's first replica has to say to the others; emptied when all have heard it.
+    pub(crate) words: Mutex<Vec<u8>>,
     /// Start weights per bucket; emptied when all devices have them.
     pub(crate) weights: Mutex<Vec<Vec<f32>>>,
     /// The job's mean statistics.

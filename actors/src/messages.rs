@@ -86,6 +86,10 @@ pub(crate) enum Cue {
 pub(crate) enum Order {
     /// Build the replica.
     Build,
+    /// Lay your opening words on the board: all others hear them.
+    Speak,
+    /// Hear them.
+    Hear,
     /// Copy your weights and statistics to the board: all others start from them.
     Publish,
     /// Take the board's weights and statistics.
@@ -137,6 +141,10 @@ pub(crate) enum Note {
     Opened,
     /// A device has built its replica.
     Built { local: usize, plan: Box<Plan> },
+    /// [`Order::Speak`] done.
+    Spoke,
+    /// [`Order::Hear`] done.
+    Heard,
     /// [`Order::Publish`] done.
     Published,
     /// [`Order::Load`] done.

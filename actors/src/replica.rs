@@ -8,6 +8,7 @@
 //! Calls come in these orders (`s` = `iter_size`):
 //!
 //! ```text
+//! start           opening_words (the job's first replica) → hear (all others)
 //! one replica     compute × s → update_local(iter)
 //! sync            compute × s (ready(b) for each b) → set_gradient(b) for each b → update(iter)
 //! hogwild         compute × s → solve(iter) → update_of(b), write_weights(b) for each b
@@ -205,6 +206,25 @@ pub trait Replica: 'static {
 
     /// The flat layout. Constant.
     fn plan(&self) -> Plan;
+
+    /// What the first replica of the job has to say to all others before anything is computed; bytes that
+    /// the machine carries and does not read. Asked once, when all replicas are built and none of them
+    /// computes.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn opening_words(&mut self) -> Result<Vec<u8>, Cause> {
+        Ok(Vec::new())
+    }
+
+    /// The first replica's [`opening_words`](Replica::opening_words), on all others, before anything is
+    /// computed. Returns a line for the log, if there is something to say about them.
+    ///
+    /// # Errors
+    /// As [`compute`](Replica::compute).
+    fn hear(&mut self, _words: &[u8]) -> Result<Option<String>, Cause> {
+        Ok(None)
+    }
 
     /// Forward and backward of one batch; adds to the gradient (pass 0 clears it first).
     /// Returns the batch's loss.

@@ -123,6 +123,10 @@ pub struct Sidecar {
     /// Where the loss scale stood, if it was a dynamic one.
     #[serde(default)]
     pub loss_scale: Option<ScaleState>,
+    /// The table of convolutions' algorithms ([`Table`](crate::device::cuda::algorithms::Table)), if the
+    /// job had one. Not read before it is used: what it says may be of another version.
+    #[serde(default)]
+    pub algorithms: Option<serde_json::Value>,
     /// Floats of one replica's history.
     pub history_len: usize,
     /// Every replica's own history, where they differ; empty when all equal the state's.

@@ -15,6 +15,7 @@ use super::nets::{NetPlan, NetPlans};
 use super::replica::{Solver, SolverOptions};
 use crate::data::Batch;
 use crate::device::Step;
+use crate::device::cuda::algorithms::Wanted;
 use crate::device::cuda::backend::WORKSPACE;
 use crate::device::cuda::meter::Meter;
 use crate::device::cuda::{CudaDevice, Kind, Order};
@@ -27,7 +28,7 @@ const LIBRARIES: u64 = 512 << 20;
 
 /// Bytes of device memory that will have been taken after a replica's first step and test, or a net's first
 /// passes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forecast {
     /// The train net's blobs and their gradients.
     pub blobs: u64,
@@ -43,6 +44,8 @@ pub struct Forecast {
     pub workspace: u64,
     /// What trying a convolution's algorithms takes for a moment.
     pub trials: u64,
+    /// What will be asked for of convolutions, in order; those whose size only a pass tells are missing.
+    pub correlations: Vec<Wanted>,
 }
 
 impl Forecast {
@@ -100,6 +103,7 @@ impl Forecast {
                 false => 0,
             },
             trials: meter.largest_correlation(),
+            correlations: meter.correlations(),
             ..Forecast::default()
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use caffe_actors::{Digest, Mode, Schedule, SnapshotRequest, Wire};
 use caffe_proto::{SolverParameter, solver_from_file};
 
+use super::algorithms::Told;
 use super::device_memory::DeviceMemory;
 use super::equivalence::batch_mixing;
 use super::signals::Busy;
@@ -43,6 +44,8 @@ pub struct Job {
     pub clique: Option<Arc<Clique>>,
     /// What these devices' memory is needed for.
     pub device_memory: DeviceMemory,
+    /// What the job's first replica has to say of its algorithms.
+    pub algorithms: OnceLock<Told>,
     /// Passes that repeat become CUDA graphs there.
     pub graphs: bool,
     /// Whether they have, in words.
@@ -135,6 +138,7 @@ impl Job {
                 Mode::Hogwild | Mode::Ssp { .. } => None,
             },
             device_memory: DeviceMemory::default(),
+            algorithms: OnceLock::new(),
             graphs: options.graphs,
             about_graphs: OnceLock::new(),
             cpu_fallback: options.cpu_fallback,

@@ -5,11 +5,12 @@
 //!   actors' traits. `buckets`: how parameters are cut for travel, `copy_out`, `fences`: their way out of backward. `report`: Caffe's log lines;
 //!   [`observe`]: all who listen, and the numbers for files and dashboards. `identity`: what all
 //!   ranks must have been given alike. `signals`: SIGINT, SIGHUP, SIGUSR1, SIGTERM. `guard`: what a
-//!   loss that is no number does. `nodes`: several nodes in this process. `emulation`: devices that
+//!   loss that is no number does. `algorithms`: those of convolutions, one choice for all replicas. `nodes`: several nodes in this process. `emulation`: devices that
 //!   wait instead of computing.
 //!
 //! The actors know no layer and the engine knows no actor; only this module knows both.
 
+mod algorithms;
 mod buckets;
 mod copy_out;
 mod device_memory;

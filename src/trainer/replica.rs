@@ -3,12 +3,13 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use caffe_actors::trace::{NameId, Tracer};
+use caffe_actors::trace::{Kind, NameId, Tracer};
 use caffe_actors::{
     Begun, Cause, Complaint, Digest, Plan, Ready, Replica, ReplicaPlace, SnapshotRequest, Step,
     Writing,
 };
 
+use super::algorithms::Algorithms;
 use super::buckets;
 use super::copy_out::{CopyOut, Solving};
 use super::fences::Fences;
@@ -26,6 +27,8 @@ use crate::{Error, Result, device};
 pub struct SolverReplica {
     job: Arc<Job>,
     solver: Solver,
+    /// Those of its device's convolutions; `None` on the CPU.
+    algorithms: Option<Algorithms>,
     out: CopyOut,
     /// Where the layers' own statistics lie in the arena.
     statistics: Vec<std::ops::Range<usize>>,
@@ -63,10 +66,12 @@ impl SolverReplica {
         let (param, nets) = (job.solver_of(place.replicas)?, job.nets(place.replicas)?);
         // Before anything that may fail, so that no other replica waits for this one in vain.
         let attendance = job.clique.as_ref().map(|clique| clique.attend());
-        let mut team = None;
+        let (mut team, mut algorithms) = (None, None);
         if let Some(device) = &options.cuda {
-            let forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
+            let mut forecast = Forecast::of(&param, &nets, &options, place.replicas == 1)?;
             forecast.reserve(device)?;
+            let wanted = std::mem::take(&mut forecast.correlations);
+            algorithms = Some(Algorithms::new(device, wanted));
             job.device_memory.expect(forecast);
             team = attendance.map(|a| Team::join(a, device, place.local)).transpose()?;
         }
@@ -92,6 +97,7 @@ impl SolverReplica {
             batch: batch as usize,
             offset: job.ticket_offset(place.replicas, batch),
             alone,
+            algorithms,
             layer_names: net.layers().iter().map(|n| place.tracer.name(n.name())).collect(),
             tracer: place.tracer.clone(),
             guard: Guard::new(job.on_nan),
@@ -227,6 +233,20 @@ impl Replica for SolverReplica {
         }
     }
 
+    fn opening_words(&mut self) -> Result<Vec<u8>, Cause> {
+        let Some(algorithms) = &self.algorithms else { return Ok(Vec::new()) };
+        let recorded = self.job.resumed.sidecar.as_ref().and_then(|s| s.algorithms.as_ref());
+        let told = algorithms.settle(recorded)?;
+        self.job.algorithms.get_or_init(|| told);
+        Ok(algorithms.words())
+    }
+
+    fn hear(&mut self, words: &[u8]) -> Result<Option<String>, Cause> {
+        let heard =
+            self.algorithms.as_ref().map(|own| own.hear(words, self.place.0)).transpose()?;
+        Ok(heard.flatten())
+    }
+
     fn compute(
         &mut self,
         batch: &mut Vec<Batch>,
@@ -272,6 +292,7 @@ impl Replica for SolverReplica {
     }
 
     fn finish(&mut self, step: &Step, ready: &mut Ready<'_>) -> Result<f32, Cause> {
+        let _span = self.tracer.span(Kind::WaitDevice);
         match self.arrive(step, self.solving, ready) {
             Ok(loss) => Ok(loss),
             Err(error) => self.not_finite(step, error, ready),
@@ -408,6 +429,7 @@ impl Replica for SolverReplica {
         let own = request.replicas > 1 && self.job.keeps_own_histories();
         let mut sidecar = self.job.sidecar(&request, self.batch, self.offset);
         sidecar.loss_scale = self.solver.scaler().state();
+        sidecar.algorithms = self.algorithms.as_ref().and_then(Algorithms::json);
         sidecar.history_len = request.mean_history.len();
         sidecar.history_count = if own { request.replicas } else { 0 };
         let mut writer = SidecarWriter::create(&paths.sidecar, &sidecar)?;

@@ -128,6 +128,12 @@ impl Report {
         if let Some(text) = self.job.device_memory.expected() {
             say(text);
         }
+        if let Some(told) = self.job.algorithms.get().filter(|told| !told.line.is_empty()) {
+            say(told.line.clone());
+            for event in &told.events {
+                self.log.warning(PLACE, event);
+            }
+        }
         if let (false, Ok((train, _))) = (self.job.cuda.is_empty(), self.job.data(self.replicas)) {
             train.forms(self.job.seed).into_iter().for_each(say);
         }

@@ -25,9 +25,17 @@ pub(super) enum Duty {
     Open,
     /// All nodes compare plans.
     Meet,
+    /// Rank 0's first replica lays out its opening words.
+    Speak,
+    /// All nodes learn how long they are.
+    Length,
+    /// They go to all nodes.
+    Pass,
+    /// All other replicas hear them.
+    Hear,
     /// Rank 0's first replica lays out its weights.
     Publish,
-    /// They go to all nodes.
+    /// These go to all nodes.
     Spread,
     /// All replicas take them.
     Load,
@@ -71,10 +79,10 @@ pub(super) enum Duty {
 impl Communicator {
     /// The beginning.
     pub(super) fn start(&mut self) -> Result<(), Halt> {
-        use Duty::{Load, Meet, Open, Point, Publish, Spread};
-        self.duties.extend([Open, Meet]);
+        use Duty::{Hear, Length, Load, Meet, Open, Pass, Point, Publish, Speak, Spread};
+        self.duties.extend([Open, Meet, Speak]);
         if self.replicas() > 1 {
-            self.duties.extend([Publish, Spread, Load]);
+            self.duties.extend([Length, Pass, Hear, Publish, Spread, Load]);
             if self.nodes() > 1 {
                 self.duties.push_back(Duty::WarmUp);
             }
@@ -131,6 +139,14 @@ impl Communicator {
         self.awaiting += self.local();
     }
 
+    /// An order to the first replica of the job.
+    fn order_first(&mut self, order: Order) {
+        if self.root() {
+            self.order(0, order);
+            self.awaiting = 1;
+        }
+    }
+
     fn begin(&mut self, duty: Duty) -> Result<(), Halt> {
         match duty {
             Duty::Open => {
@@ -147,11 +163,14 @@ impl Communicator {
                 words.extend(sizes.map(|size| size as u64));
                 self.compare_words(words)?;
             }
-            Duty::Publish if self.root() => {
-                self.order(0, Order::Publish);
-                self.awaiting = 1;
+            Duty::Speak => self.order_first(Order::Speak),
+            Duty::Length => {
+                let bytes = self.parts.board.words.lock().len();
+                self.compare_words(vec![bytes as u64])?;
             }
-            Duty::Publish => {}
+            Duty::Pass => self.pass()?,
+            Duty::Hear => self.order_all(|| Order::Hear),
+            Duty::Publish => self.order_first(Order::Publish),
             Duty::Spread => self.begin_spread()?,
             Duty::Load => self.order_all(|| Order::Load),
             Duty::Agree { .. } => {
@@ -216,6 +235,7 @@ impl Communicator {
     fn end(&mut self, duty: Duty) -> Result<(), Halt> {
         match duty {
             Duty::Open => self.built()?,
+            Duty::Hear => *self.parts.board.words.lock() = Vec::new(),
             Duty::Load => {
                 self.open_store();
                 self.parts.board.weights.lock().clear();
@@ -301,8 +321,12 @@ impl Communicator {
         Ok(())
     }
 
-    /// Rank 0's weights have come.
+    /// Rank 0's weights, or the opening words, have come.
     pub(super) fn spread(&mut self, id: usize, data: Vec<f32>) -> Result<(), Halt> {
+        if self.duty == Some(Duty::Pass) {
+            self.passed(&data);
+            return self.arrived();
+        }
         match self.parts.board.weights.lock().get_mut(id) {
             Some(bucket) => *bucket = data,
             None => *self.parts.board.statistics.lock() = data,

@@ -1,5 +1,5 @@
 //! What a node does together with the others between segments: sums (statistics, histories, test
-//! scores) and comparisons (plans, final weights).
+//! scores), comparisons (plans, final weights) and the first replica's opening words.
 
 use super::Communicator;
 use super::duties::Duty;
@@ -100,6 +100,11 @@ impl Communicator {
             return self.arrived();
         }
         let first = ranks.next();
+        if self.duty == Some(Duty::Length) {
+            let bytes = first.map_or(0, |words| words[0] as usize);
+            self.parts.board.words.lock().resize(bytes, 0);
+            return self.arrived();
+        }
         if let Some(place) = ranks.position(|other| Some(other) != first) {
             let cause = match self.duty {
                 Some(Duty::Meet) => {
@@ -110,6 +115,31 @@ impl Communicator {
             return Err(self.agreed(place + 1, cause));
         }
         self.arrived()
+    }
+
+    /// The opening words go to all nodes, four bytes as the bits of a float: nobody computes with them.
+    pub(super) fn pass(&mut self) -> Result<(), Halt> {
+        if self.nodes() == 1 {
+            return Ok(());
+        }
+        let words = self.parts.board.words.lock();
+        let bits = |part: &[u8]| {
+            let mut four = [0; 4];
+            four[..part.len()].copy_from_slice(part);
+            f32::from_bits(u32::from_le_bytes(four))
+        };
+        let data = words.chunks(4).map(bits).collect();
+        drop(words);
+        self.awaiting = 1;
+        self.post(Op::Broadcast { id: 0, data })
+    }
+
+    /// They have come.
+    pub(super) fn passed(&self, data: &[f32]) {
+        let mut words = self.parts.board.words.lock();
+        for (part, bits) in words.chunks_mut(4).zip(data) {
+            part.copy_from_slice(&bits.to_bits().to_le_bytes()[..part.len()]);
+        }
     }
 
     pub(super) fn verified(&mut self) -> Result<(), Halt> {

@@ -1,4 +1,4 @@
-//! What a device does between segments: start weights, statistics, tests, snapshots, checksums.
+//! What a device does between segments: opening words, start weights, statistics, tests, snapshots, checksums.
 
 use std::hash::Hasher;
 
@@ -10,13 +10,15 @@ use crate::digest::Digest;
 use crate::fault::Halt;
 use crate::messages::{HistoryStream, Note, Order, SnapshotOrder};
 use crate::reader::Empty;
-use crate::replica::{Cause, Histories, Replica, SnapshotRequest, Step};
+use crate::replica::{Cause, Complaint, Histories, Replica, SnapshotRequest, Step};
 use crate::trace::Kind;
 use crate::writer::Write;
 
 impl<R: Replica> Device<R> {
     pub(super) fn drained(&mut self, own: &mut Own<R>, order: Order) -> Result<(), Halt> {
         match order {
+            Order::Speak => self.speak(own),
+            Order::Hear => self.hear(own),
             Order::Publish => self.publish(own),
             Order::Load => self.load(own),
             Order::Settle => self.settle(own),
@@ -38,6 +40,27 @@ impl<R: Replica> Device<R> {
             }
             Order::Build | Order::Run { .. } | Order::Leave => Ok(()),
         }
+    }
+
+    fn speak(&self, own: &mut Own<R>) -> Result<(), Halt> {
+        let _span = self.post.tracer.span(Kind::Start);
+        *self.board.words.lock() = own.replica.opening_words()?;
+        self.note(Note::Spoke);
+        Ok(())
+    }
+
+    fn hear(&self, own: &mut Own<R>) -> Result<(), Halt> {
+        // The first replica knows what it has said.
+        if self.place.replica > 0 {
+            let _span = self.post.tracer.span(Kind::Start);
+            // A copy, as hearing may take a while and the node's other devices are to hear, too.
+            let words = self.board.words.lock().clone();
+            if let Some(text) = own.replica.hear(&words)? {
+                self.note(Note::Complaint(Complaint { text, reload: false }));
+            }
+        }
+        self.note(Note::Heard);
+        Ok(())
     }
 
     fn publish(&self, own: &mut Own<R>) -> Result<(), Halt> {

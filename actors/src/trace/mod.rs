@@ -78,6 +78,8 @@ kinds! {
     Forward = "forward",
     /// Backward.
     Backward = "backward",
+    /// A device actor has asked its device for everything and waits for it.
+    WaitDevice = "wait for the device",
     /// A device waits for the job's gradient.
     WaitGradient = "wait for the gradient",
     /// The solver's update.

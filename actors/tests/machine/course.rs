@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use caffe_actors::Mode;
 
-use crate::quadratic::Behaviour;
-use crate::{LOCAL, SSP, config, succeed};
+use crate::quadratic::{Behaviour, Trouble};
+use crate::{ALL, LOCAL, SSP, config, job, succeed};
 
 #[test]
 fn a_wish_at_a_drained_point_repeats_nothing() {
@@ -70,6 +70,25 @@ fn everything_happens_in_caffes_order() {
         assert_eq!(snapshots[0].cursors, [10]);
         let streamed = if mode == Mode::Sync { 0 } else { replicas };
         assert_eq!(snapshots[1].replicas, (0..streamed).collect::<Vec<_>>());
+    }
+}
+
+/// That they are heard before anything is computed each fake replica asserts by itself, in all tests.
+#[test]
+fn what_a_replica_says_to_the_opening_words_is_logged_on_its_node() {
+    for mode in ALL {
+        for (workers, replica, rank) in [(&[2][..], 1, 0), (&[2, 2], 2, 1), (&[1, 1, 1], 2, 2)] {
+            let troubles = vec![Trouble::Differs { replica }];
+            let behaviour = Behaviour { troubles, ..Behaviour::default() };
+            let (reports, told) = job(&config(mode, 4), workers, &behaviour);
+            assert!(reports.iter().all(Result::is_ok), "{mode} {workers:?}");
+            let line = format!("warning rank {rank}: replica {replica} is another kind of device");
+            for (node, told) in told.iter().enumerate() {
+                let lines = told.lines();
+                let said = lines.iter().filter(|said| **said == line).count();
+                assert_eq!(said, usize::from(node == rank), "{mode} {workers:?}: {lines:?}");
+            }
+        }
     }
 }
 

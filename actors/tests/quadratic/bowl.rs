@@ -22,6 +22,8 @@ pub struct Bowl {
     statistics: Vec<f32>,
     last_loss: f32,
     guard: Guard,
+    /// Whether it has spoken, or heard.
+    opened: bool,
 }
 
 const MOMENTUM: f32 = 0.5;
@@ -47,6 +49,7 @@ impl Bowl {
             statistics: vec![0.0; 2],
             last_loss: 0.0,
             guard: Guard::default(),
+            opened: false,
         })
     }
 
@@ -94,6 +97,15 @@ impl Bowl {
     }
 }
 
+/// What the first replica says: every byte, some of which look like numbers that are none, and no whole
+/// number of floats.
+fn opening_words() -> Vec<u8> {
+    (0..4099u32)
+        .map(|i| (i * i / 3) as u8)
+        .chain([0xff, 0xff, 0xff, 0x7f, 0x01, 0x00, 0xa0])
+        .collect()
+}
+
 /// Last parameters first.
 fn bucket_ranges() -> [Range<usize>; 3] {
     [20_000..PARAMS, 10..20_000, 0..10]
@@ -115,6 +127,19 @@ impl Replica for Bowl {
         }
     }
 
+    fn opening_words(&mut self) -> Result<Vec<u8>, Cause> {
+        assert!(self.place.replica == 0 && !std::mem::replace(&mut self.opened, true));
+        Ok(opening_words())
+    }
+
+    fn hear(&mut self, words: &[u8]) -> Result<Option<String>, Cause> {
+        assert!(self.place.replica > 0 && !std::mem::replace(&mut self.opened, true));
+        assert!(words == opening_words(), "the opening words came otherwise");
+        let differs = Trouble::Differs { replica: self.place.replica };
+        let text = || format!("replica {} is another kind of device", self.place.replica);
+        Ok(self.behaviour.troubles.contains(&differs).then(text))
+    }
+
     fn compute(
         &mut self,
         batch: &mut Batch,
@@ -126,6 +151,7 @@ impl Replica for Bowl {
         }
         let _forward = self.tracer.span(Kind::Forward);
         self.trouble(step.iter)?;
+        assert!(self.opened, "computes before it has spoken or heard");
         if self.behaviour.compute > 0 {
             std::thread::sleep(Duration::from_millis(self.behaviour.compute));
         }

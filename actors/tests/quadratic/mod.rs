@@ -99,6 +99,7 @@ pub fn bare_loop(config: &Config) -> Vec<f32> {
     };
     let behaviour = Behaviour::default();
     let mut bowl = Bowl::new(&place, &behaviour).unwrap();
+    bowl.opening_words().unwrap();
     let mut source = Source { rank: 0, behaviour };
     let mut batch = Batch::default();
     let passes = config.schedule.iter_size;

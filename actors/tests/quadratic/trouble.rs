@@ -40,6 +40,10 @@ pub enum Trouble {
     OtherNet {
         rank: usize,
     },
+    /// This replica has something to say about the first one's opening words.
+    Differs {
+        replica: usize,
+    },
     /// One bit of the final weights of this rank is wrong.
     BitFlip {
         rank: usize,

@@ -13,6 +13,9 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::algorithms::{Record, Settled, Table, Wanted};
 use super::clique::Clique;
 use super::kind::Kind;
 use super::order::Order;
@@ -91,7 +94,8 @@ impl From<f32> for Arg {
 }
 
 /// One spatial axis of a [`Correlation`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Axis {
     /// Extent of the image.
     pub image: usize,
@@ -109,7 +113,8 @@ pub struct Axis {
 
 /// y_o = Σ_c w_oc ∗ x_c over the channels of o's group: x is (images, channels, image…), w is (outputs,
 /// channels / groups, kernel…), y is (images, outputs, positions…), all in one order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Correlation {
     /// Number of images.
     pub images: usize,
@@ -393,6 +398,21 @@ pub trait Backend {
     /// # Errors
     /// A device that failed.
     fn product(&self, g: Gemm, kinds: [Kind; 2], a: Address, b: Address, c: Address) -> Result<()>;
+
+    /// Settles, before the first pass, which algorithms correlations are computed with: recorded ones,
+    /// which were measured in the same [`Setup`](super::algorithms::Setup), where they serve, others are
+    /// measured now.
+    ///
+    /// # Errors
+    /// A device that failed, or a shape it has no code for.
+    fn settle(&self, _wanted: &[Wanted], _recorded: &[Record]) -> Result<Settled> {
+        Ok(Settled::default())
+    }
+
+    /// The algorithms that were settled; `None` where no time decides.
+    fn algorithms(&self) -> Option<Table> {
+        None
+    }
 
     /// y ← w ∗ x, all of this kind.
     ///

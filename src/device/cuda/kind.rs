@@ -1,9 +1,11 @@
 //! [`Kind`]: what a device stores numbers as; [`Math`]: what it computes products with.
 
+use serde::{Deserialize, Serialize};
+
 use super::order::Order;
 
 /// A format of floating-point numbers in device memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// 32 bits.
     #[default]
@@ -48,7 +50,7 @@ impl Kind {
 }
 
 /// What a device computes with: `--precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Math {
     /// 32 bits all the way.
     #[default]

@@ -1,4 +1,5 @@
-//! [`Meter`]: a device that computes nothing and counts the memory that it is asked for.
+//! [`Meter`]: a device that computes nothing, counts the memory that it is asked for and lists the
+//! correlations.
 //!
 //! A job that takes one step on it tells how much memory it needs on a device, layers' working memory
 //! included, without one: [`Forecast`](crate::solver::Forecast). It notes what it is asked for as any device
@@ -6,12 +7,13 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::algorithms::{Direction, Wanted};
 use super::backend::{Address, Arg, Backend, Correlation};
 use super::kind::Kind;
 use super::order::Order;
 use super::pool::Pool;
 use super::source::Source;
-use super::work::{COPIED_IN, COPIED_OUT, Direction, Graph, Notes, Work};
+use super::work::{COPIED_IN, COPIED_OUT, Graph, Notes, Work};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Result, bail};
 
@@ -33,6 +35,7 @@ pub struct Meter {
     largest: Cell<u64>,
     /// Bytes of the largest gradient of weights that is made in 16 bits or in another order.
     gradient: Cell<u64>,
+    correlations: RefCell<Vec<Wanted>>,
     kind: Kind,
     order: Order,
     notes: Notes,
@@ -46,6 +49,7 @@ impl Default for Meter {
             works: Cell::new(false),
             largest: Cell::new(0),
             gradient: Cell::new(0),
+            correlations: RefCell::default(),
             kind: Kind::F32,
             order: Order::Plain,
             notes: Notes::default(),
@@ -91,6 +95,11 @@ impl Meter {
         self.gradient.get()
     }
 
+    /// What was asked for of correlations, each once, in order.
+    pub fn correlations(&self) -> Vec<Wanted> {
+        self.correlations.borrow().clone()
+    }
+
     fn correlation(
         &self,
         direction: Direction,
@@ -99,6 +108,11 @@ impl Meter {
         at: [Address; 3],
     ) -> Result<()> {
         self.notes.add(|| Work::Correlate(direction, shape.clone(), kind, at));
+        let wanted = Wanted { direction, kind, shape: shape.clone() };
+        let mut all = self.correlations.borrow_mut();
+        if !all.contains(&wanted) {
+            all.push(wanted);
+        }
         let over = |first: usize, of: fn(&super::backend::Axis) -> usize| {
             shape.axes.iter().map(of).product::<usize>() * first
         };

@@ -5,6 +5,7 @@
 //!
 //! * [`backend`]: memory, kernels, products and correlations, as layers use them; [`nvidia`]: a GPU
 //!   (not yet run on one); [`Choice`] says which;
+//! * [`algorithms`]: the choices among a library's, which a job shares;
 //! * [`memory`]: what is given back when dropped; [`pool`]: places in one block; [`meter`]: a device that
 //!   only counts; [`CudaRun`]: what a layer gets to compute with; [`sums`]: over long rows;
 //! * [`locked`]: memory of the host for copies beside the computation; [`step_record`]: what changes from
@@ -22,6 +23,7 @@
 //! }
 //! ```
 
+pub mod algorithms;
 pub mod backend;
 pub mod cache;
 mod choice;

@@ -13,6 +13,8 @@
 //! assert_eq!(last.of(&Shape::from([8, 100, 1, 1])), Form::of_kind(Kind::F32));
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use super::backend::{Address, Arg, Backend};
 use super::divisor::Divisor;
 use super::kind::Kind;
@@ -22,7 +24,7 @@ use crate::Result;
 use crate::blob::Shape;
 
 /// Which axis of a blob is the fastest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Order {
     /// The last one: images are (N, C, H, W).
     #[default]

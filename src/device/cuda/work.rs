@@ -6,22 +6,12 @@
 
 use std::cell::RefCell;
 
+use super::algorithms::Direction;
 use super::backend::{Address, Arg, Correlation};
 use super::kind::Kind;
 use super::source::Source;
 use crate::Result;
 use crate::device::cpu::gemm::Gemm;
-
-/// Which array of a correlation is computed from the two others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// y from x and w.
-    Forward,
-    /// The gradient of x from w and that of y.
-    Back,
-    /// The gradient of w from x and that of y, added to what is there.
-    Weights,
-}
 
 /// A piece of computation, with its arguments.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,6 +16,10 @@
 //!
 //! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device, which [`simulated_cuda_limit_memory`] changes; `SIMULATED_CUDA_DEVICES`, their number.
 //! `SIMULATED_CUDA_SHAKE`, by what part of themselves convolutions are off by algorithms whose sums differ from run to run.
+//! `SIMULATED_CUDA_TIMES=N`: measured times of convolutions differ from try to try and from handle to handle; another N,
+//! other times. `SIMULATED_CUDA_CONVOLUTIONS`, a file in which each convolution that is tried or computed is written down.
+//! `SIMULATED_CUDA_NAME`, the devices' product name; `SIMULATED_CUDNN_VERSION`, as cuDNN counts;
+//! `SIMULATED_CUDNN_LACKS=N`: algorithm N of each direction does not work.
 //! [`install`] makes a folder in which a program finds the libraries under their usual names.
 
 #![allow(non_snake_case)]

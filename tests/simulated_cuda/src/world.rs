@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -155,6 +156,12 @@ pub struct World {
     pub strict: bool,
     /// How far off convolutions are, in parts of themselves, by algorithms that do not repeat their sums.
     pub shake: f32,
+    /// What measured times of convolutions differ by from call to call; `None`: they do not.
+    pub times: Option<usize>,
+    /// Where each convolution is written down that is tried or asked for.
+    pub convolutions: Option<PathBuf>,
+    /// The devices' product name.
+    pub name: String,
     /// Whether the other streams run before the one that is waited for.
     pub others_first: bool,
 }
@@ -170,7 +177,8 @@ thread_local! {
     pub static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
-fn setting(name: &str, default: usize) -> usize {
+/// A number of the environment.
+pub fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -193,6 +201,9 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
             .ok()
             .and_then(|by| by.parse().ok())
             .unwrap_or(0.0),
+        times: std::env::var("SIMULATED_CUDA_TIMES").ok().and_then(|by| by.parse().ok()),
+        convolutions: std::env::var_os("SIMULATED_CUDA_CONVOLUTIONS").map(PathBuf::from),
+        name: std::env::var("SIMULATED_CUDA_NAME").unwrap_or_else(|_| "Simulated GPU".into()),
         others_first: std::env::var("SIMULATED_CUDA_ORDER").is_ok_and(|order| order == "others"),
     })
 });

@@ -1,5 +1,4 @@
-//! Correlations by cuDNN: for each shape and direction the fastest algorithm within the limit of
-//! working memory, found by trying them all once.
+//! Correlations by cuDNN: their descriptions, and the calls. `choosing` says by which algorithm.
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -7,12 +6,10 @@ use std::sync::Arc;
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::CudaStream;
 
-use super::{Kind, Math, Order, WORKSPACE, failed};
+use super::{Kind, Order, failed};
+use crate::Result;
+use crate::device::cuda::algorithms::{Setup, Table};
 use crate::device::cuda::backend::{Address, Axis, Correlation};
-use crate::{Result, bail};
-
-/// Algorithms that cuDNN may report for one direction.
-const MOST: usize = 16;
 
 /// What sums are in, whatever the numbers are.
 const SUMS: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
@@ -36,30 +33,31 @@ fn data_type(kind: Kind) -> sys::cudnnDataType_t {
 
 /// cuDNN, and the shapes asked for so far.
 pub(super) struct Convolutions {
-    handle: sys::cudnnHandle_t,
-    math: Math,
+    pub(super) handle: sys::cudnnHandle_t,
     /// Whether sums have to come out the same each time.
-    exact: bool,
-    shapes: Vec<(Correlation, Kind, Shape)>,
+    pub(super) exact: bool,
+    pub(super) shapes: Vec<(Correlation, Kind, Shape)>,
+    /// The algorithms that were settled before the first pass.
+    pub(super) table: Table,
 }
 
 /// An algorithm, with a description that has its arithmetic.
 #[derive(Clone, Copy)]
 pub(super) struct Choice<A> {
-    algorithm: A,
+    pub(super) algorithm: A,
     /// Of working memory.
     pub(super) bytes: usize,
-    convolution: sys::cudnnConvolutionDescriptor_t,
+    pub(super) convolution: sys::cudnnConvolutionDescriptor_t,
 }
 
 /// One shape.
-struct Shape {
-    x: sys::cudnnTensorDescriptor_t,
-    w: sys::cudnnFilterDescriptor_t,
-    y: sys::cudnnTensorDescriptor_t,
-    forward: Option<Choice<sys::cudnnConvolutionFwdAlgo_t>>,
-    back: Option<Choice<sys::cudnnConvolutionBwdDataAlgo_t>>,
-    weights: Option<Choice<sys::cudnnConvolutionBwdFilterAlgo_t>>,
+pub(super) struct Shape {
+    pub(super) x: sys::cudnnTensorDescriptor_t,
+    pub(super) w: sys::cudnnFilterDescriptor_t,
+    pub(super) y: sys::cudnnTensorDescriptor_t,
+    pub(super) forward: Option<Choice<sys::cudnnConvolutionFwdAlgo_t>>,
+    pub(super) back: Option<Choice<sys::cudnnConvolutionBwdDataAlgo_t>>,
+    pub(super) weights: Option<Choice<sys::cudnnConvolutionBwdFilterAlgo_t>>,
 }
 
 /// Two axes at least: cuDNN's images have four dimensions or five.
@@ -137,7 +135,7 @@ impl Shape {
 }
 
 /// A description of the windows with the arithmetic that an algorithm wants.
-fn convolution(
+pub(super) fn convolution(
     shape: &Correlation,
     math: sys::cudnnMathType_t,
 ) -> Result<sys::cudnnConvolutionDescriptor_t> {
@@ -167,90 +165,18 @@ fn convolution(
     Ok(convolution)
 }
 
-/// The first (cuDNN sorts by time) that works within the limit. Exactly: of those whose sums come out the
-/// same each time the one with the lowest number, as times differ from run to run and from rank to rank.
-macro_rules! best {
-    ($results:expr, $shape:expr, $direction:literal, $exact:expr) => {{
-        let mut fits = $results.iter().filter(|r| {
-            r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && r.memory <= WORKSPACE
-        });
-        let repeats = sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC;
-        let fit = match $exact {
-            false => fits.next(),
-            true => fits.filter(|r| r.determinism == repeats).min_by_key(|r| r.algo as u32),
-        };
-        match fit {
-            Some(found) => Choice {
-                algorithm: found.algo,
-                bytes: found.memory,
-                convolution: convolution($shape, found.mathType)?,
-            },
-            None => bail!(
-                "cuDNN has no {}algorithm for the {} of {:?} within {} MB",
-                if $exact { "exact " } else { "" },
-                $direction,
-                $shape,
-                WORKSPACE >> 20
-            ),
-        }
-    }};
-}
-
-/// Lets cuDNN try all algorithms of one direction.
-macro_rules! tried {
-    ($find:path, $perf:ty, ($($argument:expr),*)) => {{
-        let mut results: [std::mem::MaybeUninit<$perf>; MOST] =
-            [const { std::mem::MaybeUninit::uninit() }; MOST];
-        let mut count: c_int = 0;
-        // SAFETY: all handles are alive; cuDNN writes at most MOST results and says how many.
-        unsafe {
-            $find($($argument),*, MOST as c_int, &mut count, results.as_mut_ptr().cast())
-                .result()
-                .map_err(failed("trying convolutions"))?;
-            results[..count.clamp(0, MOST as c_int) as usize]
-                .iter()
-                .map(|result| result.assume_init_read())
-                .collect::<Vec<$perf>>()
-        }
-    }};
-}
-
-/// The shape's place and its algorithm for one direction, found when it is first asked for; the order
-/// is that of cuDNN's arguments behind the handle.
-macro_rules! choice {
-    ($name:ident, $field:ident, $algorithm:ty, $direction:literal, $find:path, $perf:ty,
-     |$x:ident, $w:ident, $y:ident, $trial:ident| ($($order:ident),*)) => {
-        pub(super) fn $name(
-            &mut self,
-            shape: &Correlation,
-            kind: Kind,
-        ) -> Result<(usize, Choice<$algorithm>)> {
-            let place = self.place(shape, kind)?;
-            let Shape { x: $x, w: $w, y: $y, $field: known, .. } = self.shapes[place].2;
-            if let Some(choice) = known {
-                return Ok((place, choice));
-            }
-            let $trial = convolution(shape, self.math_type(kind))?;
-            let results = tried!($find, $perf, (self.handle, $($order),*));
-            release($trial);
-            let choice = best!(results, shape, $direction, self.exact);
-            self.shapes[place].2.$field = Some(choice);
-            Ok((place, choice))
-        }
-    };
-}
-
 impl Convolutions {
-    pub(super) fn new(stream: &Arc<CudaStream>, math: Math, exact: bool) -> Result<Convolutions> {
+    pub(super) fn new(stream: &Arc<CudaStream>, of: Setup, exact: bool) -> Result<Convolutions> {
         let handle = result::create_handle().map_err(failed("starting cuDNN"))?;
         // SAFETY: both are alive; the stream outlives this object.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(failed("giving cuDNN its stream"))?;
-        Ok(Convolutions { handle, math, exact, shapes: Vec::new() })
+        let table = Table { of, records: Vec::new() };
+        Ok(Convolutions { handle, exact, shapes: Vec::new(), table })
     }
 
     /// Place of a shape's descriptions, made when it is first asked for.
-    fn place(&mut self, shape: &Correlation, kind: Kind) -> Result<usize> {
+    pub(super) fn place(&mut self, shape: &Correlation, kind: Kind) -> Result<usize> {
         let same = |(known, of, _): &(Correlation, Kind, Shape)| (known, *of) == (shape, kind);
         if let Some(place) = self.shapes.iter().position(same) {
             return Ok(place);
@@ -258,45 +184,6 @@ impl Convolutions {
         self.shapes.push((shape.clone(), kind, Shape::new(shape, kind)?));
         Ok(self.shapes.len() - 1)
     }
-
-    /// The arithmetic to try with: what cuDNN then finds may be stricter.
-    fn math_type(&self, kind: Kind) -> sys::cudnnMathType_t {
-        match (kind, self.math) {
-            (Kind::Bf16 | Kind::F16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-            (Kind::F32, Math::Tf32) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
-            (Kind::F32, _) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        }
-    }
-
-    choice!(
-        forward_choice,
-        forward,
-        sys::cudnnConvolutionFwdAlgo_t,
-        "forward pass",
-        sys::cudnnFindConvolutionForwardAlgorithm,
-        sys::cudnnConvolutionFwdAlgoPerf_t,
-        |x, w, y, trial| (x, w, trial, y)
-    );
-
-    choice!(
-        back_choice,
-        back,
-        sys::cudnnConvolutionBwdDataAlgo_t,
-        "gradient",
-        sys::cudnnFindConvolutionBackwardDataAlgorithm,
-        sys::cudnnConvolutionBwdDataAlgoPerf_t,
-        |x, w, y, trial| (w, y, trial, x)
-    );
-
-    choice!(
-        weights_choice,
-        weights,
-        sys::cudnnConvolutionBwdFilterAlgo_t,
-        "gradient of the weights",
-        sys::cudnnFindConvolutionBackwardFilterAlgorithm,
-        sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-        |x, w, y, trial| (x, y, trial, w)
-    );
 
     pub(super) fn forward(
         &self,
@@ -394,7 +281,7 @@ fn factor(value: &f32) -> *const c_void {
     std::ptr::from_ref(value).cast()
 }
 
-fn release(convolution: sys::cudnnConvolutionDescriptor_t) {
+pub(super) fn release(convolution: sys::cudnnConvolutionDescriptor_t) {
     // SAFETY: made by `convolution`, destroyed once, and in no choice.
     let _ = unsafe { result::destroy_convolution_descriptor(convolution) };
 }

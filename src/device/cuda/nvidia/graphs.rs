@@ -4,8 +4,9 @@ use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 use super::{Nvidia, driver};
+use crate::device::cuda::algorithms::Direction;
 use crate::device::cuda::backend::Backend;
-use crate::device::cuda::work::{Direction, Graph, Work};
+use crate::device::cuda::work::{Graph, Work};
 use crate::{Result, bail};
 
 impl Graph for CudaGraph {

@@ -4,7 +4,9 @@
 //! Not yet run on a device: it is tested on simulated libraries (`tests/simulated_cuda`), and its kernels
 //! are compiled for three architectures.
 
+mod algorithm;
 mod block;
+mod choosing;
 mod convolution;
 mod graphs;
 mod kernels;
@@ -26,12 +28,13 @@ use self::kernels::Kernels;
 use self::nccl::Member;
 use self::product::Products;
 use self::queues::Queues;
+use super::algorithms::{Direction, Record, Settled, Setup, Table, Wanted};
 use super::backend::{Address, Arg, Backend, Correlation, Event, Queue, WORKSPACE};
 use super::clique::Clique;
 use super::library::Library;
 use super::order::add_to_plain;
 use super::source::{BLOCK, Source};
-use super::work::{COPIED_IN, COPIED_OUT, Direction, Graph, Notes, Work};
+use super::work::{COPIED_IN, COPIED_OUT, Graph, Notes, Work};
 use super::{Kind, Math, Order, add_to_f32};
 use crate::device::cpu::gemm::Gemm;
 use crate::{Error, Result, ensure};
@@ -106,6 +109,8 @@ impl Nvidia {
             capability.1
         );
         let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
+        let cudnn = cudarc::cudnn::result::get_version();
+        let setup = Setup { device: name.clone(), capability, cudnn, math };
         let (notes, frees, locked) = Default::default();
         Ok(Nvidia {
             name: match math {
@@ -116,7 +121,7 @@ impl Nvidia {
             order: math.order(),
             kernels: RefCell::new(Kernels::new(capability)?),
             products: RefCell::new(Products::new(math)?),
-            convolutions: RefCell::new(Convolutions::new(&stream, math, exact)?),
+            convolutions: RefCell::new(Convolutions::new(&stream, setup, exact)?),
             workspace: RefCell::default(),
             block: RefCell::default(),
             member: RefCell::default(),
@@ -445,6 +450,14 @@ impl Backend for Nvidia {
         products.run(&g, plan, [a, b, c], workspace, &self.stream)
     }
 
+    fn settle(&self, wanted: &[Wanted], recorded: &[Record]) -> Result<Settled> {
+        self.convolutions.borrow_mut().settle(wanted, recorded)
+    }
+
+    fn algorithms(&self) -> Option<Table> {
+        self.convolutions.borrow().table()
+    }
+
     fn correlate(
         &self,
         shape: &Correlation,
@@ -455,7 +468,7 @@ impl Backend for Nvidia {
     ) -> Result<()> {
         self.note_correlation(Direction::Forward, shape, kind, [x, w, y]);
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.forward_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         convolutions.forward(choice, [x, w, y], self.workspace(choice.1.bytes)?)
     }
 
@@ -469,7 +482,7 @@ impl Backend for Nvidia {
     ) -> Result<()> {
         self.note_correlation(Direction::Back, shape, kind, [w, dy, dx]);
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.back_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         convolutions.back(choice, [w, dy, dx], self.workspace(choice.1.bytes)?)
     }
 
@@ -483,7 +496,7 @@ impl Backend for Nvidia {
     ) -> Result<()> {
         self.note_correlation(Direction::Weights, shape, kind, [x, dy, dw]);
         let mut convolutions = self.convolutions.borrow_mut();
-        let choice = convolutions.weights_choice(shape, kind)?;
+        let choice = convolutions.choose(shape, kind)?;
         let bytes = choice.1.bytes;
         let turns = shape.turns_weights();
         if kind == Kind::F32 && !turns {

@@ -1,6 +1,8 @@
 //! Algorithms: several for each direction, of which not all can do every shape or within every workspace.
 
 use std::ffi::c_int;
+use std::fs::OpenOptions;
+use std::io::Write;
 
 use cudarc::cudnn::sys::{
     cudnnConvolutionBwdDataAlgo_t as DataAlgo, cudnnConvolutionBwdDataAlgoPerf_t as DataPerf,
@@ -10,10 +12,10 @@ use cudarc::cudnn::sys::{
     cudnnMathType_t as Math,
 };
 
-use super::{Fault, Library, Status, answer, library, unsupported};
+use super::{Fault, Library, Status, answer, bad, library};
 use crate::convolution::{Direction, Tensor, Windows};
 use crate::places::put;
-use crate::world::{World, driver};
+use crate::world::{World, driver, setting};
 
 /// An algorithm: its number, whether it can do the shape, the bytes of its working memory, and
 /// whether sums come out the same each time.
@@ -52,6 +54,11 @@ pub fn choices(direction: Direction, windows: &Windows, tensors: &[Tensor; 3]) -
         Direction::Forward => 4,
         _ => 2,
     }));
+    let lacking = setting("SIMULATED_CUDNN_LACKS", usize::MAX);
+    if let Some(place) = all.iter().position(|choice| choice.number as usize == lacking) {
+        all.remove(place);
+        all.push(never(lacking as c_int));
+    }
     all
 }
 
@@ -66,9 +73,10 @@ fn arithmetic(windows: &Windows, repeats: bool) -> Math {
 }
 
 impl Library {
-    /// The algorithms, after cuDNN has run them all: with memory of its own, and a wait.
+    /// The algorithms, after cuDNN has run them all: with memory of its own, and a wait. Times may be others
+    /// at every try, and so is the order then.
     fn tried(
-        &self,
+        &mut self,
         world: &mut World,
         handle: u64,
         direction: Direction,
@@ -83,7 +91,38 @@ impl Library {
             let why = format!("no memory for {own} bytes to try with");
             return Err(Fault(Status::CUDNN_STATUS_ALLOC_FAILED, why, false));
         }
-        Ok(choices(direction, windows, tensors))
+        self.note(world, handle, "tried", direction, windows, tensors)?;
+        let mut all = choices(direction, windows, tensors);
+        let handle = self.handles.get_mut(handle).map_err(bad)?;
+        let turn = world.times.map(|by| by + handle.ordinal + handle.tries);
+        handle.tries += 1;
+        if turn.is_some_and(|turn| turn % 2 == 1) {
+            let working = all.iter().take_while(|choice| choice.works).count();
+            all[..working].reverse();
+        }
+        Ok(all)
+    }
+
+    /// Writes down what is done, if somebody wants to know: process, handle, what, and of what.
+    pub fn note(
+        &self,
+        world: &World,
+        handle: u64,
+        what: &str,
+        direction: Direction,
+        windows: &Windows,
+        tensors: &[Tensor; 3],
+    ) -> Result<(), Fault> {
+        let Some(path) = &world.convolutions else { return Ok(()) };
+        let ordinal = self.handles.get(handle).map_err(bad)?.ordinal;
+        let sizes = tensors.each_ref().map(|tensor| &tensor.sizes);
+        // The arithmetic is the algorithm's own.
+        let windows = Windows { math: 0, ..windows.clone() };
+        let of = format!("{direction:?} {sizes:?} {:?} {windows:?}", tensors[0].kind);
+        let line = format!("{}\t{ordinal}\t{what}\t{of}\n", std::process::id());
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        written.map_err(|error| bad(format!("{}: {error}", path.display())))
     }
 }
 
@@ -101,9 +140,37 @@ fn waited(handle: u64) {
 /// The entries of one direction. `$order` puts the three arrays, which cuDNN has in another order in
 /// each, into that of x, w, y.
 macro_rules! direction {
-    ($direction:expr, $find:ident, $size:ident, $perf:ident, $codes:expr, $order:expr) => {
+    ($direction:expr, $find:ident, $guess:ident, $size:ident, $perf:ident, $codes:expr, $order:expr) => {
+        direction!(offers $find, true, $direction, $perf, $codes, $order);
+        direction!(offers $guess, false, $direction, $perf, $codes, $order);
+
         #[unsafe(no_mangle)]
-        extern "C" fn $find(
+        extern "C" fn $size(
+            handle: u64,
+            first: u64,
+            second: u64,
+            windows: u64,
+            third: u64,
+            number: c_int,
+            bytes: *mut usize,
+        ) -> Status {
+            answer(stringify!($size), |world, library| {
+                library.here(world, handle)?;
+                let arrays: [u64; 3] = $order([first, second, third]);
+                let (windows, tensors) = library.fitting(arrays, windows)?;
+                let all = choices($direction, &windows, &tensors);
+                let choice = all.iter().find(|choice| choice.number == number && choice.works);
+                // To ask is how a program finds out.
+                let none = || {
+                    Fault(Status::CUDNN_STATUS_NOT_SUPPORTED, format!("algorithm {number}"), false)
+                };
+                Ok(put(bytes, choice.ok_or_else(none)?.bytes)?)
+            })
+        }
+    };
+    (offers $entry:ident, $trying:literal, $direction:expr, $perf:ident, $codes:expr, $order:expr) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $entry(
             handle: u64,
             first: u64,
             second: u64,
@@ -113,11 +180,17 @@ macro_rules! direction {
             returned: *mut c_int,
             results: *mut $perf,
         ) -> Status {
-            waited(handle);
-            answer(stringify!($find), |world, library| {
+            if $trying {
+                waited(handle);
+            }
+            answer(stringify!($entry), |world, library| {
                 let arrays: [u64; 3] = $order([first, second, third]);
                 let fitting = library.fitting(arrays, windows)?;
-                let all = library.tried(world, handle, $direction, &fitting)?;
+                library.here(world, handle)?;
+                let all = match $trying {
+                    true => library.tried(world, handle, $direction, &fitting)?,
+                    false => choices($direction, &fitting.0, &fitting.1),
+                };
                 let count = all.len().min(requested.max(0) as usize);
                 for (i, choice) in all.iter().take(count).enumerate() {
                     let determinism = match choice.repeats {
@@ -140,27 +213,6 @@ macro_rules! direction {
                     put(results.wrapping_add(i), perf)?;
                 }
                 Ok(put(returned, count as c_int)?)
-            })
-        }
-
-        #[unsafe(no_mangle)]
-        extern "C" fn $size(
-            handle: u64,
-            first: u64,
-            second: u64,
-            windows: u64,
-            third: u64,
-            number: c_int,
-            bytes: *mut usize,
-        ) -> Status {
-            answer(stringify!($size), |world, library| {
-                library.here(world, handle)?;
-                let arrays: [u64; 3] = $order([first, second, third]);
-                let (windows, tensors) = library.fitting(arrays, windows)?;
-                let all = choices($direction, &windows, &tensors);
-                let choice = all.iter().find(|choice| choice.number == number && choice.works);
-                let known = choice.ok_or_else(|| unsupported(format!("algorithm {number}")))?;
-                Ok(put(bytes, known.bytes)?)
             })
         }
     };
@@ -196,6 +248,7 @@ const FILTER: [FilterAlgo; 6] = [
 direction!(
     Direction::Forward,
     cudnnFindConvolutionForwardAlgorithm,
+    cudnnGetConvolutionForwardAlgorithm_v7,
     cudnnGetConvolutionForwardWorkspaceSize,
     ForwardPerf,
     FORWARD,
@@ -204,6 +257,7 @@ direction!(
 direction!(
     Direction::Data,
     cudnnFindConvolutionBackwardDataAlgorithm,
+    cudnnGetConvolutionBackwardDataAlgorithm_v7,
     cudnnGetConvolutionBackwardDataWorkspaceSize,
     DataPerf,
     DATA,
@@ -212,6 +266,7 @@ direction!(
 direction!(
     Direction::Filter,
     cudnnFindConvolutionBackwardFilterAlgorithm,
+    cudnnGetConvolutionBackwardFilterAlgorithm_v7,
     cudnnGetConvolutionBackwardFilterWorkspaceSize,
     FilterPerf,
     FILTER,

@@ -13,9 +13,12 @@ use crate::convolution::{Tensor, Windows};
 use crate::driver::property;
 use crate::places::{Null, put};
 use crate::stream::null;
-use crate::world::{self, Table, World};
+use crate::world::{self, Table, World, setting};
 
-const VERSION: [c_int; 3] = [9, 10, 0];
+/// As cuDNN counts.
+fn version() -> usize {
+    setting("SIMULATED_CUDNN_VERSION", 91000)
+}
 
 struct Fault(Status, String, bool);
 
@@ -43,10 +46,15 @@ fn unsupported(why: impl Into<String>) -> Fault {
 struct Handle {
     device: usize,
     stream: u64,
+    /// How many were made before it, and how often it has tried algorithms.
+    ordinal: usize,
+    tries: usize,
 }
 
 /// Descriptions; one that was made and not set is `None`.
 struct Library {
+    /// Handles made so far.
+    made: usize,
     handles: Table<Handle>,
     tensors: Table<Option<Tensor>>,
     filters: Table<Option<Tensor>>,
@@ -55,6 +63,7 @@ struct Library {
 
 static LIBRARY: LazyLock<Mutex<Library>> = LazyLock::new(|| {
     Mutex::new(Library {
+        made: 0,
         handles: Table::new("cuDNN handle"),
         tensors: Table::new("tensor description"),
         filters: Table::new("filter description"),
@@ -96,7 +105,9 @@ fn answer(call: &str, body: impl FnOnce(&mut World, &mut Library) -> Result<(), 
 extern "C" fn cudnnCreate(handle: *mut u64) -> Status {
     answer("cudnnCreate", |world, library| {
         let device = world.current()?;
-        Ok(put(handle, library.handles.add(Handle { device, stream: 0 }))?)
+        let ordinal = library.made;
+        library.made += 1;
+        Ok(put(handle, library.handles.add(Handle { device, stream: 0, ordinal, tries: 0 }))?)
     })
 }
 
@@ -126,12 +137,13 @@ extern "C" fn cudnnGetStream(handle: u64, stream: *mut u64) -> Status {
 
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetVersion() -> usize {
-    91000
+    version()
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetProperty(which: c_int, value: *mut c_int) -> Status {
-    match property(which, value, VERSION) {
+    let version = version() as c_int;
+    match property(which, value, [version / 10000, version / 100 % 100, version % 100]) {
         true => Status::CUDNN_STATUS_SUCCESS,
         false => Status::CUDNN_STATUS_BAD_PARAM,
     }

@@ -29,6 +29,7 @@ impl Library {
             let why = format!("{} bytes of workspace for {}", workspace.1, choice.bytes);
             return Err(bad(why));
         }
+        self.note(world, handle, &number.to_string(), *direction, windows, tensors)?;
         if !choice.repeats {
             convolution.alpha *= 1.0 + world.shake;
         }

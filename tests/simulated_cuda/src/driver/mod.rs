@@ -13,7 +13,6 @@ use crate::world::{CURRENT, Fault, World, driver, lock};
 
 /// Newest compute capability of Hopper, as the devices that the engine is meant for.
 const CAPABILITY: (c_int, c_int) = (9, 0);
-const NAME: &[u8] = b"Simulated GPU";
 /// CUDA 13.0.
 const VERSION: c_int = 13000;
 
@@ -65,8 +64,8 @@ extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, handle: c_int) -
     driver("cuDeviceGetName", |world| {
         device(world, handle)?;
         let room = (length.max(1) - 1) as usize;
-        for (i, byte) in NAME.iter().take(room).chain([&0]).enumerate() {
-            put(name.wrapping_add(i), *byte as c_char)?;
+        for (i, byte) in world.name.bytes().take(room).chain([0]).enumerate() {
+            put(name.wrapping_add(i), byte as c_char)?;
         }
         Ok(())
     })
