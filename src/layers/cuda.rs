@@ -153,6 +153,9 @@ pub trait CudaLayer {
         Orders::Only(Order::Plain)
     }
 
+    /// Tells a layer without bottoms that all who read its first top read it in this form.
+    fn first_top_is_read_as(&mut self, _form: Form) {}
+
     /// Whether its first parameter is wanted with the channels last, as a copy.
     fn turns_weights(&self) -> bool {
         false

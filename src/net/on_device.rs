@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::Node;
 use crate::Result;
 use crate::blob::{BlobId, Store};
@@ -16,10 +18,18 @@ use crate::params::{ParamArena, ParamId};
 pub(super) struct OnDevice {
     form: Form,
     needs: Vec<[bool; 4]>,
+    /// The same of those who read the values of a slab's blobs.
+    reads: Vec<[bool; 4]>,
     /// The order of each blob where it was written last.
     orders: Vec<Order>,
     /// Weights that are wanted with their channels last.
     turned: Vec<ParamId>,
+}
+
+/// Where a form stands among the four.
+fn place(form: Form) -> usize {
+    let [halves, last] = [form.kind != Kind::F32, form.order == Order::ChannelsLast];
+    usize::from(halves) + 2 * usize::from(last)
 }
 
 impl OnDevice {
@@ -35,19 +45,38 @@ impl OnDevice {
         let mut needs = OnDevice {
             form: present,
             needs: vec![[false; 4]; store.slabs.len()],
+            reads: vec![[false; 4]; store.slabs.len()],
             // What the host makes has none on the device yet: it gets the one that convolutions want.
             orders: vec![present.order; store.blobs.len()],
             turned: Vec::new(),
         };
         if form.is_some() {
-            nodes.iter_mut().for_each(|node| needs.add_node(node, store));
+            let (sources, others): (Vec<_>, Vec<_>) =
+                nodes.iter_mut().partition(|node| node.bottom.is_empty());
+            others.into_iter().for_each(|node| needs.add_node(node, store));
             // They are looked at on the host, which is given f32.
-            outputs.iter().for_each(|&id| needs.add(store, id, Form::default(), false));
+            outputs.iter().for_each(|&id| {
+                needs.add(store, id, Form::default(), false);
+                needs.reads[store.blobs[id].data][0] = true;
+            });
+            sources.into_iter().for_each(|node| needs.add_source(node, store));
             // Layers may share weights.
             needs.turned.sort_unstable();
             needs.turned.dedup();
         }
         needs
+    }
+
+    /// A layer without bottoms, when all who read its tops are known: it may make what they read.
+    fn add_source(&mut self, node: &mut Node, store: &Store) {
+        if let (Some(layer), Some(&id)) = (node.layer.cuda(), node.top.first()) {
+            let reads =
+                self.forms_of(self.reads[store.blobs[id].data]).collect::<SmallVec<[Form; 4]>>();
+            if let [only] = *reads {
+                layer.first_top_is_read_as(only);
+            }
+        }
+        self.add_node(node, store);
     }
 
     fn add_node(&mut self, node: &mut Node, store: &Store) {
@@ -65,6 +94,7 @@ impl OnDevice {
             }
             // It computes nothing; another shape is read through plain order.
             None if node.def.alias == Alias::Both => {
+                node.bottom.iter().for_each(|&id| self.reads[store.blobs[id].data][0] = true);
                 node.top.iter().for_each(|&id| self.orders[id] = Order::Plain);
                 return;
             }
@@ -73,7 +103,10 @@ impl OnDevice {
         };
         let form = Form { order: node.order, ..self.form };
         for (i, &id) in node.bottom.iter().enumerate() {
-            self.add(store, id, reals.bottom(i, form), node.propagate_down[i]);
+            let form = reals.bottom(i, form).of(&store.blobs[id].shape);
+            self.add(store, id, form, node.propagate_down[i]);
+            // Where tops are the bottom's values those who read the tops count.
+            self.reads[store.blobs[id].data][place(form)] |= node.def.alias == Alias::None;
         }
         for (i, &id) in node.top.iter().enumerate() {
             let has_diff = node.top_has_diff[i] || node.loss_weight[i] != 0.0;
@@ -85,18 +118,20 @@ impl OnDevice {
 
     fn add(&mut self, store: &Store, id: BlobId, form: Form, diff: bool) {
         let blob = &store.blobs[id];
-        let form = form.of(&blob.shape);
-        let last = form.order == Order::ChannelsLast;
-        let place = usize::from(form.kind != Kind::F32) + 2 * usize::from(last);
+        let place = place(form.of(&blob.shape));
         self.needs[blob.data][place] = true;
         self.needs[blob.diff][place] |= diff;
     }
 
     fn forms(&self, slab: usize) -> impl Iterator<Item = Form> {
+        self.forms_of(self.needs[slab])
+    }
+
+    fn forms_of(&self, needed: [bool; 4]) -> impl Iterator<Item = Form> + use<> {
         let orders = [Order::Plain, Order::ChannelsLast];
         let forms =
             orders.map(|order| [Kind::F32, self.form.kind].map(|kind| Form { kind, order }));
-        let needed = self.needs[slab].into_iter().zip(forms.into_iter().flatten());
+        let needed = needed.into_iter().zip(forms.into_iter().flatten());
         needed.filter(|(needed, _)| *needed).map(|(_, form)| form)
     }
 

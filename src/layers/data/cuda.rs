@@ -8,13 +8,13 @@ use super::{Data, Sides, raw_batch};
 use crate::blob::Shape;
 use crate::data::transform::{Levels, Mean};
 use crate::data::{Batch, Raw};
-use crate::device::cuda::CudaRun;
 use crate::device::cuda::backend::{Address, Arg, Queue};
 use crate::device::cuda::divisor::Divisor;
 use crate::device::cuda::locked::Locked;
 use crate::device::cuda::memory::Scratch;
 use crate::device::cuda::source::Source;
-use crate::layers::{CudaLayer, DeviceIo};
+use crate::device::cuda::{CudaRun, Form, Order};
+use crate::layers::{CudaLayer, DeviceIo, Orders, Reals};
 use crate::{Result, bail, ensure};
 
 /// The kernels that make tops of what was copied.
@@ -30,20 +30,25 @@ struct Cut {
 // leaves the compiler nothing to fuse, so the bits are the host's. The mean of an element is that of its
 // place in an image of rows x columns, or that of its channel where `each` is 1, or one for all. Places are
 // `stride` floats apart; a record's cut lies `cuts` floats behind its place's begin.
+// The channels may be last in the top (never in the pixels).
 extern "C" __global__ void transform(int64 n, const float* places, int64 stride, int64 cuts,
-                                     const Step* step, const float* mean, float* top,
-                                     Divisor record, Divisor plane, Divisor width, int rows,
-                                     int columns, int each, float scale) {
+                                     const Step* step, const float* mean, real* top,
+                                     Divisor record, Divisor plane, Divisor width,
+                                     Divisor channels, int last, int rows, int columns, int each,
+                                     float scale) {
   const float* place = places + step->place * stride;
   const uint8* pixels = (const uint8*)place;
   KERNEL_LOOP(i, n) {
-    uint32 position = rest(i, record), within = rest(position, plane);
-    Cut cut = ((const Cut*)(place + cuts))[over(i, record)];
-    uint32 c = over(position, plane), y = over(within, width), x = rest(within, width);
+    uint32 number = over(i, record), position = rest(i, record);
+    Cut cut = ((const Cut*)(place + cuts))[number];
+    uint32 c = last ? rest(position, channels) : over(position, plane);
+    uint32 within = last ? over(position, channels) : rest(position, plane);
+    uint32 y = over(within, width), x = rest(within, width);
     uint32 from = cut.mirror ? NUMBER(width) - 1 - x : x;
+    int64 row = (int64)number * NUMBER(record) + c * NUMBER(plane) + y * NUMBER(width);
     int64 at = c * each;
     if (rows) at = ((int64)c * rows + cut.top + y) * columns + cut.left + from;
-    top[i] = ((float)pixels[i - x + from] - mean[at]) * scale;
+    top[i] = ((float)pixels[row + from] - mean[at]) * scale;
   }
 }
 
@@ -53,8 +58,23 @@ extern "C" __global__ void take(int64 n, const float* places, int64 stride, cons
   const float* place = places + step->place * stride;
   KERNEL_LOOP(i, n) { top[i] = place[i]; }
 }
+
+// The same in the form that the first top is read in: of records of `plane` places for each channel.
+extern "C" __global__ void take_as(int64 n, const float* places, int64 stride, const Step* step,
+                                   real* top, Divisor record, Divisor channels, int plane, int last) {
+  const float* place = places + step->place * stride;
+  KERNEL_LOOP(i, n) {
+    int64 from = i;
+    if (last) {
+      uint32 number = over(i, record), position = rest(i, record);
+      uint32 within = over(position, channels), c = rest(position, channels);
+      from = (int64)number * NUMBER(record) + c * plane + within;
+    }
+    top[i] = place[from];
+  }
+}
 "#,
-    functions: &["transform", "take"],
+    functions: &["transform", "take", "take_as"],
 };
 
 /// Bytes of a float, and of any word of 32 bits.
@@ -189,7 +209,7 @@ impl Staging {
         &mut self,
         cuda: &CudaRun,
         (raw, levels, sides): (&Raw, &Levels, Sides),
-        top: Address,
+        (top, order): (Address, Order),
     ) -> Result<()> {
         let (mean, places) = (self.mean(cuda, levels)?, self.places(cuda)?);
         let parts = &self.parts[cuda.place];
@@ -200,20 +220,28 @@ impl Staging {
             _ => (0, 0, 0),
         };
         let [channels, height, width] = sides;
-        let extents = [channels * height * width, height * width, width];
-        let [record, plane, width] = extents.map(|extent| Divisor::new(extent).into());
+        let extents = [channels * height * width, height * width, width, channels];
+        let [record, plane, width, channels] = extents.map(|extent| Divisor::new(extent).into());
+        let last = last(order);
         let [rows, columns, each] = [rows, columns, each].map(|n| Arg::Int(n as i32));
         let [stride, cuts] = [self.stride, cuts].map(Arg::from);
         let (step, scale) = (cuda.record.at().into(), levels.scale.into());
         let (places, mean, top) = (places.into(), mean.into(), top.into());
         let args = [
-            places, stride, cuts, step, mean, top, record, plane, width, rows, columns, each, scale,
+            places, stride, cuts, step, mean, top, record, plane, width, channels, last, rows,
+            columns, each, scale,
         ];
         cuda.each(&KERNELS, "transform", raw.pixels.len(), &args)
     }
 
-    /// Makes a top of floats.
-    fn take(&mut self, cuda: &CudaRun, i: usize, shape: &Shape, top: Address) -> Result<()> {
+    /// Makes a top of floats; the first one in this order.
+    fn take(
+        &mut self,
+        (cuda, order): (&CudaRun, Order),
+        i: usize,
+        shape: &Shape,
+        top: Address,
+    ) -> Result<()> {
         let places = self.places(cuda)?;
         let (begin, floats) = self.parts[cuda.place].tops.get(i).copied().unwrap_or_default();
         ensure!(
@@ -221,24 +249,49 @@ impl Staging {
             "the batch holds {floats} values for top {i}, the net was built for {shape}"
         );
         let (stride, step) = (self.stride.into(), cuda.record.at().into());
-        let args = [places.plus(begin).into(), stride, step, top.into()];
-        cuda.each(&KERNELS, "take", floats, &args)
+        let [places, top] = [places.plus(begin), top].map(Arg::from);
+        if i > 0 {
+            return cuda.each(&KERNELS, "take", floats, &[places, stride, step, top]);
+        }
+        let axes = shape.axes();
+        let [channels, plane] = [1, 2].map(|n| shape.count_from(n.min(axes)));
+        let record = Divisor::new(channels).into();
+        let [channels, plane] = [channels / plane.max(1), plane];
+        let (channels, plane) = (Divisor::new(channels).into(), Arg::Int(plane as i32));
+        let args = [places, stride, step, top, record, channels, plane, last(order)];
+        cuda.each(&KERNELS, "take_as", floats, &args)
     }
+}
+
+fn last(order: Order) -> Arg {
+    Arg::Int(i32::from(order == Order::ChannelsLast))
 }
 
 impl CudaLayer for Data {
     fn forward(&mut self, cuda: &CudaRun, io: DeviceIo<'_>) -> Result<()> {
         let raw = raw_batch(&self.batch, &self.levels, io.top_shape(0))?;
         if let Some(batch) = raw {
-            self.staging.transform(cuda, batch, io.top_mut(0)?)?;
+            self.staging.transform(cuda, batch, (io.top_mut(0)?, io.order()))?;
         }
-        let first = usize::from(raw.is_some());
+        let (first, on) = (usize::from(raw.is_some()), (cuda, io.order()));
         (first..io.tops())
-            .try_for_each(|i| self.staging.take(cuda, i, io.top_shape(i), io.top_mut(i)?))
+            .try_for_each(|i| self.staging.take(on, i, io.top_shape(i), io.top_mut(i)?))
     }
 
     fn backward(&mut self, _cuda: &CudaRun, _io: DeviceIo<'_>) -> Result<()> {
         Ok(())
+    }
+
+    fn first_top_is_read_as(&mut self, form: Form) {
+        self.form = form;
+    }
+
+    fn reals(&self) -> Reals {
+        if self.form == Form::default() { Reals::NONE } else { Reals::FIRST }
+    }
+
+    fn orders(&self) -> Orders {
+        Orders::Only(self.form.order)
     }
 
     fn send(&mut self, cuda: &CudaRun, place: usize) -> Result<()> {

@@ -29,6 +29,7 @@ use crate::data::transform::{Cut, Levels};
 use crate::data::{Batch, Raw, Reading, readers};
 use crate::device::Run;
 use crate::device::cpu::threads::Threads;
+use crate::device::cuda::Form;
 use crate::{Result, bail, ensure};
 
 /// Floats per copying task.
@@ -43,6 +44,8 @@ struct Data {
     /// Whether they are expected raw on a device.
     raw: bool,
     staging: Staging,
+    /// On a device, the form of the first top.
+    form: Form,
 }
 
 impl Layer for Data {
@@ -154,6 +157,7 @@ pub(super) fn build(setup: &Setup<'_>, _bottoms: &[Shape]) -> Result<Box<dyn Lay
         levels: source.levels().cloned(),
         raw: source.is_raw(),
         staging: Staging::default(),
+        form: Form::default(),
     }))
 }
 
