@@ -20,7 +20,7 @@ system='^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|util|anl|nsl|nss_.*|mvec))\.so
 
 programs() { # prints the executables, after building them and the simulated libraries
   cargo test --quiet --profile "$profile" -p caffe-mpi --no-run --message-format=json \
-    --test conformance --test gradients --test kernels --test raw_records --test device_graph |
+    --test conformance --test gradients --test kernels --test raw_records --test device_graph --test device_order |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | sort -u
 }
 

@@ -130,7 +130,8 @@ tests() {
   step kernels 60 "${own[@]}" bin/tests/kernels --nocapture
   step raw_records 60 "${own[@]}" bin/tests/raw_records --nocapture --test-threads=1
   step device_graph 60 "${own[@]}" bin/tests/device_graph --nocapture --test-threads=1
-  for name in conformance gradients kernels raw_records device_graph; do
+  step device_order 60 "${own[@]}" bin/tests/device_order --nocapture --test-threads=1
+  for name in conformance gradients kernels raw_records device_graph device_order; do
     note "" "$name: $(grep -E '^test result' "$logs/$name" || echo 'no result')"
     note "" "$name: $(grep -c 'skipped: ' "$logs/$name") lines say skipped; $(grep -oE 'on CUDA device .*' "$logs/$name" | sort | uniq -c | xargs)"
   done

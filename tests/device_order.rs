@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
@@ -95,7 +94,7 @@ fn one_channel_or_one_place_needs_no_order() {
 
 /// An example net for training, its data fed by hand.
 fn example(file: &str, [c, h, w]: [i64; 3]) -> NetParameter {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file);
+    let path = common::repository().join("examples").join(file);
     let mut param = caffe_proto::net_from_file(&path).unwrap().net;
     for layer in param.layer.iter_mut().filter(|l| l.r#type() == "Data") {
         let shape = [vec![2, c, h, w], vec![2]].map(|dim| BlobShape { dim }).into();
