@@ -159,7 +159,26 @@ fn a_stream_waits_for_another_through_an_event_only() {
 }
 
 #[test]
-fn locked_memory_is_read_when_its_turn_comes_and_other_memory_at_once() {
+fn memory_is_nobody_elses_before_its_stream_gives_it() {
+    let Some(device) = device() else { return };
+    let [one, other] = [(); 2].map(|()| device.context.new_stream().unwrap());
+    // SAFETY: a context is current.
+    let new = || unsafe { result::malloc_async(one.cu_stream(), 4) }.unwrap();
+    let (early, late) = (new(), new());
+    send(&[1.0], early, &other);
+    other.synchronize().unwrap();
+    other.join(&one).unwrap();
+    send(&[1.0], late, &other);
+    other.synchronize().unwrap();
+    assert!(look(early).is_nan());
+    assert_eq!(look(late), 1.0);
+    // SAFETY: from `malloc_async`.
+    [early, late].map(|at| unsafe { result::free_async(at, one.cu_stream()) }.unwrap());
+    one.synchronize().unwrap();
+}
+
+#[test]
+fn memory_of_the_host_is_read_when_its_turn_comes_locked_or_not() {
     let Some(device) = device() else { return };
     let stream = device.context.new_stream().unwrap();
     let (a, b) = (memory(1), memory(1));
@@ -175,7 +194,7 @@ fn locked_memory_is_read_when_its_turn_comes_and_other_memory_at_once() {
         locked.write(2.0);
     }
     stream.synchronize().unwrap();
-    assert_eq!((look(a), look(b)), (1.0, 2.0), "pageable {pageable:?}");
+    assert_eq!((look(a), look(b)), (2.0, 2.0), "pageable {pageable:?}");
     // SAFETY: from `malloc_host`.
     unsafe { result::free_host(locked.cast()) }.unwrap();
     [a, b].into_iter().for_each(free);

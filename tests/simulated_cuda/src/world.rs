@@ -293,7 +293,9 @@ impl World {
         self.functions.retire(|kernel| kernel.device == device);
         let left = left.into_iter().chain(crate::cublaslt::left(device));
         let left: Vec<_> = left.chain(crate::cudnn::left(device)).collect();
-        for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
+        // What is in a broken context cannot be destroyed.
+        let broken = self.contexts[device].broken.is_some();
+        for (what, count) in left.into_iter().filter(|(_, count)| *count > 0 && !broken) {
             let why = format!("{count} {what} of device {device} are left");
             self.report("cuDevicePrimaryCtxRelease", &why, true);
         }

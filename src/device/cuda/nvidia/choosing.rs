@@ -31,7 +31,8 @@ impl Convolutions {
     fn found<A: Algorithm>(&mut self, place: usize) -> Result<(Offer<A>, Choice<A>)> {
         let exact = self.exact;
         let (shape, kind, of) = &mut self.shapes[place];
-        let trial = convolution(shape, math_type(self.table.of.math, *kind))?;
+        let math = math_type(self.table.of.math, *kind);
+        let trial = convolution(shape, math)?;
         // SAFETY: both are alive as long as this object is, or until the next line.
         let offers = unsafe { A::offers(self.handle, of, trial, !exact) };
         release(trial);
@@ -48,10 +49,13 @@ impl Convolutions {
                 WORKSPACE >> 20
             ))
         })?;
-        let Offer { algorithm, arithmetic, bytes, .. } = best;
+        // Whatever cuDNN says that it took: without TF32 means without.
+        let fma = sys::cudnnMathType_t::CUDNN_FMA_MATH;
+        let arithmetic = if math == fma { fma } else { best.arithmetic };
+        let Offer { algorithm, bytes, .. } = best;
         let choice = Choice { algorithm, bytes, convolution: convolution(shape, arithmetic)? };
         *A::slot(of) = Some(choice);
-        Ok((best, choice))
+        Ok((Offer { arithmetic, ..best }, choice))
     }
 
     /// Settles the algorithms of all these, and adds them to the table. Exactly there is nothing to settle.

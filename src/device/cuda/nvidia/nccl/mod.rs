@@ -103,13 +103,22 @@ impl Member {
         self.last.record(stream).map_err(driver("marking a sum"))
     }
 
-    /// Waits for the last sum; gives up when a member that it needs has gone.
+    /// Waits for the last sum; gives up when a member that it needs has gone, or the device has failed.
     pub(super) fn wait(&mut self) -> Result<()> {
-        while self.pending && !self.last.is_complete() {
-            self.check()?;
-            std::thread::yield_now();
+        while self.pending {
+            match self.last.try_is_complete() {
+                Ok(true) => self.pending = false,
+                Ok(false) => {
+                    self.check()?;
+                    std::thread::yield_now();
+                }
+                Err(error) => {
+                    // Destroying would wait for what never ends.
+                    self.abort();
+                    return Err(driver("what was asked for")(error));
+                }
+            }
         }
-        self.pending = false;
         Ok(())
     }
 
