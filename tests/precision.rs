@@ -7,6 +7,7 @@ mod common;
 
 use caffe::blob::{Layout, Shape, Slab};
 use caffe::device::Step;
+use caffe::device::cpu::gemm::Gemm;
 use caffe::device::cpu::threads::Threads;
 use caffe::device::cuda::memory::Memory;
 use caffe::device::cuda::{CudaDevice, Form, Kind, Math, Order, convert};
@@ -85,6 +86,29 @@ fn numbers_are_rounded_as_ieee_says() {
             let same = ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan());
             assert!(same, "{kind:?} of {value}: {ours}, not {theirs}");
         }
+    }
+}
+
+#[test]
+fn long_sums_are_made_in_32_bits_and_rounded_once() {
+    // The first half adds up to a number that 16 bits do not have, all of them to one that they have.
+    for (math, half) in [(Math::Bf16, 257.0), (Math::F16, 2049.0)] {
+        let Some(CudaDevice(device)) = common::cuda::device_with(math) else { return };
+        let kind = device.kind();
+        let terms = [&[half - 7.0][..], &[1.0; 14], &[2.0]].concat();
+        let [floats, a, b, c] = [16; 4].map(|n| Memory::new(&device, n).unwrap());
+        let sums = |values: &[f32], to: &Memory| {
+            floats.upload(values).unwrap();
+            convert(&*device, (Kind::F32, floats.at()), to.at(), values.len()).unwrap();
+        };
+        sums(&terms, &a);
+        sums(&[1.0; 16], &b);
+        let one = Gemm::dense(false, false, 1, 1, 16);
+        device.product(one, [kind; 2], a.at(), b.at(), c.at()).unwrap();
+        convert(&*device, (kind, c.at()), floats.at(), 1).unwrap();
+        let mut sum = [0.0];
+        floats.download(&mut sum).unwrap();
+        assert_eq!(sum[0], half + 9.0, "{}", math.name());
     }
 }
 
