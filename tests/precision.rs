@@ -9,6 +9,7 @@ use caffe::blob::{Layout, Shape, Slab};
 use caffe::device::Step;
 use caffe::device::cpu::gemm::Gemm;
 use caffe::device::cpu::threads::Threads;
+use caffe::device::cuda::backend::{Axis, Correlation};
 use caffe::device::cuda::memory::Memory;
 use caffe::device::cuda::{CudaDevice, Form, Kind, Math, Order, convert};
 use caffe::net::{Net, NetOptions, Unwatched};
@@ -110,6 +111,24 @@ fn long_sums_are_made_in_32_bits_and_rounded_once() {
         floats.download(&mut sum).unwrap();
         assert_eq!(sum[0], half + 9.0, "{}", math.name());
     }
+}
+
+#[test]
+fn convolutions_in_f32_keep_all_digits() {
+    let Some(CudaDevice(device)) = common::cuda::device() else { return };
+    let [x, w, y] = [9, 1, 9].map(|n| Memory::new(&device, n).unwrap());
+    // More digits than TF32 has.
+    let values = [1.0 + f32::EPSILON; 9];
+    x.upload(&values).unwrap();
+    w.upload(&[1.0]).unwrap();
+    let axis = Axis { image: 3, kernel: 1, stride: 1, pad: 0, dilation: 1, positions: 3 };
+    let axes = vec![axis; 2];
+    let order = Order::Plain;
+    let shape = Correlation { images: 1, channels: 1, outputs: 1, groups: 1, axes, order };
+    device.correlate(&shape, Kind::F32, x.at(), w.at(), y.at()).unwrap();
+    let mut seen = [0.0; 9];
+    y.download(&mut seen).unwrap();
+    assert_eq!(seen, values);
 }
 
 #[test]

@@ -33,15 +33,23 @@ impl Convolutions {
         let (shape, kind, of) = &mut self.shapes[place];
         let math = math_type(self.table.of.math, *kind);
         let trial = convolution(shape, math)?;
-        // SAFETY: both are alive as long as this object is, or until the next line.
+        // SAFETY: both are alive as long as this object is, or until `release`.
         let offers = unsafe { A::offers(self.handle, of, trial, !exact) };
-        release(trial);
-        let mut offers = offers?.into_iter();
-        let best = match exact {
-            false => offers.next(),
-            true => offers.filter(|o| o.repeats).min_by_key(|o| o.algorithm.number()),
+        // A guess may name an algorithm that does not work.
+        let works = |offer: &Offer<A>| {
+            // SAFETY: as above.
+            let bytes = unsafe { offer.algorithm.workspace(self.handle, of, trial) }.ok()?;
+            (bytes <= WORKSPACE).then_some(Offer { bytes, ..*offer })
         };
-        let best = best.ok_or_else(|| {
+        let best = offers.map(|offers| match exact {
+            false => offers.into_iter().next(),
+            true => {
+                let repeats = offers.iter().filter(|offer| offer.repeats).filter_map(works);
+                repeats.min_by_key(|offer| offer.algorithm.number())
+            }
+        });
+        release(trial);
+        let best = best?.ok_or_else(|| {
             Error::Invalid(format!(
                 "cuDNN has no {}algorithm for the {} of {shape:?} within {} MB",
                 if exact { "exact " } else { "" },
