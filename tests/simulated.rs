@@ -172,8 +172,10 @@ fn memory_is_nobody_elses_before_its_stream_gives_it() {
     other.synchronize().unwrap();
     assert!(look(early).is_nan());
     assert_eq!(look(late), 1.0);
-    // SAFETY: from `malloc_async`.
-    [early, late].map(|at| unsafe { result::free_async(at, one.cu_stream()) }.unwrap());
+    for at in [early, late] {
+        // SAFETY: from `malloc_async`.
+        unsafe { result::free_async(at, one.cu_stream()) }.unwrap();
+    }
     one.synchronize().unwrap();
 }
 

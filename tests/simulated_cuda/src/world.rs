@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
@@ -126,6 +127,8 @@ pub struct Context {
     pub retained: usize,
     /// The error that broke it.
     pub broken: Option<CUresult>,
+    /// Other devices that were let into its memory.
+    pub admitted: Vec<c_int>,
 }
 
 /// Everything.

@@ -94,6 +94,10 @@ impl Nvidia {
             library.open().map_err(missing)?;
         }
         let context = CudaContext::new(id).map_err(driver("opening the device"))?;
+        // Else the first stream waits for all of the context, which must not be while another replica on the
+        // same device captures a graph.
+        // SAFETY: none of cudarc's arrays, which it would keep in order, is used.
+        unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(driver("making a stream"))?;
         let name = context.name().map_err(driver("asking for the device's name"))?;
         let capability =

@@ -4,6 +4,7 @@
 //! (`Clique::check`): a kernel of NCCL's that waits for a device that never comes is aborted.
 
 mod ffi;
+mod peers;
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -58,6 +59,7 @@ impl Member {
         member: usize,
         context: &Arc<CudaContext>,
     ) -> Result<Member> {
+        peers::admit(context, clique.devices())?;
         let Invitation(id) = clique.invitation();
         let nccl = Nccl::open()?;
         let last = context.new_event(None).map_err(driver("making an event"))?;
@@ -163,7 +165,8 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // Destroying waits for the others' kernels, which may never come.
+        // Destroying waits for the last sum without looking whether others, which may never come, are gone.
+        let _ = self.wait();
         match self.clique.check() {
             Ok(()) if !self.aborted => {
                 self.aborted = true;
