@@ -15,6 +15,8 @@ use caffe::net::{Unwatched, Watch};
 use caffe::solver::{Feeds, LossScale, NetPlans, ScaleState, Solver, SolverOptions, Then};
 use caffe::{Error, data::Backend};
 use caffe_proto::{Datum, SolverParameter};
+use cudarc::driver::CudaContext;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use prost::Message;
 
 /// What a pass is called when it is a graph.
@@ -370,4 +372,19 @@ fn a_batch_that_was_sent_ahead_is_the_one_that_is_computed_on() {
         assert!(run(&|_| None, true, raw) == plain, "sent before the first pass");
         assert!(run(&|iter| Some(iter + iter % 3), false, raw) == plain, "not the next one");
     }
+}
+
+#[test]
+fn a_replica_opens_a_device_on_which_another_captures() {
+    let Some(CudaDevice(other)) = device(Math::F32) else { return };
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).unwrap();
+    let opened = std::thread::spawn(|| Nvidia::new(0, Math::F32, true).map(drop));
+    let opened = opened.join().unwrap().map_err(|why| why.to_string());
+    let flags = CUgraphInstantiate_flags(0);
+    drop(stream.end_capture(flags).unwrap());
+    drop(other);
+    assert_eq!(opened, Ok(()));
 }
