@@ -5,6 +5,7 @@
 mod common;
 
 use std::ffi::{CString, c_void};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caffe::device::cuda::Kind;
@@ -20,6 +21,11 @@ const KERNELS: Source = Source {
 extern "C" __global__ void add(float* y, const float* x, int n) { KERNEL_LOOP(i, n) { y[i] += x[i]; } }
 extern "C" __global__ void divergent(float* y, int n) { if (threadIdx.x < n) __syncthreads(); }
 extern "C" __global__ void behind(float* y, int n) { if (threadIdx.x == 0) y[n] = 1; }
+extern "C" __global__ void apart(float* y, int n) { put(y, n, pack<PACK>(y, n)); }
+extern "C" __global__ void late(float* y, int n) {
+  if (threadIdx.x > 0) return;
+  if (blockIdx.x > 0) y[blockIdx.x] = y[blockIdx.x - 1] + 1;
+}
 extern "C" __global__ void sum(float* y, const float* x, int n) {
   float sum = 0;
   for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
@@ -27,7 +33,7 @@ extern "C" __global__ void sum(float* y, const float* x, int n) {
   if (threadIdx.x == 0) y[0] = sum;
 }
 "#,
-    functions: &["add", "divergent", "behind", "sum"],
+    functions: &["add", "divergent", "behind", "apart", "late", "sum"],
 };
 
 /// One test at a time: they count violations.
@@ -301,6 +307,45 @@ fn a_kernel_that_goes_wrong_breaks_its_context() {
         // SAFETY: nothing is touched; the context is broken.
         assert_eq!(unsafe { result::malloc_sync(4) }.unwrap_err().0, wanted, "{name}");
     }
+}
+
+#[test]
+fn what_is_not_aligned_ends_the_process() {
+    const INNER: &str = "SIMULATED_TEST_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let Some(device) = device() else { return };
+        let stream = device.context.new_stream().unwrap();
+        // A pack of four floats, one float behind where such may be.
+        launch(kernel("apart"), &mut [memory(8), 1], 256, &stream).unwrap();
+        stream.synchronize().unwrap();
+        return;
+    }
+    if device().is_none() {
+        return;
+    }
+    let mut inner = std::process::Command::new(std::env::current_exe().unwrap());
+    inner.args(["--exact", "what_is_not_aligned_ends_the_process"]).env(INNER, "1");
+    assert_eq!(inner.output().unwrap().status.signal(), Some(libc::SIGILL));
+}
+
+#[test]
+fn blocks_come_in_no_order() {
+    let Some(device) = device() else { return };
+    let stream = device.context.new_stream().unwrap();
+    let at = memory(5);
+    let zeros = [0.0; 5];
+    send(&zeros, at, &stream);
+    let mut places: [u64; 2] = [at, 5];
+    let mut places: Vec<*mut c_void> =
+        places.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+    let (late, to) = (kernel("late"), stream.cu_stream());
+    // SAFETY: a word for each parameter.
+    unsafe { result::launch_kernel(late, (5, 1, 1), (256, 1, 1), 0, to, &mut places) }.unwrap();
+    stream.synchronize().unwrap();
+    let values: Vec<f32> = (0..5).map(|i| look(at + 4 * i)).collect();
+    assert_ne!(values, [0.0, 1.0, 2.0, 3.0, 4.0], "one after another");
+    assert_ne!(values, [0.0, 1.0, 1.0, 1.0, 1.0], "the last first");
+    free(at);
 }
 
 #[test]

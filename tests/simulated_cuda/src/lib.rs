@@ -11,7 +11,8 @@
 //! * A stream's work runs as late as the interface allows: when somebody waits for it. What is read without a
 //!   wait is old, or NaN. `SIMULATED_CUDA_ORDER=others` runs all other streams first instead.
 //! * Kernels are compiled as C++ with `host.h` before them; a block's threads are fibers. A barrier that
-//!   some threads miss is a failed launch. Blocks have 256 threads.
+//!   some threads miss is a failed launch. Blocks have 256 threads. Neither blocks nor threads come in order, and an
+//!   access that is not aligned ends the process.
 //! * cuBLASLt and cuDNN compute from their descriptions alone.
 //!
 //! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device, which [`simulated_cuda_limit_memory`] changes; `SIMULATED_CUDA_DEVICES`, their number.
