@@ -391,3 +391,11 @@ fn exactly_nothing_is_measured_and_nothing_recorded() {
     });
     assert!(weights[0] == weights[1]);
 }
+
+#[test]
+fn exactly_an_algorithm_that_only_a_guess_names_is_not_taken() {
+    let Some(job) = Job::new() else { return };
+    let settings = [("SIMULATED_CUDNN_LACKS", "0")];
+    let (_, seen) = job.train(1, &["--gpu=0", "--exact"], &settings);
+    assert_eq!(seen.algorithms().len(), ASKED);
+}

@@ -3,21 +3,26 @@
 
 mod common;
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use caffe::Result;
 use caffe::device::cuda::clique::Clique;
 use caffe::device::cuda::memory::Memory;
 use caffe::device::cuda::{Choice, Math, Order};
 
+/// One test at a time: a device that fails does so for all.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Two devices; `None`, with a printed line, where none can be simulated.
-fn clique() -> Option<(Arc<Clique>, [Choice; 2])> {
+fn clique() -> Option<(Arc<Clique>, [Choice; 2], MutexGuard<'static, ()>)> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(why) = common::cuda::simulated(0, Math::F32) {
         println!("skipped: {why}");
         return None;
     }
     let choices = [0, 1].map(|id| Choice { id, math: Math::F32, order: Order::Plain });
-    Some((Clique::of(&choices).unwrap()?, choices))
+    Some((Clique::of(&choices).unwrap()?, choices, turn))
 }
 
 /// Brings arrays of `start`, `start + 1`, … to as many sums; the values after each. Counts as there until
@@ -47,7 +52,7 @@ fn member(
 
 #[test]
 fn only_several_devices_that_differ_meet() {
-    let Some((clique, [one, other])) = clique() else { return };
+    let Some((clique, [one, other], _turn)) = clique() else { return };
     assert_eq!(clique.members(), 2);
     assert!(Clique::of(&[]).unwrap().is_none());
     assert!(Clique::of(std::slice::from_ref(&one)).unwrap().is_none());
@@ -56,7 +61,7 @@ fn only_several_devices_that_differ_meet() {
 
 #[test]
 fn the_first_has_the_sums_and_the_others_what_they_brought() {
-    let Some((clique, choices)) = clique() else { return };
+    let Some((clique, choices, _turn)) = clique() else { return };
     let both = Barrier::new(2);
     let run = |number: usize, start| {
         let end = || {
@@ -74,7 +79,7 @@ fn the_first_has_the_sums_and_the_others_what_they_brought() {
 
 #[test]
 fn nobody_waits_for_a_device_that_has_gone() {
-    let Some((clique, choices)) = clique() else { return };
+    let Some((clique, choices, _turn)) = clique() else { return };
     let error = std::thread::scope(|scope| {
         // It brings one array fewer, and ends.
         let second = scope.spawn(|| member(&clique, &choices[1], 1, (10.0, 2), || ()));
@@ -87,7 +92,7 @@ fn nobody_waits_for_a_device_that_has_gone() {
 
 #[test]
 fn nobody_waits_for_a_device_that_never_joins() {
-    let Some((clique, choices)) = clique() else { return };
+    let Some((clique, choices, _turn)) = clique() else { return };
     let (leave, left) = mpsc::channel::<()>();
     let error = std::thread::scope(|scope| {
         let clique = &clique;
@@ -101,4 +106,33 @@ fn nobody_waits_for_a_device_that_never_joins() {
         first.join().unwrap().unwrap_err().to_string()
     });
     assert!(error.contains("has ended"), "{error}");
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_fails() {
+    let Some((clique, [failing, going], _turn)) = clique() else { return };
+    let (tell, told) = mpsc::channel();
+    let [one, two] = [clique.clone(), clique];
+    let (leave, left) = mpsc::channel::<()>();
+    let second = std::thread::spawn(move || {
+        member(&two, &going, 1, (10.0, 1), || left.recv().unwrap_or_default())
+    });
+    std::thread::spawn(move || {
+        let attendance = one.attend();
+        let device = failing.open(false).unwrap().0;
+        attendance.join(&*device, 0).unwrap();
+        let memory = Memory::new(&device, 3).unwrap();
+        memory.upload(&[1.0; 3]).unwrap();
+        device.sum_into_first(memory.at(), 3).unwrap();
+        common::cuda::break_device(0);
+        let error = device.finish().unwrap_err().to_string();
+        drop((memory, device));
+        tell.send(error).unwrap();
+    });
+    // Where it does wait, the test does not.
+    let error = told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(error.contains("CUDA_ERROR_ECC_UNCORRECTABLE"), "{error}");
+    // The other may have ended already, as it was told that the first has.
+    drop(leave);
+    drop(second.join().unwrap());
 }

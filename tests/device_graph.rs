@@ -15,6 +15,8 @@ use caffe::net::{Unwatched, Watch};
 use caffe::solver::{Feeds, LossScale, NetPlans, ScaleState, Solver, SolverOptions, Then};
 use caffe::{Error, data::Backend};
 use caffe_proto::{Datum, SolverParameter};
+use cudarc::driver::CudaContext;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use prost::Message;
 
 /// What a pass is called when it is a graph.
@@ -332,7 +334,7 @@ fn a_batch_that_was_sent_ahead_is_the_one_that_is_computed_on() {
         source.display()
     );
     // Whether the next batch is sent ahead, or another one, or none, in turn.
-    let run = |ahead: &dyn Fn(u64) -> Option<u64>, raw: bool| {
+    let run = |ahead: &dyn Fn(u64) -> Option<u64>, early: bool, raw: bool| {
         let mut solver = solver_of(&net, "", device.clone(), true);
         let nets = {
             let text = format!("net_param {{ {net} }}");
@@ -347,6 +349,10 @@ fn a_batch_that_was_sent_ahead_is_the_one_that_is_computed_on() {
             let net = solver.net();
             net.feed(feeds.train(iter).unwrap()).unwrap();
             net.set_step(step);
+            if early && iter == 0 {
+                // The second waits for the first, before anybody has computed in the memory that both go to.
+                (0..2).for_each(|_| net.feed_ahead(feeds.train(1).unwrap()).unwrap());
+            }
             net.pass_watched(&mut Unwatched).unwrap();
             solver.begun(iter, Then::Update).unwrap();
             if let Some(next) = ahead(iter) {
@@ -359,10 +365,26 @@ fn a_batch_that_was_sent_ahead_is_the_one_that_is_computed_on() {
         (losses, weights(&mut solver))
     };
     for raw in [true, false] {
-        let plain = run(&|_| None, raw);
+        let plain = run(&|_| None, false, raw);
         // Each batch has its own loss: a wrong one would be seen.
         assert!(plain.0.windows(2).all(|pair| pair[0] != pair[1]), "{:?}", plain.0);
-        assert!(run(&|iter| Some(iter + 1), raw) == plain, "sent ahead");
-        assert!(run(&|iter| Some(iter + iter % 3), raw) == plain, "not the next one");
+        assert!(run(&|iter| Some(iter + 1), false, raw) == plain, "sent ahead");
+        assert!(run(&|_| None, true, raw) == plain, "sent before the first pass");
+        assert!(run(&|iter| Some(iter + iter % 3), false, raw) == plain, "not the next one");
     }
+}
+
+#[test]
+fn a_replica_opens_a_device_on_which_another_captures() {
+    let Some(CudaDevice(other)) = device(Math::F32) else { return };
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).unwrap();
+    let opened = std::thread::spawn(|| Nvidia::new(0, Math::F32, true).map(drop));
+    let opened = opened.join().unwrap().map_err(|why| why.to_string());
+    let flags = CUgraphInstantiate_flags(0);
+    drop(stream.end_capture(flags).unwrap());
+    drop(other);
+    assert_eq!(opened, Ok(()));
 }

@@ -7,7 +7,9 @@ mod common;
 
 use caffe::blob::{Layout, Shape, Slab};
 use caffe::device::Step;
+use caffe::device::cpu::gemm::Gemm;
 use caffe::device::cpu::threads::Threads;
+use caffe::device::cuda::backend::{Axis, Correlation};
 use caffe::device::cuda::memory::Memory;
 use caffe::device::cuda::{CudaDevice, Form, Kind, Math, Order, convert};
 use caffe::net::{Net, NetOptions, Unwatched};
@@ -86,6 +88,47 @@ fn numbers_are_rounded_as_ieee_says() {
             assert!(same, "{kind:?} of {value}: {ours}, not {theirs}");
         }
     }
+}
+
+#[test]
+fn long_sums_are_made_in_32_bits_and_rounded_once() {
+    // The first half adds up to a number that 16 bits do not have, all of them to one that they have.
+    for (math, half) in [(Math::Bf16, 257.0), (Math::F16, 2049.0)] {
+        let Some(CudaDevice(device)) = common::cuda::device_with(math) else { return };
+        let kind = device.kind();
+        let terms = [&[half - 7.0][..], &[1.0; 14], &[2.0]].concat();
+        let [floats, a, b, c] = [16; 4].map(|n| Memory::new(&device, n).unwrap());
+        let sums = |values: &[f32], to: &Memory| {
+            floats.upload(values).unwrap();
+            convert(&*device, (Kind::F32, floats.at()), to.at(), values.len()).unwrap();
+        };
+        sums(&terms, &a);
+        sums(&[1.0; 16], &b);
+        let one = Gemm::dense(false, false, 1, 1, 16);
+        device.product(one, [kind; 2], a.at(), b.at(), c.at()).unwrap();
+        convert(&*device, (kind, c.at()), floats.at(), 1).unwrap();
+        let mut sum = [0.0];
+        floats.download(&mut sum).unwrap();
+        assert_eq!(sum[0], half + 9.0, "{}", math.name());
+    }
+}
+
+#[test]
+fn convolutions_in_f32_keep_all_digits() {
+    let Some(CudaDevice(device)) = common::cuda::device() else { return };
+    let [x, w, y] = [9, 1, 9].map(|n| Memory::new(&device, n).unwrap());
+    // More digits than TF32 has.
+    let values = [1.0 + f32::EPSILON; 9];
+    x.upload(&values).unwrap();
+    w.upload(&[1.0]).unwrap();
+    let axis = Axis { image: 3, kernel: 1, stride: 1, pad: 0, dilation: 1, positions: 3 };
+    let axes = vec![axis; 2];
+    let order = Order::Plain;
+    let shape = Correlation { images: 1, channels: 1, outputs: 1, groups: 1, axes, order };
+    device.correlate(&shape, Kind::F32, x.at(), w.at(), y.at()).unwrap();
+    let mut seen = [0.0; 9];
+    y.download(&mut seen).unwrap();
+    assert_eq!(seen, values);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod common;
 
 use std::ffi::{CString, c_void};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caffe::device::cuda::Kind;
@@ -20,6 +21,11 @@ const KERNELS: Source = Source {
 extern "C" __global__ void add(float* y, const float* x, int n) { KERNEL_LOOP(i, n) { y[i] += x[i]; } }
 extern "C" __global__ void divergent(float* y, int n) { if (threadIdx.x < n) __syncthreads(); }
 extern "C" __global__ void behind(float* y, int n) { if (threadIdx.x == 0) y[n] = 1; }
+extern "C" __global__ void apart(float* y, int n) { put(y, n, pack<PACK>(y, n)); }
+extern "C" __global__ void late(float* y, int n) {
+  if (threadIdx.x > 0) return;
+  if (blockIdx.x > 0) y[blockIdx.x] = y[blockIdx.x - 1] + 1;
+}
 extern "C" __global__ void sum(float* y, const float* x, int n) {
   float sum = 0;
   for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
@@ -27,7 +33,7 @@ extern "C" __global__ void sum(float* y, const float* x, int n) {
   if (threadIdx.x == 0) y[0] = sum;
 }
 "#,
-    functions: &["add", "divergent", "behind", "sum"],
+    functions: &["add", "divergent", "behind", "apart", "late", "sum"],
 };
 
 /// One test at a time: they count violations.
@@ -159,7 +165,28 @@ fn a_stream_waits_for_another_through_an_event_only() {
 }
 
 #[test]
-fn locked_memory_is_read_when_its_turn_comes_and_other_memory_at_once() {
+fn memory_is_nobody_elses_before_its_stream_gives_it() {
+    let Some(device) = device() else { return };
+    let [one, other] = [(); 2].map(|()| device.context.new_stream().unwrap());
+    // SAFETY: a context is current.
+    let new = || unsafe { result::malloc_async(one.cu_stream(), 4) }.unwrap();
+    let (early, late) = (new(), new());
+    send(&[1.0], early, &other);
+    other.synchronize().unwrap();
+    other.join(&one).unwrap();
+    send(&[1.0], late, &other);
+    other.synchronize().unwrap();
+    assert!(look(early).is_nan());
+    assert_eq!(look(late), 1.0);
+    for at in [early, late] {
+        // SAFETY: from `malloc_async`.
+        unsafe { result::free_async(at, one.cu_stream()) }.unwrap();
+    }
+    one.synchronize().unwrap();
+}
+
+#[test]
+fn memory_of_the_host_is_read_when_its_turn_comes_locked_or_not() {
     let Some(device) = device() else { return };
     let stream = device.context.new_stream().unwrap();
     let (a, b) = (memory(1), memory(1));
@@ -175,7 +202,7 @@ fn locked_memory_is_read_when_its_turn_comes_and_other_memory_at_once() {
         locked.write(2.0);
     }
     stream.synchronize().unwrap();
-    assert_eq!((look(a), look(b)), (1.0, 2.0), "pageable {pageable:?}");
+    assert_eq!((look(a), look(b)), (2.0, 2.0), "pageable {pageable:?}");
     // SAFETY: from `malloc_host`.
     unsafe { result::free_host(locked.cast()) }.unwrap();
     [a, b].into_iter().for_each(free);
@@ -280,6 +307,45 @@ fn a_kernel_that_goes_wrong_breaks_its_context() {
         // SAFETY: nothing is touched; the context is broken.
         assert_eq!(unsafe { result::malloc_sync(4) }.unwrap_err().0, wanted, "{name}");
     }
+}
+
+#[test]
+fn what_is_not_aligned_ends_the_process() {
+    const INNER: &str = "SIMULATED_TEST_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let Some(device) = device() else { return };
+        let stream = device.context.new_stream().unwrap();
+        // A pack of four floats, one float behind where such may be.
+        launch(kernel("apart"), &mut [memory(8), 1], 256, &stream).unwrap();
+        stream.synchronize().unwrap();
+        return;
+    }
+    if device().is_none() {
+        return;
+    }
+    let mut inner = std::process::Command::new(std::env::current_exe().unwrap());
+    inner.args(["--exact", "what_is_not_aligned_ends_the_process"]).env(INNER, "1");
+    assert_eq!(inner.output().unwrap().status.signal(), Some(libc::SIGILL));
+}
+
+#[test]
+fn blocks_come_in_no_order() {
+    let Some(device) = device() else { return };
+    let stream = device.context.new_stream().unwrap();
+    let at = memory(5);
+    let zeros = [0.0; 5];
+    send(&zeros, at, &stream);
+    let mut places: [u64; 2] = [at, 5];
+    let mut places: Vec<*mut c_void> =
+        places.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+    let (late, to) = (kernel("late"), stream.cu_stream());
+    // SAFETY: a word for each parameter.
+    unsafe { result::launch_kernel(late, (5, 1, 1), (256, 1, 1), 0, to, &mut places) }.unwrap();
+    stream.synchronize().unwrap();
+    let values: Vec<f32> = (0..5).map(|i| look(at + 4 * i)).collect();
+    assert_ne!(values, [0.0, 1.0, 2.0, 3.0, 4.0], "one after another");
+    assert_ne!(values, [0.0, 1.0, 1.0, 1.0, 1.0], "the last first");
+    free(at);
 }
 
 #[test]

@@ -109,6 +109,14 @@ pub fn limit_memory(bytes: u64) {
     unsafe { handle.get::<Limit>(b"simulated_cuda_limit_memory\0").unwrap()(bytes) };
 }
 
+/// Device number `id` of the simulated ones fails, whoever uses it.
+pub fn break_device(id: usize) {
+    let handle = Library::Driver.open().unwrap().handle;
+    type Break = unsafe extern "C" fn(u32);
+    // SAFETY: the function of the simulated library has this type, and no demands.
+    unsafe { handle.get::<Break>(b"simulated_cuda_break\0").unwrap()(id as u32) };
+}
+
 /// Bytes that are taken of device number `id` when all that was asked for has been done: memory is given back
 /// in its stream's order.
 pub fn settled(device: &dyn Backend, id: usize) -> u64 {

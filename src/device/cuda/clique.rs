@@ -15,7 +15,8 @@ use crate::{Result, bail};
 
 /// The devices, as all of them know it.
 pub struct Clique {
-    members: usize,
+    /// The members' numbers, as `caffe device_query` counts.
+    devices: Vec<usize>,
     /// A member has gone: whoever waits for it is to give up.
     broken: AtomicBool,
     invitation: Invitation,
@@ -33,7 +34,7 @@ impl Clique {
             return Ok(None);
         }
         Ok(Some(Arc::new(Clique {
-            members: devices.len(),
+            devices: devices.iter().map(|choice| choice.id).collect(),
             broken: AtomicBool::new(false),
             invitation: Invitation::new()?,
         })))
@@ -41,7 +42,12 @@ impl Clique {
 
     /// Number of members.
     pub fn members(&self) -> usize {
-        self.members
+        self.devices.len()
+    }
+
+    /// Their devices' numbers.
+    pub(super) fn devices(&self) -> &[usize] {
+        &self.devices
     }
 
     /// To be held by a member's thread as long as the others may count on it.

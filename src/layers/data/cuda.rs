@@ -137,11 +137,11 @@ fn put(to: &mut [u8], words: impl Iterator<Item = [u8; WORD]>) {
 /// The places on the device, and what there is beside them.
 #[derive(Default)]
 pub(super) struct Staging {
+    /// The host's side of each place. First to go: that waits for copies to the other side.
+    here: [Option<Locked>; 2],
     /// Both places, one behind the other, and the floats of one.
     there: Scratch,
     stride: usize,
-    /// The host's side of each.
-    here: [Option<Locked>; 2],
     /// What lies in each.
     parts: [Parts; 2],
     /// The place that holds a batch of the future, and where that begins in the order of records.
@@ -180,6 +180,10 @@ impl Staging {
             }
             self.there.room(&cuda.device, 2 * floats)?;
             self.stride = floats;
+            // What was asked for so far may still work with what this memory was before.
+            let given = cuda.device.event()?;
+            cuda.device.set(given, Queue::Compute)?;
+            cuda.device.follow(Queue::CopyIn, given)?;
         }
         Ok(())
     }

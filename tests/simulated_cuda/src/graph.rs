@@ -159,6 +159,13 @@ impl World {
         self.refused(found)
     }
 
+    /// Refuses to wait for a device with a stream that is being captured, whoever captures it.
+    pub fn none_captured(&mut self, device: usize) -> Result<(), Fault> {
+        let captured = self.streams.iter().filter(|(_, stream)| stream.device == device);
+        let found = captured.into_iter().find_map(|(_, stream)| stream.capture);
+        self.refused(found)
+    }
+
     /// Refuses to wait for a stream that is being captured.
     pub fn not_captured(&mut self, stream: u64) -> Result<(), Fault> {
         let capture = self.stream(stream)?.capture;

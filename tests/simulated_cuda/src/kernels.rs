@@ -117,7 +117,9 @@ fn build(folder: &Path, unit: &str) -> Result<PathBuf, String> {
     let (code, made) = (folder.join("kernels.cpp"), folder.join("kernels.so"));
     fs::write(&code, unit).map_err(wrong)?;
     let output = Command::new(install::compiler())
-        .args(["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-o"])
+        .args(["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off"])
+        // An access that is not aligned to what it reads ends the process, as it would break a context.
+        .args(["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error", "-o"])
         .args([&made, &code])
         .output()
         .map_err(wrong)?;

@@ -5,13 +5,14 @@
 //! * Calls are judged by the interface as NVIDIA documents it: a handle that was never made or is gone, a
 //!   size that does not fit, a thread without a context answer with the interface's error, and a line on stderr
 //!   names the call. [`simulated_cuda_violations`]
-//!   counts them; after [`simulated_cuda_be_strict`] the first ends the process. What may happen to a correct program (no
+//!   counts them; after [`simulated_cuda_be_strict`] the first ends the process; [`simulated_cuda_break`] breaks a device. What may happen to a correct program (no
 //!   memory left, an event that is not done) is an error, but no violation.
 //! * Memory is full of NaN when allocated and when freed; around each allocation lies a guard.
 //! * A stream's work runs as late as the interface allows: when somebody waits for it. What is read without a
 //!   wait is old, or NaN. `SIMULATED_CUDA_ORDER=others` runs all other streams first instead.
 //! * Kernels are compiled as C++ with `host.h` before them; a block's threads are fibers. A barrier that
-//!   some threads miss is a failed launch. Blocks have 256 threads.
+//!   some threads miss is a failed launch. Blocks have 256 threads. Neither blocks nor threads come in order, and an
+//!   access that is not aligned ends the process.
 //! * cuBLASLt and cuDNN compute from their descriptions alone.
 //!
 //! Other settings: `SIMULATED_CUDA_MEMORY`, bytes a device, which [`simulated_cuda_limit_memory`] changes; `SIMULATED_CUDA_DEVICES`, their number.
@@ -53,6 +54,15 @@ pub extern "C" fn simulated_cuda_be_strict() {
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_limit_memory(bytes: u64) {
     world::lock().memory.limit(bytes as usize);
+}
+
+/// A device fails as hardware does: its context is broken, and answers with that.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_break(device: u32) {
+    let code = cudarc::driver::sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE;
+    if let Some(context) = world::lock().contexts.get_mut(device as usize) {
+        context.broken = Some(code);
+    }
 }
 
 /// Violations of the interface so far, of all threads.

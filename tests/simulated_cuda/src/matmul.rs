@@ -1,5 +1,7 @@
 //! A matrix product from its description: D = alpha · op(A) · op(B) + beta · C, and an epilogue.
 
+use std::ops::Range;
+
 use crate::memory::Memory;
 use crate::numbers::{Kind, tf32};
 use crate::places::fill;
@@ -60,6 +62,8 @@ pub struct Product {
     pub alpha: f32,
     pub beta: f32,
     pub tf32: bool,
+    /// Whether sums are made in two parts, the first of which is kept as a number of the result's kind.
+    pub parts: bool,
     pub epilogue: Epilogue,
     pub workspace: (u64, usize),
 }
@@ -102,8 +106,7 @@ impl Product {
             })?;
             ranges.push((i, at..at + bytes as u64));
         }
-        let meet =
-            |a: &std::ops::Range<u64>, b: &std::ops::Range<u64>| a.start < b.end && b.start < a.end;
+        let meet = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
         let (at, bytes) = self.workspace;
         memory.check(at, bytes)?;
         ranges.push((4, at..at + bytes as u64));
@@ -130,13 +133,21 @@ impl Product {
         fill(self.workspace.0, 0xff, self.workspace.1);
         let sizes = Product::sizes(self.transposed, &self.matrices);
         let [m, n, k] = sizes.map_err(|why| Fault::new(CUresult::CUDA_ERROR_INVALID_VALUE, why))?;
+        let rounds = self.matrices[3].kind;
         for batch in 0..self.matrices[3].batch {
             let a = self.factor(0, batch, m, k)?;
             let b = self.factor(1, batch, n, k)?;
             for row in 0..m {
                 for column in 0..n {
-                    let terms = a[row * k..][..k].iter().zip(&b[column * k..][..k]);
-                    let sum: f64 = terms.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let (a, b) = (&a[row * k..][..k], &b[column * k..][..k]);
+                    let sum = |terms: Range<usize>| -> f64 {
+                        let pairs = a[terms.clone()].iter().zip(&b[terms]);
+                        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                    };
+                    let sum = match self.parts {
+                        true => f64::from(rounds.round(sum(0..k / 2) as f32)) + sum(k / 2..k),
+                        false => sum(0..k),
+                    };
                     self.store(batch, row, column, sum)?;
                 }
             }

@@ -16,7 +16,7 @@ const GUARD: usize = 256;
 /// Bytes of freed memory that are kept.
 const KEPT: usize = 64 << 20;
 /// What memory is full of.
-const NOTHING: u8 = 0xff;
+pub const NOTHING: u8 = 0xff;
 
 struct Block {
     bytes: usize,

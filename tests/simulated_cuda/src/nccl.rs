@@ -70,6 +70,12 @@ impl Default for Cliques {
 }
 
 impl Cliques {
+    /// The devices of a clique's members.
+    fn devices(&self, clique: u64) -> impl Iterator<Item = usize> + '_ {
+        let members = self.communicators.iter().filter(move |(_, of)| of.clique == clique);
+        members.map(|(_, of)| of.device)
+    }
+
     /// The communicator of a handle, and its clique.
     fn of(&mut self, handle: u64) -> Result<(&Communicator, &mut Clique), Fault> {
         let communicator = self.communicators.get(handle).map_err(bad)?;
@@ -249,6 +255,15 @@ extern "C" fn ncclReduce(
         }
         if device != current {
             return Err(wrong("the communicator is another device's"));
+        }
+        // Within a process its kernels reach for the others' arrays.
+        let admitted = &world.contexts[device].admitted;
+        let shut = world
+            .cliques
+            .devices(id)
+            .find(|other| *other != device && !admitted.contains(&(*other as c_int)));
+        if let Some(other) = shut {
+            return Err(wrong(format!("device {other} was not let into the memory of {device}")));
         }
         world.memory.check(from, 4 * count)?;
         if rank == root {

@@ -35,6 +35,15 @@ impl Kind {
         })
     }
 
+    /// The nearest number of this kind.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Kind::Float => value,
+            Kind::Half => f16::from_f32(value).to_f32(),
+            Kind::Bfloat => bf16::from_f32(value).to_f32(),
+        }
+    }
+
     /// Writes a number, rounded, into memory that was checked.
     pub fn write(self, at: u64, index: usize, value: f32) -> Result<(), Fault> {
         let place = at + (index * self.bytes()) as u64;

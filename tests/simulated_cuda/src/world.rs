@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
@@ -126,6 +127,8 @@ pub struct Context {
     pub retained: usize,
     /// The error that broke it.
     pub broken: Option<CUresult>,
+    /// Other devices that were let into its memory.
+    pub admitted: Vec<c_int>,
 }
 
 /// Everything.
@@ -293,7 +296,9 @@ impl World {
         self.functions.retire(|kernel| kernel.device == device);
         let left = left.into_iter().chain(crate::cublaslt::left(device));
         let left: Vec<_> = left.chain(crate::cudnn::left(device)).collect();
-        for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
+        // What is in a broken context cannot be destroyed.
+        let broken = self.contexts[device].broken.is_some();
+        for (what, count) in left.into_iter().filter(|(_, count)| *count > 0 && !broken) {
             let why = format!("{count} {what} of device {device} are left");
             self.report("cuDevicePrimaryCtxRelease", &why, true);
         }

@@ -10,8 +10,17 @@ use super::{Found, Library, Places, Version};
 
 /// cuDNN's libraries, each after those it needs. Without the first four nothing works; the rest holds
 /// kernels, and which there are depends on the version.
-const DNN_PARTS: [&str; 7] =
-    ["graph", "ops", "cnn", "adv", "heuristic", "engines_precompiled", "engines_runtime_compiled"];
+const DNN_PARTS: [&str; 9] = [
+    "graph",
+    "ops",
+    "cnn",
+    "adv",
+    "heuristic",
+    "engines_precompiled",
+    "engines_runtime_compiled",
+    "engines_tensor_ir",
+    "ext",
+];
 const DNN_NEEDED: usize = 4;
 
 /// Opens `library` from the first of `places` that has it.

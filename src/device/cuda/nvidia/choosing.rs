@@ -31,16 +31,25 @@ impl Convolutions {
     fn found<A: Algorithm>(&mut self, place: usize) -> Result<(Offer<A>, Choice<A>)> {
         let exact = self.exact;
         let (shape, kind, of) = &mut self.shapes[place];
-        let trial = convolution(shape, math_type(self.table.of.math, *kind))?;
-        // SAFETY: both are alive as long as this object is, or until the next line.
+        let math = math_type(self.table.of.math, *kind);
+        let trial = convolution(shape, math)?;
+        // SAFETY: both are alive as long as this object is, or until `release`.
         let offers = unsafe { A::offers(self.handle, of, trial, !exact) };
-        release(trial);
-        let mut offers = offers?.into_iter();
-        let best = match exact {
-            false => offers.next(),
-            true => offers.filter(|o| o.repeats).min_by_key(|o| o.algorithm.number()),
+        // A guess may name an algorithm that does not work.
+        let works = |offer: &Offer<A>| {
+            // SAFETY: as above.
+            let bytes = unsafe { offer.algorithm.workspace(self.handle, of, trial) }.ok()?;
+            (bytes <= WORKSPACE).then_some(Offer { bytes, ..*offer })
         };
-        let best = best.ok_or_else(|| {
+        let best = offers.map(|offers| match exact {
+            false => offers.into_iter().next(),
+            true => {
+                let repeats = offers.iter().filter(|offer| offer.repeats).filter_map(works);
+                repeats.min_by_key(|offer| offer.algorithm.number())
+            }
+        });
+        release(trial);
+        let best = best?.ok_or_else(|| {
             Error::Invalid(format!(
                 "cuDNN has no {}algorithm for the {} of {shape:?} within {} MB",
                 if exact { "exact " } else { "" },
@@ -48,10 +57,13 @@ impl Convolutions {
                 WORKSPACE >> 20
             ))
         })?;
-        let Offer { algorithm, arithmetic, bytes, .. } = best;
+        // Whatever cuDNN says that it took: without TF32 means without.
+        let fma = sys::cudnnMathType_t::CUDNN_FMA_MATH;
+        let arithmetic = if math == fma { fma } else { best.arithmetic };
+        let Offer { algorithm, bytes, .. } = best;
         let choice = Choice { algorithm, bytes, convolution: convolution(shape, arithmetic)? };
         *A::slot(of) = Some(choice);
-        Ok((best, choice))
+        Ok((Offer { arithmetic, ..best }, choice))
     }
 
     /// Settles the algorithms of all these, and adds them to the table. Exactly there is nothing to settle.

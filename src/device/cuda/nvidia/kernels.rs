@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use super::driver;
 use crate::device::cuda::Kind;
@@ -52,7 +52,7 @@ impl Kernels {
                 // SAFETY: machine code of the device's architecture, just compiled or read with its
                 // checksum; the driver copies it.
                 let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
-                    .map_err(driver("loading kernels"))?;
+                    .map_err(|error| self.unloaded(error))?;
                 self.modules.insert((source.name, kind), module);
                 module
             }
@@ -63,6 +63,20 @@ impl Kernels {
             .map_err(driver("finding a kernel"))?;
         self.functions.insert((function, kind), kernel);
         Ok(kernel)
+    }
+}
+
+impl Kernels {
+    /// Why a driver does not take machine code: mostly it is older than the compiler.
+    fn unloaded(&self, error: DriverError) -> Error {
+        Error::Invalid(format!(
+            "CUDA: loading kernels failed: {:?}; NVRTC {} made them for {}. A driver takes what compilers of \
+             its own CUDA version and older ones make (`caffe device_query` names both): update the driver, or \
+             install an older NVRTC",
+            error.0,
+            self.compiler.version(),
+            self.architecture
+        ))
     }
 }
 

@@ -15,7 +15,6 @@ mod product;
 mod queues;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -61,8 +60,6 @@ pub struct Nvidia {
     free: usize,
     notes: Notes,
     frees: Cell<u64>,
-    /// Locked memory of the host: where each begins, and its bytes.
-    locked: RefCell<BTreeMap<usize, usize>>,
     queues: Queues,
     /// Dropped last: the others live in it.
     stream: Arc<CudaStream>,
@@ -97,6 +94,10 @@ impl Nvidia {
             library.open().map_err(missing)?;
         }
         let context = CudaContext::new(id).map_err(driver("opening the device"))?;
+        // Else the first stream waits for all of the context, which must not be while another replica on the
+        // same device captures a graph.
+        // SAFETY: none of cudarc's arrays, which it would keep in order, is used.
+        unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(driver("making a stream"))?;
         let name = context.name().map_err(driver("asking for the device's name"))?;
         let capability =
@@ -108,10 +109,15 @@ impl Nvidia {
             capability.0,
             capability.1
         );
+        ensure!(
+            context.has_async_alloc(),
+            "CUDA device {id} ({name}) has no memory pools (cuMemAllocAsync), as some virtual GPUs have not; \
+             take another device"
+        );
         let (free, _) = context.mem_get_info().map_err(driver("asking for the free memory"))?;
         let cudnn = cudarc::cudnn::result::get_version();
         let setup = Setup { device: name.clone(), capability, cudnn, math };
-        let (notes, frees, locked) = Default::default();
+        let (notes, frees) = Default::default();
         Ok(Nvidia {
             name: match math {
                 Math::F32 => format!("CUDA device {id} ({name})"),
@@ -128,7 +134,6 @@ impl Nvidia {
             free,
             notes,
             frees,
-            locked,
             queues: Queues::new(&context, &stream)?,
             stream,
             context,
@@ -146,24 +151,14 @@ impl Nvidia {
         self.member.borrow_mut().as_mut().map_or(Ok(()), Member::wait)
     }
 
-    /// Whether so much memory of the host, or a part of it, is locked: then a copy of it is made later.
-    fn is_locked(&self, at: usize, bytes: usize) -> bool {
-        let locked = self.locked.borrow();
-        let before = locked.range(..at + bytes).next_back();
-        before.is_some_and(|(start, length)| start + length > at)
-    }
-
-    /// Copies from the host before anybody changes what is there.
+    /// Copies from the host before anybody changes what is there. Even of memory that is not locked the
+    /// driver need not have its own copy when the call returns: some devices read it in its place.
     fn upload_now<T>(&self, from: &[T], to: Address) -> Result<()> {
         self.notes.spoil(COPIED_IN);
-        // SAFETY: `to` has room for `from`, by the caller's word. From pageable memory the call
-        // returns when the driver has its own copy.
+        // SAFETY: `to` has room for `from`, by the caller's word; the wait below ends the borrow.
         unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
             .map_err(driver("copying to the device"))?;
-        match self.is_locked(from.as_ptr() as usize, size_of_val(from)) {
-            true => self.finish(),
-            false => Ok(()),
-        }
+        self.finish()
     }
 
     /// So many bytes from the driver.
@@ -320,26 +315,22 @@ impl Backend for Nvidia {
     }
 
     fn wait(&self, event: Event) -> Result<()> {
-        // An event may stand behind a sum that waits for a member for ever.
-        self.wait_for_members()?;
+        // It may stand behind a sum that waits for a member for ever, or before a sum that nobody needs yet.
+        if !self.queues.passed(event)? {
+            self.wait_for_members()?;
+        }
         self.queues.wait(event)
     }
 
     unsafe fn lock(&self, at: *mut u8, bytes: usize) -> bool {
         let portable = sys::CU_MEMHOSTREGISTER_PORTABLE;
         // SAFETY: the caller's word; the context is current on this thread, which made it.
-        let done = unsafe { sys::cuMemHostRegister_v2(at.cast(), bytes, portable) }.result();
-        if done.is_ok() {
-            self.locked.borrow_mut().insert(at as usize, bytes);
-        }
-        done.is_ok()
+        unsafe { sys::cuMemHostRegister_v2(at.cast(), bytes, portable) }.result().is_ok()
     }
 
     fn unlock(&self, at: *mut u8) {
-        if self.locked.borrow_mut().remove(&(at as usize)).is_some() {
-            // SAFETY: locked by `lock`, and not yet given back.
-            let _ = unsafe { sys::cuMemHostUnregister(at.cast()) };
-        }
+        // SAFETY: locked by `lock`, by the caller's word, and not yet given back.
+        let _ = unsafe { sys::cuMemHostUnregister(at.cast()) };
     }
 
     unsafe fn upload_in(

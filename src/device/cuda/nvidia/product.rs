@@ -71,12 +71,13 @@ fn layout(
 }
 
 /// Limits an algorithm's working memory, and says what the addresses of cuBLAS's first factor, second
-/// factor and result are multiples of.
+/// factor and result are multiples of. Parts of sums are added up in 32 bits, whatever the result's are.
 ///
 /// # Safety
 /// The preference is alive.
 unsafe fn prefer(
     preference: sys::cublasLtMatmulPreference_t,
+    result: Kind,
     [first, second, out]: [u32; 3],
 ) -> Result<(), CublasError> {
     type Preference = sys::cublasLtMatmulPreferenceAttributes_t;
@@ -85,6 +86,13 @@ unsafe fn prefer(
     let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
     // SAFETY: the caller's word; the value has the size that is said.
     unsafe { cublaslt::set_matmul_pref_attribute(preference, most, bytes, size) }?;
+    if result != Kind::F32 {
+        let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        let (bytes, size) = (std::ptr::from_ref(&scheme).cast(), size_of::<u32>());
+        let schemes = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+        // SAFETY: as above.
+        unsafe { cublaslt::set_matmul_pref_attribute(preference, schemes, bytes, size) }?;
+    }
     for (attribute, alignment) in [
         (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, first),
         (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, second),
@@ -149,7 +157,7 @@ impl Products {
         let preference = cublaslt::create_matmul_pref().map_err(failed("choosing a product"))?;
         // SAFETY: all handles are alive; the preference is destroyed once, after its last use.
         let found = unsafe {
-            let set = prefer(preference, [b, a, c]);
+            let set = prefer(preference, result, [b, a, c]);
             let [a, b, c] = layouts;
             let found = set.and_then(|()| {
                 cublaslt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
@@ -229,7 +237,7 @@ mod tests {
         let preference = cublaslt::create_matmul_pref().unwrap();
         // SAFETY: alive; each is destroyed once.
         unsafe {
-            prefer(preference, [256, 4, 16]).unwrap();
+            prefer(preference, Kind::Bf16, [256, 4, 16]).unwrap();
             cublaslt::destroy_matmul_pref(preference).unwrap();
             cublaslt::destroy_matrix_layout(layout).unwrap();
         }

@@ -16,6 +16,8 @@ use crate::world::World;
 
 /// What the preference says of pointers unless it is told.
 const ALIGNMENT: u32 = 256;
+/// Schemes that add parts of sums up in the output's format: in place, and out of place.
+const OUTPUT: u32 = 1 | 4;
 /// What an algorithm's bytes begin with.
 const MAGIC: u64 = 0x5349_4d41_4c47_4f31;
 
@@ -52,12 +54,13 @@ impl Library {
             other => return Err(unsupported(format!("epilogue {other}"))),
         };
         let (at, workspace) = ([0; 4], (0, 0));
-        let (alpha, beta) = (1.0, 0.0);
-        Ok(Product { transposed, matrices, at, alpha, beta, tf32, epilogue, workspace })
+        let (alpha, beta, parts) = (1.0, 0.0, false);
+        Ok(Product { transposed, matrices, at, alpha, beta, tf32, parts, epilogue, workspace })
     }
 }
 
-/// An algorithm for a product, with what it was promised: alignments of the four places.
+/// An algorithm for a product, with what it was promised: alignments of the four places. Where the preference
+/// does not forbid it, it adds parts of sums up in the result's format.
 fn algorithm(product: &Product, preference: &Attributes) -> Heuristic {
     let most = value(preference, 1).map_or(0, u64::from_ne_bytes);
     // Long sums are split, where there is memory for the parts.
@@ -72,6 +75,7 @@ fn algorithm(product: &Product, preference: &Attributes) -> Heuristic {
         *place = u64::from(aligned(which));
     }
     data[6] = shape_hash(product);
+    data[7] = u64::from(value(preference, 3).map_or(u32::MAX, u32::from_ne_bytes) & OUTPUT != 0);
     Heuristic {
         algo: Algorithm { data },
         workspaceSize: workspace as usize,
@@ -144,7 +148,9 @@ extern "C" fn cublasLtMatmul(
         let (alpha, beta) = (get(alpha)?, get(beta)?);
         let mut product = Product { at, alpha, beta, workspace: (workspace, bytes), ..described };
         if !algorithm.is_null() {
-            promised(&product, &get(algorithm)?.data)?;
+            let data = get(algorithm)?.data;
+            promised(&product, &data)?;
+            product.parts = data[7] != 0;
         }
         if bytes == 0 {
             product.workspace = (d, 0);

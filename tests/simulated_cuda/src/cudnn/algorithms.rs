@@ -62,10 +62,11 @@ pub fn choices(direction: Direction, windows: &Windows, tensors: &[Tensor; 3]) -
     all
 }
 
-/// The arithmetic with which an algorithm was tried: the last one has no use for tensor cores.
+/// The arithmetic that an algorithm is said to have: the last one has no use for tensor cores. Nothing says that
+/// it is no looser than that of the windows.
 fn arithmetic(windows: &Windows, repeats: bool) -> Math {
     match (windows.math, repeats) {
-        (0, true) => Math::CUDNN_DEFAULT_MATH,
+        (0 | 3, true) => Math::CUDNN_DEFAULT_MATH,
         (1, true) => Math::CUDNN_TENSOR_OP_MATH,
         (2, true) => Math::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
         _ => Math::CUDNN_FMA_MATH,
@@ -197,7 +198,8 @@ macro_rules! direction {
                         true => Determinism::CUDNN_DETERMINISTIC,
                         false => Determinism::CUDNN_NON_DETERMINISTIC,
                     };
-                    let (status, time) = match choice.works {
+                    // A guess is not tried.
+                    let (status, time) = match choice.works || !$trying {
                         true => (Status::CUDNN_STATUS_SUCCESS, 0.25 * (i + 1) as f32),
                         false => (Status::CUDNN_STATUS_NOT_SUPPORTED, -1.0),
                     };

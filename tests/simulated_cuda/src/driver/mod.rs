@@ -84,6 +84,38 @@ extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], handle: c_int) -> CUresult
     driver("cuDeviceGetUuid", |world| Ok(put(uuid, [1 + device(world, handle)? as u8; 16])?))
 }
 
+/// What the pools' handles begin at: each device has one.
+const POOLS: u64 = 0x52_0000_0000;
+
+#[unsafe(no_mangle)]
+extern "C" fn cuDeviceGetMemPool(pool: *mut u64, handle: c_int) -> CUresult {
+    driver("cuDeviceGetMemPool", |world| Ok(put(pool, POOLS + device(world, handle)? as u64)?))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, from: c_int, to: c_int) -> CUresult {
+    driver("cuDeviceCanAccessPeer", |world| {
+        let devices = (device(world, from)?, device(world, to)?);
+        Ok(put(can, c_int::from(devices.0 != devices.1))?)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemPoolSetAccess(pool: u64, list: *const [c_int; 3], count: usize) -> CUresult {
+    driver("cuMemPoolSetAccess", |world| {
+        let own = device(world, pool.wrapping_sub(POOLS) as c_int)?;
+        for [kind, other, access] in crate::places::list(list, count)? {
+            if (kind, access) != (1, 3) {
+                let why = format!("access {access} of a place of kind {kind} is not simulated");
+                return Err(Fault::new(CUresult::CUDA_ERROR_NOT_SUPPORTED, why));
+            }
+            device(world, other)?;
+            world.contexts[own].admitted.push(other);
+        }
+        Ok(())
+    })
+}
+
 /// What a device says of itself; those of an H100 where it matters.
 fn attribute(attribute: c_int) -> Option<c_int> {
     use Attribute as A;
@@ -193,8 +225,8 @@ extern "C" fn cuCtxGetDevice(handle: *mut c_int) -> CUresult {
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxSynchronize() -> CUresult {
     driver("cuCtxSynchronize", |world| {
-        world.unsafe_in_capture()?;
         let device = world.current()?;
+        world.none_captured(device)?;
         world.drain_device(device)
     })
 }

@@ -4,6 +4,7 @@
 //! (`Clique::check`): a kernel of NCCL's that waits for a device that never comes is aborted.
 
 mod ffi;
+mod peers;
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -58,6 +59,7 @@ impl Member {
         member: usize,
         context: &Arc<CudaContext>,
     ) -> Result<Member> {
+        peers::admit(context, clique.devices())?;
         let Invitation(id) = clique.invitation();
         let nccl = Nccl::open()?;
         let last = context.new_event(None).map_err(driver("making an event"))?;
@@ -103,13 +105,22 @@ impl Member {
         self.last.record(stream).map_err(driver("marking a sum"))
     }
 
-    /// Waits for the last sum; gives up when a member that it needs has gone.
+    /// Waits for the last sum; gives up when a member that it needs has gone, or the device has failed.
     pub(super) fn wait(&mut self) -> Result<()> {
-        while self.pending && !self.last.is_complete() {
-            self.check()?;
-            std::thread::yield_now();
+        while self.pending {
+            match self.last.try_is_complete() {
+                Ok(true) => self.pending = false,
+                Ok(false) => {
+                    self.check()?;
+                    std::thread::yield_now();
+                }
+                Err(error) => {
+                    // Destroying would wait for what never ends.
+                    self.abort();
+                    return Err(driver("what was asked for")(error));
+                }
+            }
         }
-        self.pending = false;
         Ok(())
     }
 
@@ -154,7 +165,8 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // Destroying waits for the others' kernels, which may never come.
+        // Destroying waits for the last sum without looking whether others, which may never come, are gone.
+        let _ = self.wait();
         match self.clique.check() {
             Ok(()) if !self.aborted => {
                 self.aborted = true;
