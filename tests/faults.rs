@@ -116,7 +116,8 @@ fn killed_anywhere_a_job_goes_on_to_the_weights_of_an_undisturbed_one() {
         "kill@phase=train,iter=2",
         "kill@phase=write,iter=10",
         "kill@phase=snapshot,iter=15",
-        "kill@phase=train,iter=23",
+        // Late enough for the snapshot of iteration 20 to be whole on a busy machine.
+        "kill@phase=train,iter=29",
     ] {
         let mut command = job.command("killed.prototxt", ranks, &["--resume=auto"]);
         let output = command.env("CAFFE_FAULT", fault).output().unwrap();

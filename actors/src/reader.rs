@@ -220,8 +220,11 @@ impl<B> TestQueue<B> {
         drop(span);
         let row = run.row;
         run.row += run.stride;
-        self.out.try_send(TestLoad { row, batch }).map_err(|_| Halt::Stopped)?;
-        Ok(true)
+        let taken = self.out.try_send(TestLoad { row, batch }).is_ok();
+        if !taken {
+            self.work.clear();
+        }
+        Ok(taken)
     }
 }
 
@@ -255,14 +258,34 @@ impl<B> Queue<B> {
             run.first += run.stride;
             run.left -= 1;
         }
-        self.out.try_send(load).map_err(|_| Halt::Stopped)?;
-        Ok(true)
+        Ok(self.give(load))
+    }
+
+    /// Hands a load on; whether anybody took it. A device that has left needs none: that may come before
+    /// the reader is told to leave, when it was slow to fill what a device had given back last.
+    fn give(&mut self, load: Load<B>) -> bool {
+        let taken = self.out.try_send(load).is_ok();
+        if !taken {
+            self.work.clear();
+        }
+        taken
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_has_left_gets_nothing_and_ends_nobody() {
+        let (out, device) = crossbeam_channel::bounded(2);
+        let mut queue: Queue<()> = Queue::new(out, 1);
+        let load = |ticket| Load { reader: 0, ticket, batches: Vec::new() };
+        queue.work.push_back(Run { first: 0, stride: 1, left: 100_000, pass: 0 });
+        assert!(queue.give(load(0)) && !queue.work.is_empty());
+        drop(device);
+        assert!(!queue.give(load(1)) && queue.work.is_empty());
+    }
 
     #[test]
     fn prefetch_is_bounded_in_bytes() {

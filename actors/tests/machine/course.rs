@@ -130,9 +130,10 @@ fn requests_take_effect_on_all_nodes_together() {
         config.schedule.snapshot = 0;
         let requests = config.requests.clone();
         let asker = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(150));
+            // Long enough for a busy machine to fulfil the one before the other comes.
+            std::thread::sleep(Duration::from_millis(400));
             requests.snapshot();
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(400));
             requests.stop();
         });
         let behaviour = Behaviour { compute: 1, ..Behaviour::default() };
