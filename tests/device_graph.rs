@@ -97,6 +97,17 @@ fn about(solver: &Solver) -> &str {
     solver.train_net().about_graphs().unwrap_or("nothing yet")
 }
 
+/// A solver after six iterations, the last ones as graphs.
+fn at_graphs() -> Option<Solver> {
+    let mut solver = solver_of(NET, "", device(Math::F32)?, true);
+    for iter in 0..6 {
+        passes(&mut solver, iter, 1, &mut Unwatched);
+        solver.update(iter).unwrap();
+    }
+    assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
+    Some(solver)
+}
+
 #[test]
 fn graphs_compute_what_layers_compute() {
     let cases = [
@@ -195,13 +206,7 @@ fn what_happens_between_passes_is_seen() {
 
 #[test]
 fn a_loss_that_is_no_number_leaves_everything_as_it_was() {
-    let Some(device) = device(Math::F32) else { return };
-    let mut solver = solver_of(NET, "", device, true);
-    for iter in 0..6 {
-        passes(&mut solver, iter, 1, &mut Unwatched);
-        solver.update(iter).unwrap();
-    }
-    assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
+    let Some(mut solver) = at_graphs() else { return };
     let before = weights(&mut solver);
     let statistics = solver.net().arena().learnable_len();
     solver.clear_gradient();
@@ -266,13 +271,7 @@ fn who_looks_in_the_middle_of_a_pass_cuts_it() {
 
 #[test]
 fn a_bad_label_in_a_graph_is_named_and_updates_nothing() {
-    let Some(device) = device(Math::F32) else { return };
-    let mut solver = solver_of(NET, "", device, true);
-    for iter in 0..6 {
-        passes(&mut solver, iter, 1, &mut Unwatched);
-        solver.update(iter).unwrap();
-    }
-    assert!(about(&solver).starts_with(GRAPH), "{}", about(&solver));
+    let Some(mut solver) = at_graphs() else { return };
     let before = weights(&mut solver);
     let learnable = solver.net().arena().learnable_len();
     solver.clear_gradient();

@@ -29,6 +29,7 @@ pub mod cache;
 mod choice;
 pub mod clique;
 pub mod compiler;
+mod correlation;
 pub mod divisor;
 mod kind;
 pub mod library;

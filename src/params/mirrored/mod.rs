@@ -113,11 +113,6 @@ impl Mirrored {
         self.stretches.iter().any(away)
     }
 
-    /// The device that has been asked for it, if one has.
-    pub fn device(&self) -> Option<Rc<dyn Backend>> {
-        self.there.get().map(|there| there.device().clone())
-    }
-
     /// The whole array on the host, of which the stretches in `span` have their present values; the
     /// others are not to be looked at.
     ///
